@@ -1,0 +1,47 @@
+"""Errors raised by the package.
+
+Every message says what is wrong, with the values that were seen, and what to do about it. All of them derive from
+`ScribbleSegmentError`, so a caller that only wants to report a problem catches one type.
+"""
+
+from __future__ import annotations
+
+
+class ScribbleSegmentError(Exception):
+    """Base class of every error the package raises on purpose."""
+
+
+class ImageError(ScribbleSegmentError, ValueError):
+    """An image that cannot be segmented: empty, of the wrong dimension, or not numeric."""
+
+
+class GeometryError(ScribbleSegmentError, ValueError):
+    """Shapes, spacings or matrices that contradict each other, or are degenerate."""
+
+
+class PromptError(ScribbleSegmentError, ValueError):
+    """Scribbles, clicks or boxes that cannot be used with the image they were given for."""
+
+
+class FileFormatError(ScribbleSegmentError, OSError):
+    """A file that cannot be read or written: unknown extension, truncated, damaged, or of unexpected content."""
+
+
+class WeightsError(ScribbleSegmentError):
+    """Network weights that are missing, damaged, of another architecture, or unsafe to load."""
+
+
+class DeviceError(ScribbleSegmentError, RuntimeError):
+    """A compute device that was asked for and cannot run the network."""
+
+
+class ConfigError(ScribbleSegmentError, ValueError):
+    """A configuration with unknown fields or values out of range."""
+
+
+class TrainingError(ScribbleSegmentError, RuntimeError):
+    """A training run that cannot go on; its last checkpoint is intact."""
+
+
+class DatasetError(ScribbleSegmentError, ValueError):
+    """A training or evaluation set that is missing, damaged, or of another layout."""

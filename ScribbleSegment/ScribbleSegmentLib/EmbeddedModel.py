@@ -1,0 +1,72 @@
+"""The network that comes with the extension, as the module's panel and its self-test use it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scribblesegment import Predictor
+
+# What the network needs and Slicer does not bring along.
+_NEEDED_MODULES = ("torch", "safetensors", "skimage", "tqdm")
+
+
+class EmbeddedModel:
+    """Gives the package's version and the embedded network; torch is imported only when it is first used."""
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
+
+    @property
+    def packageVersion(self) -> str:
+        """Version of the package `scribblesegment`."""
+        import scribblesegment
+
+        return scribblesegment.__version__
+
+    @property
+    def networkName(self) -> str:
+        """Name of the network that comes with the package."""
+        from scribblesegment import list_weights
+
+        return next(weights.name for weights in list_weights() if weights.embedded)
+
+    @property
+    def missingModules(self) -> list[str]:
+        """Python modules that must be installed before the network can run."""
+        return [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
+
+    @property
+    def predictor(self) -> Predictor:
+        """The default predictor, loaded on first use.
+
+        Raises:
+            scribblesegment.WeightsError: The embedded weights are missing or damaged.
+        """
+        if self._predictor is None:
+            from scribblesegment import load_predictor
+
+            self._predictor = load_predictor()
+        return self._predictor
+
+    def segmentSlice(self, image: np.ndarray, scribbles: np.ndarray, spacingMm: tuple[float, float]) -> np.ndarray:
+        """Segment one slice from strokes.
+
+        Args:
+            image: Intensities, shape (H, W).
+            scribbles: Positive and negative strokes in [0, 1], shape (2, H, W).
+            spacingMm: Distance between rows and between columns in millimetres.
+
+        Returns:
+            Mask, bool, shape (H, W).
+        """
+        from scribblesegment import Prompts
+
+        prompts = Prompts.empty(image.shape).with_scribble(scribbles[0] > 0)
+        if scribbles[1].any():
+            prompts = prompts.with_scribble(scribbles[1] > 0, positive=False)
+        self.predictor.set_image(image, spacing_mm=spacingMm)
+        return self.predictor.predict(prompts).mask()
