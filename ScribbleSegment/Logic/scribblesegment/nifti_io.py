@@ -1,0 +1,232 @@
+"""NIfTI-1 voxels, read and written without a second copy in memory.
+
+ITK's NIfTI reader keeps two copies of the voxels while it reads and fills what a truncated file lacks with anything,
+without a word; its writer copies twice and coerces sheared matrices. So the voxels are moved here. The geometry of a
+file is still what ITK, and with it 3D Slicer, makes of the header's two matrices.
+Field names and offsets: nifti1.h, https://nifti.nimh.nih.gov/nifti-1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from scribblesegment.atomic_file import PathLike
+from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
+from scribblesegment.nrrd_io import GZIP_LEVEL, write_planes
+from scribblesegment.sitk_image import ijk_to_ras_of, simpleitk_errors
+from scribblesegment.volume import Volume
+
+_FIELDS: dict[str, tuple[Any, int]] = {
+    "sizeof_hdr": ("i4", 0),
+    "regular": ("S1", 38),
+    "dim": (("i2", (8,)), 40),
+    "datatype": ("i2", 70),
+    "bitpix": ("i2", 72),
+    "pixdim": (("f4", (8,)), 76),
+    "vox_offset": ("f4", 108),
+    "scl_slope": ("f4", 112),
+    "scl_inter": ("f4", 116),
+    "xyzt_units": ("u1", 123),
+    "descrip": ("S80", 148),
+    "qform_code": ("i2", 252),
+    "sform_code": ("i2", 254),
+    "quatern": (("f4", (3,)), 256),
+    "qoffset": (("f4", (3,)), 268),
+    "srow": (("f4", (3, 4)), 280),
+    "magic": ("S4", 344),
+}
+_HEADER = np.dtype(
+    {
+        "names": list(_FIELDS),
+        "formats": [field for field, _ in _FIELDS.values()],
+        "offsets": [offset for _, offset in _FIELDS.values()],
+        "itemsize": 348,
+    }
+).newbyteorder("<")
+_VOXEL_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+_COLOR_COMPONENTS = {128: 3, 2304: 4}  # RGB and RGBA, 8 bits each
+_LONGEST_SIDE = 32767
+_MILLIMETRES = 2
+_SCANNER_COORDINATES = 1
+_DEFLATE_LIMIT = 1040  # no deflate stream expands by more than 1032 to 1
+
+_PIECE_BYTES = 1 << 22
+
+_TRUNCATED = "The file is truncated or damaged: copy or export it again."
+
+
+def read_nifti(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read a .nii or .nii.gz file.
+
+    Returns:
+        The voxels, (K, J, I) or with colours (K, J, I, C), in the file's type, or floating point where the header
+        scales them; and the matrix from voxel index to RAS millimetres.
+
+    Raises:
+        FileFormatError: not NIfTI-1, truncated or damaged.
+        ImageError: more than three dimensions, empty, or complex voxels.
+    """
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"  # by content: files are renamed more often than recompressed
+        file.seek(0)
+        stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
+        try:
+            header = _read_header(stream, path)
+            voxels = _read_voxels(stream, header, path, compressed)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as cause:
+            raise FileFormatError(f"Cannot read {path}: {cause}. {_TRUNCATED}") from cause
+    return voxels, _geometry(path, header)
+
+
+def _read_header(stream: IO[bytes], path: PathLike) -> NDArray[Any]:
+    data = stream.read(_HEADER.itemsize)
+    if len(data) < _HEADER.itemsize:
+        raise FileFormatError(f"Cannot read {path}: it ends inside its header, after {len(data)} bytes. {_TRUNCATED}")
+    for layout in (_HEADER, _HEADER.newbyteorder("S")):  # as written here, or with bytes swapped
+        header = np.frombuffer(data, layout)[0]
+        if header["sizeof_hdr"] == _HEADER.itemsize and header["magic"] == b"n+1":
+            return header
+    raise FileFormatError(
+        f"Cannot read {path}: it is not a single-file NIfTI-1 image (NIfTI-2 and .hdr/.img pairs are not read). "
+        "Convert it to NIfTI-1 or NRRD."
+    )
+
+
+def _read_voxels(stream: IO[bytes], header: NDArray[Any], path: PathLike, compressed: bool) -> NDArray[Any]:
+    shape, dtype = _layout(header, path)
+    offset = int(header["vox_offset"])
+    wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    # Before memory is taken: a damaged header may ask for terabytes.
+    if (os.path.getsize(path) * (_DEFLATE_LIMIT if compressed else 1)) < offset + wanted:
+        raise FileFormatError(
+            f"Cannot read {path}: {wanted} bytes of voxels are announced, the file has {os.path.getsize(path)}. "
+            f"{_TRUNCATED}"
+        )
+    stream.seek(offset)
+    voxels = np.empty(shape, dtype)
+    target: memoryview = voxels.reshape(-1).view(np.uint8).data
+    got = 0
+    while got < wanted:
+        # In pieces: Python's gzip fills a buffer of the size asked for before it copies.
+        count = stream.readinto(target[got : got + _PIECE_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            raise FileFormatError(f"Cannot read {path}: {got} of {wanted} bytes of voxels are there. {_TRUNCATED}")
+        got += count
+    stream.read(1)  # reaching the end is what makes gzip compare its checksum
+    if not dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    return _scaled(voxels, float(header["scl_slope"]), float(header["scl_inter"]))
+
+
+def _layout(header: NDArray[Any], path: PathLike) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    count = int(header["dim"][0])
+    size = [int(side) for side in header["dim"][1 : 1 + max(count, 0)]]
+    if not 1 <= count <= 7 or min(size) < 0:
+        raise FileFormatError(f"Cannot read {path}: its header gives the size {size}. {_TRUNCATED}")
+    if any(side > 1 for side in size[3:]):
+        raise ImageError(
+            f"{path} has {count} dimensions (size {tuple(size)}): a time series or a vector field. Extract one volume "
+            "and give that."
+        )
+    if 0 in size:
+        raise ImageError(f"{path} is an empty image of size {tuple(size)}. Export it again.")
+    shape = (1, 1, 1, *reversed(size[:3]))[-3:]
+    code = int(header["datatype"])
+    order = header.dtype["dim"].base.byteorder
+    if code in _COLOR_COMPONENTS:
+        return (*shape, _COLOR_COMPONENTS[code]), np.dtype("u1")
+    if code not in _VOXEL_TYPES:
+        raise ImageError(f"{path} has voxels of NIfTI type {code} (complex, bits, or wider than 64). Convert to float.")
+    return shape, np.dtype(_VOXEL_TYPES[code]).newbyteorder(order)
+
+
+def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    # A slope of 0 means "not scaled" (nifti1.h, section on scl_slope).
+    if slope == 0 or not np.isfinite([slope, intercept]).all() or (slope, intercept) == (1, 0):
+        return voxels
+    scaled = np.empty(voxels.shape, np.result_type(voxels.dtype, np.float32))
+    for source, target in zip(voxels, scaled, strict=True):
+        np.multiply(source, slope, out=target, casting="unsafe")
+        target += intercept
+    return scaled
+
+
+def _geometry(path: PathLike, header: NDArray[Any]) -> NDArray[np.float64]:
+    if header["sform_code"] > 0:
+        matrix = np.vstack([header["srow"].astype(np.float64), (0.0, 0.0, 0.0, 1.0)])
+        # ITK replaces a sheared matrix by the nearest one without shear, and so moves the image.
+        if np.abs(np.linalg.det(matrix)) > 0 and Volume(np.zeros((1, 1, 1), np.uint8), matrix).is_sheared:
+            return matrix
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    with simpleitk_errors(path, "read", _TRUNCATED):
+        reader.ReadImageInformation()
+    return ijk_to_ras_of(reader)
+
+
+def write_nifti(path: Path, array: NDArray[Any], ijk_to_ras: NDArray[np.float64]) -> None:
+    """Write an unsigned label map as NIfTI-1, compressed if the name ends in .gz.
+
+    Args:
+        path: file to create.
+        array: (K, J, I) uint8, uint16 or uint32.
+        ijk_to_ras: (4, 4) voxel index to RAS millimetres; stored as float32 in both of the header's forms.
+
+    Raises:
+        GeometryError: a sheared matrix, which ITK and Slicer would straighten, or more than 32767 voxels along a side.
+        OSError: the operating system refuses to write.
+    """
+    volume = Volume(array, ijk_to_ras)
+    if volume.is_sheared:
+        raise GeometryError(
+            f"The axes of this volume are not at right angles, which NIfTI readers do not keep: {ijk_to_ras.tolist()}. "
+            "Write .nrrd, .seg.nrrd or .mha instead."
+        )
+    if max(array.shape) > _LONGEST_SIDE:
+        raise GeometryError(f"NIfTI-1 holds {_LONGEST_SIDE} voxels a side, not {array.shape}. Write .nrrd instead.")
+    header = _label_header(volume).tobytes() + bytes(4)  # four zero bytes: no extensions follow
+    with open(path, "wb") as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=GZIP_LEVEL, mtime=0) as stream:
+                stream.write(header)
+                write_planes(stream, array)
+        else:
+            file.write(header)
+            write_planes(file, array)
+
+
+def _label_header(volume: Volume) -> NDArray[Any]:
+    from scipy.spatial.transform import Rotation  # here, because it doubles the time importing this module takes
+
+    header = np.zeros((), _HEADER)
+    itemsize = volume.array.dtype.itemsize
+    directions = volume.directions
+    handedness = 1.0 if np.linalg.det(directions) > 0 else -1.0
+    directions[:, 2] *= handedness  # a quaternion only rotates; pixdim[0] tells readers to mirror the third axis back
+    x, y, z, w = Rotation.from_matrix(directions).as_quat()
+    header["sizeof_hdr"] = _HEADER.itemsize
+    header["regular"] = b"r"
+    header["dim"] = (3, *volume.shape[::-1], 1, 1, 1, 1)
+    header["datatype"] = {1: 2, 2: 512, 4: 768}[itemsize]
+    header["bitpix"] = 8 * itemsize
+    header["pixdim"] = (handedness, *volume.spacing_ijk_mm, 1, 1, 1, 1)
+    header["vox_offset"] = _HEADER.itemsize + 4
+    header["scl_slope"] = 1
+    header["xyzt_units"] = _MILLIMETRES
+    header["descrip"] = b"ScribbleSegment label map"
+    header["qform_code"] = header["sform_code"] = _SCANNER_COORDINATES
+    header["quatern"] = np.array((x, y, z)) * (1 if w >= 0 else -1)
+    header["qoffset"] = volume.origin_ras
+    header["srow"] = volume.ijk_to_ras[:3]
+    header["magic"] = b"n+1"
+    return header

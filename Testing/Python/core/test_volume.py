@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from scribblesegment.exceptions import GeometryError, ImageError
+from scribblesegment.volume import LabelVolume, Segment, Volume
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> np.ndarray:
+    """Oblique, flipped, anisotropic grids anywhere within half a metre."""
+    rotation = Rotation.from_euler("xyz", draw(st.tuples(*[st.floats(-3.2, 3.2)] * 3))).as_matrix()
+    flips = draw(st.tuples(*[st.sampled_from((-1, 1))] * 3))
+    spacing = draw(st.tuples(*[st.floats(0.05, 20)] * 3))
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * flips * spacing
+    matrix[:3, 3] = draw(st.tuples(*[st.floats(-500, 500)] * 3))
+    return matrix
+
+
+def a_volume(shape=(3, 4, 5), spacing_ijk=(0.5, 2.0, 5.0)) -> Volume:
+    return Volume(np.arange(np.prod(shape)).reshape(shape), np.diag((*spacing_ijk, 1.0)))
+
+
+@given(matrices())
+def test_spacing_directions_and_origin_rebuild_the_matrix(matrix):
+    volume = Volume(np.zeros((2, 3, 4)), matrix)
+    np.testing.assert_allclose(volume.directions * volume.spacing_ijk_mm, matrix[:3, :3], rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(volume.directions, axis=0), 1)
+    np.testing.assert_array_equal(volume.origin_ras, matrix[:3, 3])
+    assert not volume.is_sheared
+
+
+@given(matrices(), st.integers(0, 2))
+def test_slice_spacing_is_the_distance_between_neighbouring_pixels(matrix, axis):
+    volume = Volume(np.zeros((2, 3, 4)), matrix)
+    rows, columns = (other for other in range(3) if other != axis)
+
+    def position_ras(index_kji):
+        return (matrix @ (*index_kji[::-1], 1))[:3]
+
+    measured = [
+        np.linalg.norm(position_ras(np.eye(3, dtype=int)[a]) - position_ras((0, 0, 0))) for a in (rows, columns)
+    ]
+    np.testing.assert_allclose(volume.slice(axis, 0).spacing_mm, measured)
+
+
+@pytest.mark.parametrize(
+    ("axis", "name", "shape", "spacing"),
+    [(0, "k", (4, 5), (2.0, 0.5)), (1, "J", (3, 5), (5.0, 0.5)), (2, "i", (3, 4), (5.0, 2.0))],
+)
+def test_a_slice_has_the_voxels_and_spacings_of_the_other_two_axes(axis, name, shape, spacing):
+    volume = a_volume()
+    cut = volume.slice(name, 2)
+    np.testing.assert_array_equal(cut.image, np.take(volume.array, 2, axis))
+    assert cut.image.shape == shape
+    assert cut.spacing_mm == spacing
+    assert (cut.axis, cut.index) == (axis, 2)
+    assert volume.slice(axis, 2).axis == axis
+
+
+def test_a_slice_is_a_view():
+    volume = a_volume()
+    assert all(np.shares_memory(volume.slice(axis, 1).image, volume.array) for axis in range(3))
+
+
+@pytest.mark.parametrize(("axis", "index"), [(0, 3), (0, -1), (2, 5), (3, 0), (-1, 0), ("x", 0), (0, 1.5), (0, None)])
+def test_slices_that_do_not_exist_are_refused(axis, index):
+    with pytest.raises(GeometryError):
+        a_volume().slice(axis, index)
+
+
+def test_neither_voxels_nor_matrix_can_be_changed_through_the_volume():
+    voxels, matrix = np.zeros((2, 2, 2)), np.eye(4)
+    volume = Volume(voxels, matrix)
+    with pytest.raises(ValueError, match="read-only"):
+        volume.array[0, 0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        volume.ijk_to_ras[0, 0] = 2
+    matrix[0, 0] = 7
+    assert volume.ijk_to_ras[0, 0] == 1
+    voxels[0, 0, 0] = 3  # the owner's array stays writeable, and is not copied
+    assert volume.array[0, 0, 0] == 3
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 2)), np.zeros((1, 2, 2, 2)), np.zeros((0, 2, 2)), np.full((1, 1, 1), "a")]
+)
+def test_arrays_that_are_no_volume_are_refused(array):
+    with pytest.raises(ImageError):
+        Volume(array, np.eye(4))
+
+
+def test_a_singular_matrix_is_refused():
+    with pytest.raises(GeometryError, match="inverted"):
+        Volume(np.zeros((1, 1, 1)), np.diag((1.0, 1.0, 0.0, 1.0)))
+
+
+def test_a_sheared_grid_is_represented_and_recognised():
+    matrix = np.eye(4)
+    matrix[1, 2] = 0.2
+    volume = Volume(np.zeros((1, 1, 1)), matrix)
+    assert volume.is_sheared
+    np.testing.assert_array_equal(volume.ijk_to_ras, matrix)
+
+
+def test_other_voxels_on_the_same_grid_keep_matrix_and_type():
+    labels = LabelVolume(np.zeros((2, 3, 4), np.uint8), np.diag((1.0, 2, 3, 1)), (Segment(1, "liver", (1, 0, 0)),))
+    other = labels.with_array(np.ones((2, 3, 4), bool))
+    assert isinstance(other, LabelVolume)
+    assert other.segments == labels.segments
+    assert other.array.all()
+    assert other.same_grid(labels)
+
+
+def test_voxels_of_another_shape_are_refused():
+    with pytest.raises(GeometryError, match=r"\(3, 4, 6\).*\(3, 4, 5\)"):
+        a_volume().with_array(np.zeros((3, 4, 6)))
+
+
+@settings(max_examples=30)
+@given(matrices(), st.integers(0, 2))
+def test_grids_half_a_voxel_apart_differ_and_float32_rounding_does_not_matter(matrix, axis):
+    volume = Volume(np.zeros((20, 30, 40)), matrix)
+    shifted = matrix.copy()
+    shifted[:3, 3] += 0.5 * matrix[:3, axis]
+    assert not volume.same_grid(Volume(volume.array, shifted))
+    assert volume.same_grid(Volume(volume.array, matrix.astype(np.float32)))
+
+
+def test_a_small_rotation_shows_at_the_far_corner():
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 0.001).as_matrix()
+    small, large = np.zeros((1, 2, 2)), np.zeros((1, 500, 500))
+    assert Volume(small, np.eye(4)).same_grid(Volume(small, turned))
+    assert not Volume(large, np.eye(4)).same_grid(Volume(large, turned))
+
+
+def test_grids_of_other_shapes_differ():
+    assert not a_volume().same_grid(a_volume((3, 4, 6)))
+
+
+@pytest.mark.parametrize("array", [np.zeros((1, 1, 2)), np.array([[[-1, 2]]])])
+def test_fractions_and_negative_numbers_are_no_labels(array):
+    with pytest.raises(ImageError):
+        LabelVolume(array, np.eye(4))
+
+
+def test_labels_present_are_listed_without_background():
+    labels = np.zeros((3, 4, 5), np.uint16)
+    labels[0, 0, 0], labels[2, 3, 4] = 300, 2
+    assert LabelVolume(labels, np.eye(4)).labels_present() == (2, 300)
+    assert LabelVolume(labels > 0, np.eye(4)).labels_present() == (1,)
+    assert LabelVolume(labels.astype(np.uint32) * 1000, np.eye(4)).labels_present() == (2000, 300000)
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "color"),
+    [(0, "a", (1, 1, 1)), (1.5, "a", (1, 1, 1)), (1, " ", (1, 1, 1)), (1, "a", (255, 0, 0)), (1, "a", (1, 0))],
+)
+def test_impossible_segments_are_refused(label, name, color):
+    with pytest.raises(ImageError):
+        Segment(label, name, color)
+
+
+def test_two_segments_with_one_label_are_refused():
+    segments = (Segment(1, "a", (1, 0, 0)), Segment(1, "b", (0, 1, 0)))
+    with pytest.raises(ImageError, match="share"):
+        LabelVolume(np.zeros((1, 1, 1), np.uint8), np.eye(4), segments)
