@@ -1,0 +1,1 @@
+"""Networks: what they compute, how they are configured and built. Imports torch."""

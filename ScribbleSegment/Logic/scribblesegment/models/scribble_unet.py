@@ -1,0 +1,167 @@
+"""ScribblePrompt-UNet: the interactive network, at any width and depth.
+
+Source: ScribblePrompt, section 3.4 and appendix B.2. The published network has four downsampling levels, one
+convolution a level, 192 features throughout, PReLU and no normalisation. Parameter names are those of the published
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scribblesegment.exceptions import ConfigError
+
+_LEAKY_SLOPE = 0.1
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "prelu": nn.PReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
+}
+
+
+@dataclass(frozen=True)
+class ScribbleUNetConfig:
+    """Shape of a `ScribbleUNet`.
+
+    Attributes:
+        features: Channels of each resolution level, full resolution first; the last entry is the bottleneck.
+        convolutions: 3x3 convolutions (each followed by a PReLU) a level.
+        in_channels: Input channels: image, box, positive and negative prompts, previous logits.
+        activation: "prelu" (published) or "leaky_relu" (fixed slope 0.1), which trains faster on processors.
+    """
+
+    features: tuple[int, ...] = (192, 192, 192, 192, 192)
+    convolutions: int = 1
+    in_channels: int = 5
+    activation: str = "prelu"
+
+    def __post_init__(self) -> None:
+        """Normalise lists from JSON and refuse impossible shapes.
+
+        Raises:
+            ConfigError: If a number is not positive, there are fewer than two levels, or the activation is unknown.
+        """
+        object.__setattr__(self, "features", tuple(int(count) for count in self.features))
+        if len(self.features) < 2 or min(self.features) < 1:
+            raise ConfigError(f"features needs at least two positive widths, got {self.features}.")
+        if self.convolutions < 1 or self.in_channels < 1:
+            raise ConfigError(
+                f"convolutions and in_channels must be positive, got {self.convolutions} and {self.in_channels}."
+            )
+        if self.activation not in _ACTIVATIONS:
+            raise ConfigError(f"activation is one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}.")
+
+
+class ConvBlock(nn.Module):
+    """Convolutions that keep the image size, each followed by an activation unless it is None."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        convolutions: int = 1,
+        kernel_size: int = 3,
+        activation: str | None = "prelu",
+    ) -> None:
+        """Build `convolutions` layers; the first maps `in_channels` to `out_channels`."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(convolutions):
+            channels = in_channels if index == 0 else out_channels
+            layers.append(nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2))
+            if activation is not None:
+                layers.append(_ACTIVATIONS[activation]())
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        output: Tensor = self.conv(x)
+        return output
+
+
+@lru_cache(maxsize=64)
+def _interpolation_matrix(before: int, after: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Linear interpolation weights (after, before) with the end pixels aligned."""
+    # Values of this cache are used in training and in inference mode, so they are made outside of both.
+    with torch.inference_mode(False), torch.no_grad():
+        identity = torch.eye(before).unsqueeze(1)  # (before, 1, before): one impulse a row
+        weights = functional.interpolate(identity, size=after, mode="linear", align_corners=True)
+        return weights[:, 0].T.to(device=device, dtype=dtype).contiguous()
+
+
+def upsample_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge (B, C, h, w) to (B, C, H, W) bilinearly with aligned corners, as the published network does.
+
+    Two matrix products over the rows and columns of the channels-last layout: on processors their gradient takes a
+    fraction of the time of `functional.interpolate`'s.
+    """
+    batch, channels, height, width = x.shape
+    rows = _interpolation_matrix(height, size[0], x.dtype, x.device)
+    columns = _interpolation_matrix(width, size[1], x.dtype, x.device)
+    x = x.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+    x = (rows @ x).reshape(batch * size[0], width, channels)
+    return (columns @ x).reshape(batch, *size, channels).permute(0, 3, 1, 2)
+
+
+class ScribbleUNet(nn.Module):
+    """Encoder-decoder from image and prompts to the logits of one structure."""
+
+    def __init__(self, config: ScribbleUNetConfig | None = None) -> None:
+        """Build the network with freshly initialised parameters."""
+        super().__init__()
+        self.config = config or ScribbleUNetConfig()
+        *levels, bottleneck = self.config.features
+        block = partial(ConvBlock, convolutions=self.config.convolutions, activation=self.config.activation)
+        inputs = [self.config.in_channels, *levels]
+        self.downs = nn.ModuleList(block(before, after) for before, after in zip(inputs[:-1], levels, strict=True))
+        self.bottleneck = block(levels[-1], bottleneck)
+        self.ups = nn.ModuleList()
+        below = bottleneck
+        for width in reversed(levels):
+            # The published checkpoint numbers the parameterless upsampling too: blocks are ups.1, ups.3, ...
+            self.ups.append(nn.Identity())
+            self.ups.append(block(width + below, width))
+            below = width
+        self.final_conv = ConvBlock(levels[0], 1, kernel_size=1, activation=None)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Keep the variance of activations from layer to layer (He et al. 2015).
+
+        Without normalisation, torch's own initialisation shrinks them about six times in each layer: the deep levels
+        of a network of twenty layers would start as constants, and it would first learn to widen the strokes.
+        """
+        slope = 0.25 if self.config.activation == "prelu" else _LEAKY_SLOPE
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict logits.
+
+        Args:
+            x: (B, in_channels, H, W); channels as in `scribblesegment.models.encoding`. H and W are at least
+                2 ** (levels - 1).
+
+        Returns:
+            Logits (B, 1, H, W).
+        """
+        skips: list[Tensor] = []
+        for down in self.downs:
+            x = down(x)  # (B, features[level], H / 2**level, W / 2**level)
+            skips.append(x)
+            x = functional.max_pool2d(x, kernel_size=2)
+        x = self.bottleneck(x)
+        for block, skip in zip(list(self.ups)[1::2], reversed(skips), strict=True):
+            x = upsample_bilinear(x, (skip.shape[-2], skip.shape[-1]))
+            x = block(torch.cat([skip, x], dim=1))
+        logits: Tensor = self.final_conv(x)
+        return logits

@@ -1,0 +1,1 @@
+"""Weights: which exist, where they lie, and how they are read, checked and written."""

@@ -1,0 +1,87 @@
+"""Tests of the interactive network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from scribblesegment.exceptions import ConfigError
+from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig, upsample_bilinear
+
+
+def test_the_default_network_has_the_published_parameters(shared_dir: Path) -> None:
+    published = json.loads((shared_dir / "golden" / "published_state_dict_shapes.json").read_text())
+    network = ScribbleUNet()
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    assert shapes == published["scribbleprompt_unet_v1_nf192"]
+
+
+def test_published_parameters_give_the_published_logits(shared_dir: Path) -> None:
+    vectors = np.load(shared_dir / "golden" / "scribbleprompt_unet.npz")
+    network = ScribbleUNet(ScribbleUNetConfig(features=(6,) * 5))
+    network.load_state_dict({name[3:]: torch.tensor(vectors[name]) for name in vectors if name.startswith("w::")})
+    with torch.no_grad():
+        logits = network(torch.tensor(vectors["x"])).numpy()
+    np.testing.assert_allclose(logits, vectors["y"], atol=1e-5, rtol=0)
+
+
+def test_parameter_names_do_not_depend_on_files_beside_the_project() -> None:
+    names = set(ScribbleUNet(ScribbleUNetConfig(features=(4, 4, 4))).state_dict())
+    blocks = ("downs.0", "downs.1", "bottleneck", "ups.1", "ups.3")
+    expected = {f"{block}.conv.{part}" for block in blocks for part in ("0.weight", "0.bias", "1.weight")}
+    assert names == expected | {"final_conv.conv.0.weight", "final_conv.conv.0.bias"}
+
+
+@settings(max_examples=20)
+@given(
+    features=st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    convolutions=st.integers(1, 3),
+    activation=st.sampled_from(["prelu", "leaky_relu"]),
+    height=st.integers(8, 33),
+    width=st.integers(8, 33),
+)
+def test_any_width_depth_and_image_size_gives_logits_of_the_image_size(
+    features: list[int], convolutions: int, activation: str, height: int, width: int
+) -> None:
+    config = ScribbleUNetConfig(tuple(features), convolutions, activation=activation)
+    with torch.no_grad():
+        logits = ScribbleUNet(config)(torch.zeros(2, 5, height, width))
+    assert logits.shape == (2, 1, height, width)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=30)
+def test_upsampling_is_bilinear_with_aligned_corners(height: int, width: int, to_height: int, to_width: int) -> None:
+    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height * 31 + width))
+    expected = functional.interpolate(image, size=(to_height, to_width), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(upsample_bilinear(image, (to_height, to_width)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_upsampling_works_in_training_after_inference_mode_used_it_first() -> None:
+    with torch.inference_mode():
+        upsample_bilinear(torch.rand(1, 1, 5, 7), (11, 13))
+    image = torch.rand(1, 1, 5, 7, requires_grad=True)
+    upsample_bilinear(image, (11, 13)).sum().backward()
+    assert image.grad is not None
+    assert image.grad.sum() == pytest.approx(11 * 13, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"features": (8,)}, "two positive widths"),
+        ({"features": (8, 0)}, "two positive widths"),
+        ({"convolutions": 0}, "must be positive"),
+        ({"activation": "tanh"}, "activation is one of"),
+    ],
+)
+def test_an_impossible_shape_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ScribbleUNetConfig(**values)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Tests of network files: what is accepted, and that nothing in them runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scribblesegment.exceptions import FileFormatError, WeightsError
+from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.weights.checkpoints import METADATA_KEY, NetworkDescription, load_network, recognise, save_network
+
+OPTIONS = {"features": [3, 4, 5], "convolutions": 2, "activation": "leaky_relu"}
+DESCRIPTION = NetworkDescription("scribble_unet", OPTIONS, size=64, name="tiny", licence="CC0-1.0")
+
+
+@pytest.fixture
+def parameters() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return ScribbleUNet(ScribbleUNetConfig(features=(3, 4, 5), convolutions=2, activation="leaky_relu")).state_dict()
+
+
+class Attack:
+    """Pickled, it would make a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_saved_network_comes_back_with_its_description(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_network(path, parameters, DESCRIPTION)
+    network, description = load_network(path)
+    assert description == DESCRIPTION
+    assert not network.training
+    for name, value in network.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, parameters[name], atol=1e-3, rtol=1e-3)
+
+
+def test_parameters_are_stored_in_half_precision(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_network(path, parameters, DESCRIPTION)
+    count = sum(value.numel() for value in parameters.values())
+    assert 2 * count < path.stat().st_size < 2 * count + 5000
+
+
+def test_saving_into_a_missing_folder_is_refused(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(FileFormatError, match="does not exist"):
+        save_network(tmp_path / "no" / "tiny.safetensors", parameters, DESCRIPTION)
+
+
+@pytest.mark.parametrize("features", [(4, 4, 4, 4, 4), (3, 5, 7)])
+@pytest.mark.parametrize("activation", ["prelu", "leaky_relu"])
+@pytest.mark.parametrize("convolutions", [1, 2])
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+def test_a_file_without_description_is_recognised_by_its_shapes(
+    tmp_path: Path, features: tuple[int, ...], activation: str, convolutions: int, wrapper: str | None
+) -> None:
+    config = ScribbleUNetConfig(features, convolutions, activation=activation)
+    state = ScribbleUNet(config).state_dict()
+    path = tmp_path / "published.pt"
+    torch.save({wrapper: state} if wrapper else state, path)
+    network, description = load_network(path)
+    assert isinstance(network, ScribbleUNet)
+    assert network.config == config
+    assert description.name == "published"
+    assert description.size == 128
+
+
+def test_the_published_network_is_recognised(shared_dir: Path) -> None:
+    shapes = json.loads((shared_dir / "golden" / "published_state_dict_shapes.json").read_text())
+    parameters = {name: torch.empty(shape) for name, shape in shapes["scribbleprompt_unet_v1_nf192"].items()}
+    description = recognise(parameters, Path("published.pt"))
+    assert ScribbleUNetConfig(**description.options) == ScribbleUNetConfig()
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "attack.pt", tmp_path / "was-here"
+    torch.save({"weights": Attack(trace)}, path)
+    with pytest.raises(WeightsError, match="could run code"):
+        load_network(path)
+    assert not trace.exists()
+
+
+def test_missing_extra_and_reshaped_parameters_are_named(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    parameters = dict(parameters)
+    del parameters["final_conv.conv.0.bias"]
+    parameters["surplus"] = torch.zeros(1)
+    parameters["ups.1.conv.0.bias"] = torch.zeros(99)
+    path = tmp_path / "odd.safetensors"
+    save_network(path, parameters, DESCRIPTION)
+    with pytest.raises(WeightsError) as caught:
+        load_network(path)
+    message = str(caught.value)
+    assert "missing: final_conv.conv.0.bias" in message
+    assert "unexpected: surplus" in message
+    assert "ups.1.conv.0.bias (99,) instead of (4,)" in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no weights file .*gone\.pt"):
+        load_network(tmp_path / "gone.pt")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_truncated_file_is_refused(tmp_path: Path, parameters: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"half{suffix}"
+    if suffix == ".pt":
+        torch.save(parameters, path)
+    else:
+        save_network(path, parameters, DESCRIPTION)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"state_dict": {"a": "b"}}])
+def test_a_file_without_parameters_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "list.pt"
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match="holds no parameters"):
+        load_network(path)
+
+
+def test_parameters_of_an_unknown_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"encoder.weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match=r"no network that is known here .*encoder\.weight"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("{not json", "description that cannot be read"),
+        ('{"architecture": "scribble_unet"}', "description that cannot be read"),
+        ('{"architecture": "transformer", "capabilities": []}', "this version cannot build"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path, description: str, message: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={METADATA_KEY: description})
+    with pytest.raises(WeightsError, match=message):
+        load_network(path)
