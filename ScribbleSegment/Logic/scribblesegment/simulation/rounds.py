@@ -1,0 +1,251 @@
+"""The simulated user: first prompts from the structure, corrections from the error of a prediction.
+
+Source: ScribblePrompt, section 3.2 ("Iterative Training") and section 4 ("Training").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+import numpy as np
+
+from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.prompts import Prompts
+from scribblesegment.simulation.boxes import MAX_ENLARGEMENT, enclosing_box
+from scribblesegment.simulation.clicks import border_clicks, center_clicks, random_clicks
+from scribblesegment.simulation.fields import FloatArray
+from scribblesegment.simulation.graph_scribbles import graph_scribble
+from scribblesegment.simulation.regions import BoolArray, require_mask, require_region
+from scribblesegment.simulation.scribbles import (
+    DEFAULT_SCRIBBLES,
+    ScribbleConfig,
+    centerline_scribble,
+    contour_scribble,
+    limit_pixels,
+    line_scribble,
+)
+
+SCRIBBLE_KINDS = ("line", "centerline", "contour", "graph")
+CLICK_KINDS = ("random", "center", "border")
+
+# Graph scribbles are drawn 3 or 5 pixels wide; 5 (a radius of 2) is the width of their source.
+_GRAPH_RADII = (1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class SimulatedUserConfig:
+    """Habits of the simulated user; the defaults are those of the paper (section 4, "Training") where it gives them.
+
+    Attributes:
+        max_interactions: Most interactions of one kind and sign in one round.
+        min_initial_negative: Fewest negative interactions in the first round; positive ones are at least one.
+        scribble_weights: Relative frequencies of `SCRIBBLE_KINDS`.
+        click_weights: Relative frequencies of `CLICK_KINDS`.
+        type_probabilities: Chance that the first round uses scribbles, clicks, boxes, drawn again until one is in use:
+            at 0.5 each, the seven combinations are equally likely.
+        correction_scribble_probability: Chance that a correction round uses scribbles and not clicks.
+        box_enlargement: Largest growth of a box dimension in pixels.
+        scribbles: Variation of scribbles.
+
+    Raises:
+        ConfigError: If weights are negative, of the wrong number, or all zero, or another value is out of range.
+    """
+
+    max_interactions: int = 3
+    min_initial_negative: int = 0
+    scribble_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    click_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    type_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    correction_scribble_probability: float = 0.5
+    box_enlargement: int = MAX_ENLARGEMENT
+    scribbles: ScribbleConfig = field(default_factory=ScribbleConfig)
+
+    def __post_init__(self) -> None:
+        """Turn lists (from JSON) into tuples and refuse impossible habits."""
+        for name, length in (
+            ("scribble_weights", len(SCRIBBLE_KINDS)),
+            ("click_weights", len(CLICK_KINDS)),
+            ("type_probabilities", 3),
+        ):
+            values = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != length or not all(map(isfinite, values)) or min(values) < 0 or max(values) == 0:
+                raise ConfigError(f"{name} needs {length} values >= 0, one of them positive; got {values}.")
+        if max(self.type_probabilities) > 1 or not 0 <= self.correction_scribble_probability <= 1:
+            raise ConfigError(
+                "type_probabilities and correction_scribble_probability are probabilities in [0, 1], got "
+                f"{self.type_probabilities} and {self.correction_scribble_probability}."
+            )
+        if self.max_interactions < 1 or not 0 <= self.min_initial_negative <= self.max_interactions:
+            raise ConfigError(
+                "max_interactions must be at least 1 and min_initial_negative between 0 and it, "
+                f"got {self.max_interactions} and {self.min_initial_negative}."
+            )
+        if self.box_enlargement < 0:
+            raise ConfigError(f"box_enlargement must be at least 0, got {self.box_enlargement}.")
+
+
+DEFAULT_USER = SimulatedUserConfig()
+
+
+def simulate_first_round(
+    mask: BoolArray, rng: np.random.Generator, *, config: SimulatedUserConfig = DEFAULT_USER
+) -> Prompts:
+    """Prompt an image nobody has segmented yet.
+
+    Args:
+        mask: (H, W) bool, the structure; not empty. Negative prompts come from its complement.
+        rng: Source of randomness.
+        config: Habits.
+
+    Returns:
+        Prompts with at least one positive scribble, click or box.
+
+    Raises:
+        PromptError: If the mask is no bool array (H, W), or is empty.
+    """
+    require_mask(mask, "mask")
+    if not mask.any():
+        raise PromptError("Prompts cannot be simulated for an empty mask; choose an image that shows the structure.")
+    prompts = Prompts.empty(mask.shape)
+    use_scribbles, use_clicks, use_boxes = _choose_types(rng, config)
+    if use_boxes:
+        start, stop = enclosing_box(mask, rng, max_enlargement=config.box_enlargement)
+        prompts = prompts.with_box(start, stop)
+    for region, positive in ((mask, True), (~mask, False)):
+        fewest = 1 if positive else config.min_initial_negative
+        if not region.any():
+            continue  # a structure that fills the image has no background to mark
+        # Each type in use has its own numbers of positive and negative interactions (section 4).
+        if use_scribbles:
+            count = int(rng.integers(fewest, config.max_interactions + 1))
+            prompts = _add_scribbles(prompts, region, count, rng, config, positive=positive)
+        if use_clicks:
+            count = int(rng.integers(fewest, config.max_interactions + 1))
+            prompts = _add_clicks(prompts, region, count, rng, config, positive=positive)
+    return prompts
+
+
+def simulate_corrections(
+    prompts: Prompts,
+    mask: BoolArray,
+    prediction: BoolArray,
+    rng: np.random.Generator,
+    *,
+    config: SimulatedUserConfig = DEFAULT_USER,
+) -> Prompts:
+    """Correct a prediction where it is wrong.
+
+    Positive corrections are drawn in the false negatives, negative ones in the false positives. Each correction falls
+    on one of the two with a probability equal to its share of the error's area, as if a wrong pixel had been drawn.
+
+    Args:
+        prompts: What the user has drawn so far, on an image of the mask's shape.
+        mask: (H, W) bool, the structure.
+        prediction: (H, W) bool, the last prediction.
+        rng: Source of randomness.
+        config: Habits.
+
+    Returns:
+        The prompts with the corrections added; the same prompts where the prediction has no error.
+
+    Raises:
+        PromptError: If mask or prediction is no bool array (H, W), or the shapes of the three differ.
+    """
+    require_mask(mask, "mask")
+    require_mask(prediction, "prediction")
+    if not mask.shape == prediction.shape == prompts.shape:
+        raise PromptError(
+            f"The mask has shape {mask.shape}, the prediction {prediction.shape} and the image of the prompts "
+            f"{prompts.shape}; give all three on the same grid."
+        )
+    missed, surplus = mask & ~prediction, prediction & ~mask
+    missed_area, surplus_area = int(missed.sum()), int(surplus.sum())
+    if missed_area + surplus_area == 0:
+        return prompts
+    count = int(rng.integers(1, config.max_interactions + 1))
+    positives = int(rng.binomial(count, missed_area / (missed_area + surplus_area)))
+    add = _add_scribbles if rng.random() < config.correction_scribble_probability else _add_clicks
+    prompts = add(prompts, missed, positives, rng, config, positive=True)
+    return add(prompts, surplus, count - positives, rng, config, positive=False)
+
+
+def simulate_scribble(
+    region: BoolArray,
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    count: int = 1,
+    config: ScribbleConfig = DEFAULT_SCRIBBLES,
+) -> FloatArray:
+    """Draw scribbles of one kind in a region.
+
+    Args:
+        region: (H, W) bool, not empty.
+        kind: One of `SCRIBBLE_KINDS`. Of the configuration, "graph" heeds `max_pixels` only; it is cut at the region's
+            border like the other kinds, which its source does not do.
+        rng: Source of randomness.
+        count: Number of scribbles.
+        config: Variation.
+
+    Returns:
+        float32 (H, W) in [0, 1], zero outside the region, not empty.
+
+    Raises:
+        PromptError: If the region is no bool array (H, W), or is empty.
+        ConfigError: If the kind is unknown, or the count is below one.
+    """
+    if kind == "graph":
+        require_region(region, count=count)
+        drawn = [graph_scribble(region, rng, radius=float(rng.choice(_GRAPH_RADII))) * region for _ in range(count)]
+        return np.maximum.reduce([limit_pixels(scribble, config.max_pixels, rng) for scribble in drawn])
+    draw = {"line": line_scribble, "centerline": centerline_scribble, "contour": contour_scribble}.get(kind)
+    if draw is None:
+        raise ConfigError(f"Unknown scribble kind {kind!r}; known are {', '.join(SCRIBBLE_KINDS)}.")
+    return draw(region, rng, count=count, config=config)
+
+
+def _choose_types(rng: np.random.Generator, config: SimulatedUserConfig) -> tuple[bool, bool, bool]:
+    while True:
+        scribbles, clicks, boxes = (bool(hit) for hit in rng.random(3) < config.type_probabilities)
+        if scribbles or clicks or boxes:
+            return scribbles, clicks, boxes
+
+
+def _add_scribbles(
+    prompts: Prompts,
+    region: BoolArray,
+    count: int,
+    rng: np.random.Generator,
+    config: SimulatedUserConfig,
+    *,
+    positive: bool,
+) -> Prompts:
+    if count == 0:
+        return prompts
+    kind = _choose(SCRIBBLE_KINDS, config.scribble_weights, rng)
+    scribble = simulate_scribble(region, kind, rng, count=count, config=config.scribbles)
+    return prompts.with_scribble(scribble, positive=positive)
+
+
+def _add_clicks(
+    prompts: Prompts,
+    region: BoolArray,
+    count: int,
+    rng: np.random.Generator,
+    config: SimulatedUserConfig,
+    *,
+    positive: bool,
+) -> Prompts:
+    if count == 0:
+        return prompts
+    click = {"random": random_clicks, "center": center_clicks, "border": border_clicks}
+    for index in click[_choose(CLICK_KINDS, config.click_weights, rng)](region, count, rng):
+        prompts = prompts.with_click(index, positive=positive)
+    return prompts
+
+
+def _choose(kinds: tuple[str, ...], weights: tuple[float, ...], rng: np.random.Generator) -> str:
+    share = np.asarray(weights) / sum(weights)
+    return str(rng.choice(kinds, p=share))
