@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Runs of each candidate; the fastest counts, because a busy machine only ever adds time.
-_MAX_TRIALS = 5
+_MIN_TRIALS, _MAX_TRIALS = 3, 8
 
-# No further round of trials is begun after this many seconds.
+# Beyond the fewest, no further round of trials is begun after this many seconds.
 _BUDGET_S = 0.5
 
 # A candidate that takes this many times the best so far is not tried again.
-_HOPELESS = 2.0
+_HOPELESS = 4.0
 
 
 @dataclass(frozen=True)
@@ -119,16 +118,18 @@ def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu
     if torch.device(device).type != "cpu":
         bfloat16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
         return ExecutionPlan(device, bfloat16=bfloat16, channels_last=True)
-    candidates = [plain, ExecutionPlan(device, channels_last=True)]
+    formats = [plain, ExecutionPlan(device, channels_last=True)]
     if has_bfloat16_units():
-        candidates.append(ExecutionPlan(device, bfloat16=True, channels_last=True))
-    best = _fastest(network, example, candidates)
+        formats.append(ExecutionPlan(device, bfloat16=True, channels_last=True))
+    # Small networks lose more to the hand-over between threads than they gain, big ones need all; and beside other
+    # work one thread can be many times faster, because nobody has to wait for a second one that is not running.
     cores = torch.get_num_threads()
-    if cores > 1:
-        # Small networks lose more to the hand-over between threads than they gain; big ones need all.
-        fewer = [dataclasses.replace(best, threads=threads) for threads in sorted({1, cores // 2})]
-        best = _fastest(network, example, [best, *fewer])
-    return best
+    counts = [None, *sorted({1, cores // 2})] if cores > 1 else [None]
+    return _fastest(
+        network,
+        example,
+        [dataclasses.replace(candidate, threads=count) for candidate in formats for count in counts],
+    )
 
 
 def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:
@@ -183,17 +184,21 @@ def _threads(count: int | None) -> Iterator[None]:
 def _fastest(network: nn.Module, example: torch.Tensor, candidates: list[ExecutionPlan]) -> ExecutionPlan:
     """Time the candidates in turn, again and again, so that a moment of other load slows all of them alike."""
     ready = [(candidate, prepare(network, candidate)) for candidate in candidates]
-    shortest = [math.inf] * len(ready)
-    for candidate, prepared in ready:
-        run(prepared, example, candidate)  # the first run also allocates and compiles
+
+    def timed(index: int) -> float:
+        candidate, prepared = ready[index]
+        started = time.perf_counter()
+        run(prepared, example, candidate)
+        return 1000.0 * (time.perf_counter() - started)
+
+    # The first run also allocates and compiles, so it only tells which candidates are out of the question.
+    shortest = [timed(index) for index in range(len(ready))]
     began = time.perf_counter()
-    for _ in range(_MAX_TRIALS):
-        for index, (candidate, prepared) in enumerate(ready):
-            if math.isinf(shortest[index]) or shortest[index] <= _HOPELESS * min(shortest):
-                started = time.perf_counter()
-                run(prepared, example, candidate)
-                shortest[index] = min(shortest[index], 1000.0 * (time.perf_counter() - started))
-        if time.perf_counter() - began > _BUDGET_S:
+    for trial in range(1, _MAX_TRIALS + 1):
+        for index in range(len(ready)):
+            if shortest[index] <= _HOPELESS * min(shortest):
+                shortest[index] = min(shortest[index], timed(index))
+        if trial >= _MIN_TRIALS and time.perf_counter() - began > _BUDGET_S:
             break
     best = shortest.index(min(shortest))
     return dataclasses.replace(candidates[best], milliseconds=shortest[best])
