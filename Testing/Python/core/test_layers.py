@@ -20,10 +20,8 @@ PACKAGE = LOGIC / "scribblesegment"
 
 STDLIB = frozenset(sys.stdlib_module_names)
 SLICER = frozenset({"slicer", "vtk", "vtkmodules", "qt", "ctk"})
-COMPUTE_LIBRARIES = frozenset({"numpy", "scipy", "torch", "skimage", "safetensors", "tqdm"})
-IO_MODULES = frozenset(
-    {"atomic_file", "dicom_io", "io", "nifti_io", "nrrd_io", "raster_files", "segmentation_io", "sitk_image"}
-)
+COMPUTE_LIBRARIES = frozenset({"numpy", "scipy", "torch", "skimage", "safetensors", "tqdm", "PIL"})
+IO_MODULES = frozenset({"atomic_file", "io"})
 DATA_MODULES = IO_MODULES | {
     *("checks", "context", "exceptions", "postprocessing", "preprocessing", "prompts", "resampling", "volume"),
 }

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from scribblesegment.atomic_file import PathLike
 from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
-from scribblesegment.nrrd_io import GZIP_LEVEL, write_planes
-from scribblesegment.sitk_image import ijk_to_ras_of, simpleitk_errors
+from scribblesegment.io.nrrd import GZIP_LEVEL, write_planes
+from scribblesegment.io.sitk_image import ijk_to_ras_of, simpleitk_errors
 from scribblesegment.volume import Volume
 
 _FIELDS: dict[str, tuple[Any, int]] = {

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.sitk_image import LPS_TO_RAS
+from scribblesegment.io.sitk_image import LPS_TO_RAS
 
 # Label maps are long runs of equal values: stronger settings cost several times the time for a few per cent.
 GZIP_LEVEL = 3

@@ -14,31 +14,20 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from scribblesegment.atomic_file import PathLike, atomic_file
-from scribblesegment.dicom_io import is_dicom_file, read_series
 from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
-from scribblesegment.nifti_io import read_nifti, write_nifti
-from scribblesegment.nrrd_io import write_nrrd
-from scribblesegment.raster_files import check_jpeg, check_tiff
-from scribblesegment.segmentation_io import (
+from scribblesegment.io.dicom import is_dicom_file, read_series
+from scribblesegment.io.nifti import read_nifti, write_nifti
+from scribblesegment.io.nrrd import write_nrrd
+from scribblesegment.io.raster import check_jpeg, check_tiff
+from scribblesegment.io.segmentation import (
     default_segment,
     labels_from_layers,
     unnamed_labels,
     unsigned_labels,
     write_segmentation,
 )
-from scribblesegment.sitk_image import ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk_image import ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
 from scribblesegment.volume import LabelVolume, Segment, Volume
-
-__all__ = [
-    "READ_EXTENSIONS",
-    "WRITE_EXTENSIONS",
-    "LabelVolume",
-    "Segment",
-    "read_labelmap",
-    "read_volume",
-    "write_labelmap",
-    "write_segmentation",
-]
 
 _JPEG = (".jpg", ".jpeg")
 _TIFF = (".tif", ".tiff")

@@ -10,7 +10,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from scribblesegment.exceptions import FileFormatError, ImageError
 from scribblesegment.io import read_labelmap, read_volume
-from scribblesegment.segmentation_io import default_segment, unsigned_labels, write_segmentation
+from scribblesegment.io.segmentation import default_segment, unsigned_labels, write_segmentation
 from scribblesegment.volume import Segment, Volume
 
 MATRIX = np.array([[-0.4, 0.3, 0.0, 12.5], [0.3, 0.4, 0.0, -7.25], [0.0, 0.0, 3.0, 100.0], [0.0, 0.0, 0.0, 1.0]])

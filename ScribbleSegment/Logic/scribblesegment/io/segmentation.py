@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.atomic_file import PathLike, atomic_file
 from scribblesegment.exceptions import FileFormatError, ImageError
-from scribblesegment.nrrd_io import write_nrrd
+from scribblesegment.io.nrrd import write_nrrd
 from scribblesegment.volume import LabelVolume, Segment, Volume
 
 EXTENSION = ".seg.nrrd"
