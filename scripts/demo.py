@@ -44,7 +44,7 @@ def _demonstrate(output: Path) -> None:
     run(draw, what="Drawing the strokes")
     segment = [
         *[str(command_of(environment, "scribblesegment")), "segment", str(image), "--scribbles", str(scribbles)],
-        *["-o", str(segmentation), "--slice", "k:0", "--overlay", str(overlay)],
+        *["--background", "Other tissue", "-o", str(segmentation), "--slice", "k:0", "--overlay", str(overlay)],
     ]
     run(segment, what="Segmenting")
     print(f"\nimage        {image}\nstrokes      {scribbles}\nsegmentation {segmentation}\noverlay      {overlay}")

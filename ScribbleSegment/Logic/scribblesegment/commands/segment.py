@@ -1,0 +1,325 @@
+"""The job behind `scribblesegment segment`: read, predict each label in each slice, write.
+
+The volume is read once and let go before the network is loaded and before the label map of the result is made, so a
+large CT costs little more memory than its own voxels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scribblesegment.commands.labelled_prompts import (
+    AXES,
+    LabelBox,
+    LabelClick,
+    LabelledPrompts,
+    SliceChoice,
+    SlicePrompts,
+    Strokes,
+)
+from scribblesegment.commands.slice_display import SliceDisplay
+from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError, PromptError
+from scribblesegment.io import WRITE_EXTENSIONS, read_labelmap, read_volume, write_labelmap
+from scribblesegment.io.segmentation import default_segment
+from scribblesegment.postprocessing import probability_to_logit, resolve_labels
+from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.volume import LabelVolume, Segment, SliceImage, Volume
+
+if TYPE_CHECKING:
+    from scribblesegment.session import InteractivePredictor, PredictionLike
+
+# Formats without a place in the patient: one slice, matched by its size alone.
+_FLAT = (".png", ".tif", ".tiff")
+# Formats that cannot hold axes that are not at right angles.
+_STRAIGHT = (*_FLAT, ".nii", ".nii.gz")
+
+# Slices that make up less than this part of the volume are copied, so that the volume can be let go.
+_SMALL_PART = 1 / 8
+
+# Seconds of work after which a progress bar appears, if somebody is watching.
+_PATIENCE_S = 1.0
+
+
+class LoadPredictor(Protocol):
+    """What loads a network: `scribblesegment.load_predictor`, or a stand-in for it."""
+
+    def __call__(
+        self, name: str, *, device: str, progress: Callable[[float, str], None]
+    ) -> InteractivePredictor[PredictionLike]:
+        """Load the network `name` on `device`, telling `progress` of a download."""
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """What the user asked for.
+
+    Attributes:
+        image: File or DICOM folder to segment.
+        output: Label map or segmentation to write, in the format of its extension.
+        scribbles: Label map of strokes on the image's grid.
+        clicks: Clicks, in voxels.
+        boxes: Boxes, in voxels.
+        background: Label number, or name of a segment, whose strokes mark background only.
+        slices: Which slices; None finds them from the prompts.
+        overlay: PNG picture to write.
+        model: Name or path of the network.
+        threshold: Probability in (0, 1) from which a pixel belongs to a label.
+        device: "auto" or a torch device name.
+    """
+
+    image: Path
+    output: Path
+    scribbles: Path | None = None
+    clicks: tuple[LabelClick, ...] = ()
+    boxes: tuple[LabelBox, ...] = ()
+    background: str | None = None
+    slices: SliceChoice | None = None
+    overlay: Path | None = None
+    model: str = "default"
+    threshold: float = 0.5
+    device: str = "auto"
+
+
+@dataclass
+class _Case:
+    """What is left of image and prompts once the volume is let go."""
+
+    shape: tuple[int, int, int]
+    ijk_to_ras: NDArray[np.float64]
+    slices: list[SliceImage]
+    prompts: list[SlicePrompts]
+    segments: tuple[Segment, ...]
+    intensity_range: IntensityRange
+
+
+def segment(request: SegmentRequest, *, load: LoadPredictor, say: Callable[[str], None]) -> None:
+    """Segment slices of an image and write the result.
+
+    Args:
+        request: What to do.
+        load: Loads the network.
+        say: Told, line by line, what was done.
+
+    Raises:
+        ScribbleSegmentError: Whatever is wrong with files, prompts or network; the output is then not touched.
+    """
+    _check_request(request)
+    case = _read(request, say)
+    predictor = load(request.model, device=request.device, progress=_show_download)
+    results = _predict(predictor, case, request.threshold)
+    picture = None
+    if request.overlay is not None:
+        from scribblesegment.commands.overlay import draw_overlay
+
+        picture = draw_overlay(
+            case.slices,
+            results,
+            case.prompts,
+            shape=case.shape,
+            ijk_to_ras=case.ijk_to_ras,
+            intensity_range=case.intensity_range,
+            segments=case.segments,
+        )
+    case.slices.clear()  # the last hold on the volume, where the slices are no copies
+    _write(request.output, case, results)
+    _tell(case, results, say)
+    say(f"wrote {request.output}")
+    if picture is not None and request.overlay is not None:
+        from scribblesegment.commands.overlay import MAX_PANELS, write_picture
+
+        write_picture(request.overlay, picture)
+        some = f" ({MAX_PANELS} of the {len(results)} slices)" if len(results) > MAX_PANELS else ""
+        say(f"wrote {request.overlay}{some}")
+
+
+def _check_request(request: SegmentRequest) -> None:
+    """Refuse, before any work, what could not be finished."""
+    if request.scribbles is None and not request.clicks and not request.boxes:
+        raise PromptError("Nothing marks the object. Give --scribbles, --click or --box.")
+    if request.scribbles is None and request.background is not None:
+        raise PromptError("--background names a label of the scribbles. Give --scribbles, or use negative clicks.")
+    probability_to_logit(request.threshold)
+    if not _extension(request.output, WRITE_EXTENSIONS):
+        raise FileFormatError(
+            f"Cannot write {request.output}: unknown extension. Choose one of {', '.join(WRITE_EXTENSIONS)}."
+        )
+    _check_target(request.output, request)
+    if request.overlay is not None:
+        if request.overlay.suffix.lower() != ".png":
+            raise FileFormatError(f"Cannot write the picture {request.overlay}: its name must end in .png.")
+        _check_target(request.overlay, request)
+        if _same_file(request.overlay, request.output):
+            raise FileFormatError(f"Segmentation and picture would be one file, {request.output}. Name them apart.")
+
+
+def _check_target(path: Path, request: SegmentRequest) -> None:
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise FileFormatError(f"Cannot write {path}: it is a folder. Add a file name.")
+    if not folder.is_dir():
+        raise FileFormatError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
+    if not os.access(folder, os.W_OK):
+        raise FileFormatError(f"Cannot write {path}: the folder {folder} is write-protected. Choose another.")
+    for source in (request.image, request.scribbles):
+        if source is not None and _same_file(source, path):
+            raise FileFormatError(f"Cannot write {path}: it is the file that is read. Choose another name.")
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return first.resolve() == second.resolve()
+
+
+def _extension(path: Path, known: Sequence[str]) -> str:
+    return next((extension for extension in known if path.name.lower().endswith(extension)), "")
+
+
+def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
+    painted = None if request.scribbles is None else _read_strokes(request.scribbles)
+    volume = read_volume(request.image)
+    _check_output_holds(request.output, volume)
+    names: tuple[Segment, ...] = ()
+    strokes = Strokes.none(volume.shape)
+    if painted is not None and request.scribbles is not None:
+        strokes, grid, names = painted
+        _check_same_grid(request, grid, volume)
+        if not len(strokes.positions):
+            raise PromptError(f"{request.scribbles} holds no stroke. Paint at least one pixel of the object.")
+    background = None if request.background is None else _background_label(request.background, names)
+    prompts = LabelledPrompts(strokes, request.clicks, request.boxes, background)
+    axis, indices = prompts.find_slices(request.slices)
+    unused = prompts.unused_slices(axis, indices)
+    if unused:
+        chosen = request.slices is not None and request.slices.index is not None
+        say(f"not used: prompts in {_listed(axis, unused)}" + ("" if chosen else ", which mark background only"))
+    slices = [volume.slice(axis, index) for index in indices]
+    if sum(piece.image.nbytes for piece in slices) < _SMALL_PART * volume.array.nbytes:
+        slices = [dataclasses.replace(piece, image=np.array(piece.image)) for piece in slices]
+    in_slices = [prompts.in_slice(axis, index) for index in indices]
+    named = {segment.label: segment for segment in names}
+    labels = sorted({label for piece in in_slices for label in piece.labels})
+    return _Case(
+        volume.shape,
+        volume.ijk_to_ras,
+        slices,
+        in_slices,
+        tuple(named.get(label) or default_segment(label) for label in labels),
+        IntensityRange.estimate(volume.array),
+    )
+
+
+def _read_strokes(path: Path) -> tuple[Strokes, Volume, tuple[Segment, ...]]:
+    """Read strokes, their grid as a volume that takes no memory, and the names of the labels."""
+    labelmap = read_labelmap(path)
+    grid = Volume(np.broadcast_to(np.zeros((), np.uint8), labelmap.shape), labelmap.ijk_to_ras)
+    return Strokes.of(labelmap), grid, labelmap.segments
+
+
+def _check_output_holds(path: Path, volume: Volume) -> None:
+    extension = _extension(path, WRITE_EXTENSIONS)
+    if extension in _FLAT and volume.shape[0] != 1:
+        raise ImageError(f"{extension} holds one slice, the image has {volume.shape[0]}. Write .seg.nrrd or .nii.gz.")
+    if extension in _STRAIGHT and volume.is_sheared:
+        raise GeometryError(
+            f"The image's axes are not at right angles, which {extension} cannot hold. Write .seg.nrrd or .nrrd."
+        )
+
+
+def _check_same_grid(request: SegmentRequest, grid: Volume, volume: Volume) -> None:
+    # A picture of strokes has no place in the patient, and its resolution is whatever the paint program wrote.
+    flat = request.scribbles is not None and _extension(request.scribbles, _FLAT)
+    if grid.shape == volume.shape if flat else volume.same_grid(grid):
+        return
+    raise GeometryError(
+        f"{request.scribbles} is not on the grid of {request.image}: {_described(grid)} against {_described(volume)}. "
+        "Resample the strokes to the image with nearest neighbours, or paint them on it."
+    )
+
+
+def _described(volume: Volume) -> str:
+    def numbers(values: Sequence[float] | NDArray[Any]) -> str:
+        # Rounded first, plus zero: "-3.7e-09" and "-0" are noise of file headers.
+        return "(" + ", ".join(f"{round(float(value), 6) + 0.0:.6g}" for value in values) + ")"
+
+    return (
+        f"shape (k, j, i) {volume.shape}, spacing {numbers(volume.spacing_kji_mm)} mm, origin "
+        f"{numbers(volume.origin_ras)} RAS, directions of i, j, k "
+        + " ".join(numbers(column) for column in volume.directions.T)
+    )
+
+
+def _background_label(wanted: str, names: Sequence[Segment]) -> int:
+    matching = [segment.label for segment in names if segment.name == wanted]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise PromptError(f"Several segments are named {wanted!r}, of labels {matching}. Give the label's number.")
+    if wanted.isdecimal():
+        return int(wanted)
+    known = ", ".join(repr(segment.name) for segment in names) or "none"
+    raise PromptError(f"No segment of the scribbles is named {wanted!r}; there are {known}. Or give a label's number.")
+
+
+def _predict(predictor: InteractivePredictor[PredictionLike], case: _Case, threshold: float) -> list[NDArray[Any]]:
+    """Predict every label in every slice; returns label maps (H, W) with the labels' own numbers."""
+    from tqdm import tqdm
+
+    largest = case.segments[-1].label
+    dtype = next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
+    results: list[NDArray[Any]] = []
+    total = sum(len(prompts.labels) for prompts in case.prompts)
+    # disable=None: silent unless standard error is a terminal.
+    with tqdm(total=total, desc="segmenting", unit="label", delay=_PATIENCE_S, disable=None, leave=False) as bar:
+        for piece, prompts in zip(case.slices, case.prompts, strict=True):
+            predictor.set_image(piece.image, spacing_mm=piece.spacing_mm, intensity_range=case.intensity_range)
+            logits = []
+            for label in prompts.labels:
+                logits.append(predictor.predict(prompts.prompts(label)).logits)
+                bar.update()
+            numbers = np.array([0, *prompts.labels], dtype)
+            results.append(numbers[resolve_labels(np.stack(logits), threshold)])
+    return results
+
+
+def _write(path: Path, case: _Case, results: Sequence[NDArray[Any]]) -> None:
+    labels = np.zeros(case.shape, results[0].dtype)
+    for prompts, result in zip(case.prompts, results, strict=True):
+        np.moveaxis(labels, prompts.axis, 0)[prompts.index] = result
+    write_labelmap(path, LabelVolume(labels, case.ijk_to_ras, case.segments))
+
+
+def _tell(case: _Case, results: Sequence[NDArray[Any]], say: Callable[[str], None]) -> None:
+    axis = case.prompts[0].axis
+    plane = SliceDisplay.radiological(case.ijk_to_ras, axis).plane
+    say(f"segmented {_listed(axis, [prompts.index for prompts in case.prompts])} ({plane})")
+    for entry in case.segments:
+        count = sum(int(np.count_nonzero(result == entry.label)) for result in results)
+        say(f"  {entry.label}  {entry.name}: {count} pixels" + ("" if count else ", nothing found"))
+
+
+def _listed(axis: int, indices: Sequence[int]) -> str:
+    """Write slices as ranges: "slices k:3-7,12"."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
+    shown = ",".join(parts[:10]) + (",..." if len(parts) > 10 else "")
+    return f"{'slice' if len(indices) == 1 else f'{len(indices)} slices'} {AXES[axis]}:{shown}"
+
+
+def _show_download(fraction: float, text: str) -> None:
+    """Show how far the download of a network is, if somebody is watching."""
+    if sys.stderr.isatty():
+        end = "\n" if fraction >= 1.0 else ""
+        print(f"\r{text} ({100 * fraction:.0f} %)", end=end, file=sys.stderr, flush=True)
