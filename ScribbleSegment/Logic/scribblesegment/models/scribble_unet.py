@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scribblesegment.exceptions import ConfigError
+from scribblesegment.models.intensity_cues import CUE_CHANNELS, intensity_cues
 
 _LEAKY_SLOPE = 0.1
 
@@ -40,6 +41,7 @@ class ScribbleUNetConfig:
         activation: "prelu" (published) or "leaky_relu" (fixed slope 0.1), which trains faster on processors.
         norm_groups: Groups of a group normalisation before the activations below full resolution; zero (published)
             for none. At full resolution it would cost as much time as the convolutions.
+        intensity_cues: Whether the network is also given `scribblesegment.models.intensity_cues` (published: no).
     """
 
     features: tuple[int, ...] = (192, 192, 192, 192, 192)
@@ -47,6 +49,7 @@ class ScribbleUNetConfig:
     in_channels: int = 5
     activation: str = "prelu"
     norm_groups: int = 0
+    intensity_cues: bool = False
 
     def __post_init__(self) -> None:
         """Normalise lists from JSON and refuse impossible shapes.
@@ -132,7 +135,7 @@ class ScribbleUNet(nn.Module):
         *levels, bottleneck = self.config.features
         block = partial(ConvBlock, convolutions=self.config.convolutions, activation=self.config.activation)
         groups = self.config.norm_groups
-        inputs = [self.config.in_channels, *levels]
+        inputs = [self.config.in_channels + (CUE_CHANNELS if self.config.intensity_cues else 0), *levels]
         self.downs = nn.ModuleList(
             block(before, after, norm_groups=groups if level > 0 else 0)
             for level, (before, after) in enumerate(zip(inputs[:-1], levels, strict=True))
@@ -162,7 +165,7 @@ class ScribbleUNet(nn.Module):
         first = self.downs[0].conv[0]
         if isinstance(first, nn.Conv2d) and self.config.in_channels == len(_CHANNEL_GAINS):
             with torch.no_grad():
-                first.weight.mul_(torch.tensor(_CHANNEL_GAINS)[:, None, None])
+                first.weight[:, : len(_CHANNEL_GAINS)].mul_(torch.tensor(_CHANNEL_GAINS)[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict logits.
@@ -174,6 +177,8 @@ class ScribbleUNet(nn.Module):
         Returns:
             Logits (B, 1, H, W).
         """
+        if self.config.intensity_cues:
+            x = torch.cat([x, intensity_cues(x)], dim=1)
         skips: list[Tensor] = []
         for down in self.downs:
             x = down(x)  # (B, features[level], H / 2**level, W / 2**level)

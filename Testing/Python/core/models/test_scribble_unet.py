@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from scribblesegment.exceptions import ConfigError
+from scribblesegment.models.intensity_cues import CUE_CHANNELS
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig, upsample_bilinear
 
 
@@ -80,8 +81,45 @@ def test_upsampling_works_in_training_after_inference_mode_used_it_first() -> No
         ({"features": (8, 0)}, "two positive widths"),
         ({"convolutions": 0}, "must be positive"),
         ({"activation": "tanh"}, "activation is one of"),
+        ({"features": (8, 12), "norm_groups": 8}, "does not divide"),
+        ({"norm_groups": -1}, "does not divide"),
     ],
 )
 def test_an_impossible_shape_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ScribbleUNetConfig(**values)  # type: ignore[arg-type]
+
+
+def test_normalisation_leaves_full_resolution_alone() -> None:
+    network = ScribbleUNet(ScribbleUNetConfig(features=(4, 8, 8), norm_groups=4))
+    normalised = {
+        name.split(".conv.")[0] for name, module in network.named_modules() if "GroupNorm" in repr(type(module))
+    }
+    assert normalised == {"downs.1", "bottleneck", "ups.1"}
+
+
+def test_intensity_cues_widen_the_first_layer_only() -> None:
+    plain = ScribbleUNet(ScribbleUNetConfig(features=(4, 8))).state_dict()
+    cued = ScribbleUNet(ScribbleUNetConfig(features=(4, 8), intensity_cues=True)).state_dict()
+    different = {name for name in plain if plain[name].shape != cued[name].shape}
+    assert different == {"downs.0.conv.0.weight"}
+    assert cued["downs.0.conv.0.weight"].shape[1] == 5 + CUE_CHANNELS
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_groups": 4}, {"intensity_cues": True}])
+def test_gradients_reach_every_parameter(options: dict[str, object]) -> None:
+    network = ScribbleUNet(ScribbleUNetConfig(features=(4, 8, 8), **options))  # type: ignore[arg-type]
+    network(torch.rand(2, 5, 16, 16)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_activations_keep_their_size_through_a_fresh_network() -> None:
+    torch.manual_seed(0)
+    network = ScribbleUNet(ScribbleUNetConfig(features=(16,) * 6, convolutions=2, activation="leaky_relu"))
+    seen: list[float] = []
+    network.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(float(output.std())))
+    with torch.no_grad():
+        network(torch.rand(2, 5, 64, 64))
+    assert 0.05 < seen[0] < 20.0

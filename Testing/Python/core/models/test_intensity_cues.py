@@ -1,0 +1,99 @@
+"""Tests of the comparison of intensities under positive and negative prompts."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scribblesegment.models.encoding import encode_prompts
+from scribblesegment.models.intensity_cues import CUE_CHANNELS, intensity_cues
+
+
+def halves(bright: float = 0.8, dark: float = 0.2) -> torch.Tensor:
+    """An image whose left half is bright and whose right half is dark, (1, 1, 32, 32)."""
+    image = torch.full((1, 1, 32, 32), dark)
+    image[..., :16] = bright
+    return image
+
+
+def strokes(positive: tuple[slice, slice] | None, negative: tuple[slice, slice] | None) -> torch.Tensor:
+    drawn = torch.zeros(1, 2, 32, 32)
+    for channel, where in enumerate((positive, negative)):
+        if where is not None:
+            drawn[0, channel][where] = 1.0
+    return drawn
+
+
+LEFT, RIGHT = (slice(10, 12), slice(4, 8)), (slice(10, 12), slice(24, 28))
+
+
+def test_intensities_of_positive_strokes_give_one_and_of_negative_ones_minus_one() -> None:
+    cues = intensity_cues(encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT)))
+    assert cues.shape == (1, CUE_CHANNELS, 32, 32)
+    # Not quite 1: every pixel also counts a little as background, see _PRIOR_WEIGHT.
+    assert (cues[0, 0, :, :16] > 0.85).all()
+    assert (cues[0, 0, :, 16:] < -0.95).all()
+
+
+def test_without_negative_strokes_the_image_is_the_background() -> None:
+    cues = intensity_cues(encode_prompts(halves(), scribbles=strokes(LEFT, None)))
+    assert (cues[0, 0, :, :16] > 0.2).all()
+    assert (cues[0, 0, :, 16:] < -0.95).all()
+
+
+def test_without_anything_positive_the_cues_are_silent() -> None:
+    cues = intensity_cues(encode_prompts(halves(), scribbles=strokes(None, RIGHT)))
+    assert not cues.any()
+
+
+def test_a_box_alone_compares_its_inside_with_its_outside() -> None:
+    cues = intensity_cues(encode_prompts(halves(), boxes=[torch.tensor([[[4, 2], [20, 14]]])]))
+    assert cues[0, 0, 10, 8] > cues[0, 0, 10, 24] + 0.5
+
+
+def test_strokes_outweigh_a_box() -> None:
+    box = [torch.tensor([[[0, 0], [32, 32]]])]
+    cues = intensity_cues(encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT), boxes=box))
+    assert cues[0, 0, 10, 8] > 0.3
+    assert cues[0, 0, 10, 24] < -0.3
+
+
+def test_the_third_channel_sees_a_thin_line_on_an_uneven_background() -> None:
+    ramp = torch.linspace(0.2, 0.8, 64).expand(1, 1, 64, 64).clone()
+    ramp[..., 31, :] -= 0.15  # a dark line across the whole ramp, darker than its place and nowhere the darkest
+    drawn = torch.zeros(1, 2, 64, 64)
+    drawn[0, 0, 31, 10:20] = 1.0
+    drawn[0, 1, 20:24, 10:50] = 1.0
+    cues = intensity_cues(encode_prompts(ramp, scribbles=drawn))[0]
+    far = slice(40, 55)  # where nothing was drawn and the line is brighter than its drawn part
+    assert cues[2, 31, far].mean() > 0.5
+    assert cues[2, 45, far].mean() < 0.0
+    assert cues[0, 31, far].mean() < cues[2, 31, far].mean()
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), clicks=st.integers(1, 5))
+def test_cues_are_finite_and_between_minus_one_and_one(seed: int, clicks: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand((2, 1, 16, 20), generator=generator)
+    coords = [torch.randint(0, 16, (clicks, 2), generator=generator) for _ in range(2)]
+    labels = [torch.randint(0, 2, (clicks,), generator=generator) for _ in range(2)]
+    cues = intensity_cues(encode_prompts(image, point_coords=coords, point_labels=labels))
+    assert torch.isfinite(cues).all()
+    assert cues.abs().max() <= 1.0 + 1e-5
+
+
+def test_each_image_of_a_batch_is_compared_with_its_own_prompts() -> None:
+    first = encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT))
+    second = encode_prompts(halves(), scribbles=strokes(RIGHT, LEFT))
+    together = intensity_cues(torch.cat([first, second]))
+    torch.testing.assert_close(together[:1], intensity_cues(first))
+    torch.testing.assert_close(together[1:], intensity_cues(second))
+
+
+def test_bfloat16_gives_the_cues_of_float32_up_to_its_rounding() -> None:
+    network_input = encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT))
+    cues = intensity_cues(network_input.bfloat16())
+    assert cues.dtype == torch.bfloat16
+    torch.testing.assert_close(cues.float(), intensity_cues(network_input), atol=0.05, rtol=0.0)
