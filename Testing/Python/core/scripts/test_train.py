@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_mistakes_are_told_in_one_line(train_arguments, tmp_path):
 def start_and_wait_for_log(arguments: list[str], folder: Path, *, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPTS / "train.py"), *arguments, "--workers", str(workers)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (folder / "log.csv").exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
@@ -125,7 +125,7 @@ def test_a_killed_run_continues(train_arguments, tmp_path):
     killed_at = load_checkpoint(checkpoint)["step"]
     assert killed_at >= 1
     again = start_and_wait_for_log(arguments, tmp_path / "run", workers=0)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while load_checkpoint(checkpoint)["step"] <= killed_at and time.monotonic() < deadline:
         time.sleep(0.2)
     again.kill()

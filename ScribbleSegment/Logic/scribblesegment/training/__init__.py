@@ -1,0 +1,1 @@
+"""Training: data, simulated rounds, losses and the loop. Imports torch."""

@@ -1,0 +1,301 @@
+"""The training loop: iterative rounds of prompts and predictions (ScribblePrompt, section 3.1, equation 1).
+
+Each step draws a batch, predicts from the first prompts, lets the simulated user correct the prediction, predicts
+again with the previous logits as input, and so on; the loss is the mean over the rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from scribblesegment.atomic_file import atomic_file
+from scribblesegment.devices import has_bfloat16_units
+from scribblesegment.exceptions import ConfigError, FileFormatError, TrainingError
+from scribblesegment.models.factory import build_network
+from scribblesegment.simulation.rounds import simulate_corrections
+from scribblesegment.training.allocator import keep_freed_memory
+from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from scribblesegment.training.config import TrainingConfig, config_to_dict
+from scribblesegment.training.datasets import SegmentationSet
+from scribblesegment.training.distributed import Processes, processes
+from scribblesegment.training.losses import segmentation_loss
+from scribblesegment.training.samples import Batch, SampleDataset, collate
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.csv"
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    sets: Sequence[SegmentationSet],
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    workers: int = 1,
+    report: Report | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Path:
+    """Train a network, or continue the run whose checkpoint lies in the folder.
+
+    Args:
+        sets: The corpus.
+        config: The run.
+        folder: Where `checkpoint.pt` and `log.csv` are written; made if it is missing.
+        device: "auto", "cpu" or "cuda".
+        workers: Processes that prepare samples, per training process.
+        report: Called with the number of finished steps and the values of the log, every `log_every` steps.
+        cancelled: Asked between steps; when it gives true, the checkpoint is written and training stops.
+
+    Returns:
+        The path of the last checkpoint.
+
+    Raises:
+        ConfigError: If the folder holds a run with another configuration, or the batch does not divide.
+        DatasetError: If no sample can be drawn from the corpus.
+        DeviceError: If the device does not compute.
+        FileFormatError: If the folder or the log cannot be written.
+        TrainingError: If the loss or its gradient is not finite.
+        WeightsError: If a checkpoint cannot be read or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f"Cannot make the folder {folder}: {error.strerror}. Choose another one.") from error
+    keep_freed_memory()
+    with processes(device) as group:
+        run = _Run(config, group, folder / CHECKPOINT_NAME)
+        loader = _loader(sets, config, group, run.step, workers)
+        log = _Log(folder / LOG_NAME, run.step) if group.is_main else None
+        started, first_step = time.monotonic(), run.step
+        for batch in loader:
+            values = run.train_step(batch)
+            stops = group.any(cancelled is not None and cancelled())
+            if group.is_main and (run.step % config.log_every == 0 or run.step == config.steps):
+                values["samples_per_second"] = (
+                    (run.step - first_step) * config.batch_size / (time.monotonic() - started)
+                )
+                if log is not None:
+                    log.write(run.step, values)
+                if report is not None:
+                    report(run.step, values)
+            if group.is_main and (run.step % config.checkpoint_every == 0 or run.step == config.steps or stops):
+                run.save()
+            if stops:
+                break
+    return folder / CHECKPOINT_NAME
+
+
+class _Run:
+    """Network, optimiser and averaged parameters of one run, and the step they have reached."""
+
+    def __init__(self, config: TrainingConfig, group: Processes, path: Path) -> None:
+        self.config, self.group, self.path = config, group, path
+        self.step = 0
+        with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
+            torch.default_generator.manual_seed(config.seed)
+            network = build_network(config.network.name, config.network.options).to(group.device)
+        # The stubs of torch know this overload only for tensors.
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.averaged = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        if path.exists():
+            self._restore()
+        self._autocast = _use_bfloat16(config.precision, group.device)
+        self._forward: nn.Module = self.network
+        if group.count > 1:
+            ids = [group.device.index] if group.device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self.network, device_ids=ids)
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Take one optimiser step; returns loss and Dice of every round."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = replace(batch, images=batch.images.to(self.group.device), masks=batch.masks.to(self.group.device))
+        truth = batch.masks[:, 0].bool().cpu().numpy()
+        logits: Tensor | None = None
+        values: dict[str, float] = {"learning_rate": learning_rate(config, self.step)}
+        for index in range(config.rounds):
+            if logits is not None:
+                batch = self._correct(batch, truth, logits, index)
+            logits = self._round(batch, logits, index, values)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        # A finite loss can have a gradient that is not; taken, such a step would poison the next checkpoint.
+        self._require_finite("norm of the gradient", norm.item())
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return values
+
+    def _round(self, batch: Batch, previous: Tensor | None, index: int, values: dict[str, float]) -> Tensor:
+        """Predict and differentiate one round; gradients do not flow into the previous one."""
+        config = self.config
+        encoded = batch.encode(previous).contiguous(memory_format=torch.channels_last)
+        last = index == config.rounds - 1
+        # Only the last round of a step exchanges gradients between processes.
+        quiet = self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) and not last else None
+        with quiet or contextlib.nullcontext():
+            with torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+                logits: Tensor = self._forward(encoded)
+            loss = segmentation_loss(logits, batch.masks, gamma=config.focal_gamma, focal_weight=config.focal_weight)
+            self._require_finite("loss", loss.item())
+            (loss / config.rounds).backward()
+        logits = logits.detach().float()
+        values[f"loss_{index + 1}"] = loss.item()
+        values[f"dice_{index + 1}"] = _mean_dice(logits > 0, batch.masks > 0.5)
+        return logits
+
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The {name} became {value} at step {self.step + 1}. The checkpoint of an earlier step is intact. "
+                "Train anew, in another folder, with a lower learning rate or gradient clip."
+            )
+
+    def _correct(self, batch: Batch, truth: np.ndarray[Any, Any], logits: Tensor, index: int) -> Batch:
+        """Let the user correct every sample; as its first prompts, these depend on the sample's number alone."""
+        predicted = (logits[:, 0] > 0).cpu().numpy()
+        share = len(batch.prompts)
+        first = self.step * self.config.batch_size + self.group.rank * share
+        prompts = [
+            simulate_corrections(
+                before,
+                mask,
+                prediction,
+                np.random.default_rng((self.config.seed, number, index)),
+                config=self.config.user,
+            )
+            for number, (before, mask, prediction) in enumerate(
+                zip(batch.prompts, truth, predicted, strict=True), start=first
+            )
+        ]
+        return replace(batch, prompts=prompts)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The decay grows with the steps, so that the random start is forgotten quickly.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            self.averaged[name].lerp_(value, 1.0 - decay)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "config": config_to_dict(self.config),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.path, state)
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.path)
+        check_same_run(state, self.config, self.path)
+        self.step = int(state["step"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged = {name: value.to(self.group.device) for name, value in state["averaged"].items()}
+
+
+class _Log:
+    """A CSV with one line for every report; continuing a run drops lines past its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        self._rows: list[dict[str, str]] = []
+        if path.exists() and step > 0:
+            # What was being written when a run was killed has no end of line.
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            self._rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
+        self._fresh = True
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        row = {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
+        if self._fresh:
+            with (
+                atomic_file(self._path, ".csv") as temporary,
+                temporary.open("w", newline="", encoding="utf-8") as file,
+            ):
+                writer = csv.DictWriter(file, fieldnames=list(row))
+                writer.writeheader()
+                writer.writerows([*self._rows, row])
+            self._fresh = False
+            return
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, fieldnames=list(row)).writerow(row)
+        except OSError as error:
+            raise FileFormatError(f"Cannot write the log {self._path}: {error.strerror}.") from error
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Give the learning rate of a step: linear warm-up, then a cosine down to the final rate."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
+
+
+def _loader(
+    sets: Sequence[SegmentationSet], config: TrainingConfig, group: Processes, step: int, workers: int
+) -> DataLoader[Any]:
+    """Load the batches that remain, this process's share of each."""
+    if workers < 0:
+        raise ConfigError(f"workers must be at least 0, got {workers}.")
+    if config.batch_size % group.count:
+        raise ConfigError(f"batch_size {config.batch_size} does not divide among {group.count} processes.")
+    share = config.batch_size // group.count
+    batches = [
+        list(range(first + group.rank * share, first + (group.rank + 1) * share))
+        for first in range(step * config.batch_size, config.steps * config.batch_size, config.batch_size)
+    ]
+    return DataLoader(
+        SampleDataset(sets, config),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_calm_worker,
+        prefetch_factor=4 if workers else None,
+        # Samples have generators of their own; this one only keeps torch from drawing from the caller's.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _calm_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal; the one that trains finishes its step and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _mean_dice(prediction: Tensor, truth: Tensor) -> float:
+    overlap = (prediction & truth).flatten(1).sum(dim=1)
+    total = prediction.flatten(1).sum(dim=1) + truth.flatten(1).sum(dim=1)
+    return float((2.0 * overlap / total.clamp(min=1)).mean())
+
+
+def _use_bfloat16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return has_bfloat16_units()

@@ -1,0 +1,174 @@
+"""Training samples: an augmented image, its mask, and the first round of prompts.
+
+Sample number i of a run depends on the run's seed and on i alone. A run can therefore be resumed, or spread over
+processes, without replaying what came before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from scribblesegment.exceptions import DatasetError
+from scribblesegment.models.encoding import encode_prompts
+from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.prompts import Prompts
+from scribblesegment.simulation.fields import FloatArray
+from scribblesegment.simulation.rounds import simulate_first_round
+from scribblesegment.training.augmentation import change_intensities, halve, is_inside, random_coordinates, resample
+from scribblesegment.training.config import TrainingConfig
+from scribblesegment.training.datasets import HierarchicalSampler, Sample, SegmentationSet
+from scribblesegment.training.synthesis import UnsignedArray, pick_superpixel, superpixels
+
+BoolArray = NDArray[np.bool_]
+
+# Augmentations tried on one structure before another is drawn: an augmentation may move a small structure out of sight.
+_ATTEMPTS = 6
+
+# Structures drawn for one sample before the corpus or the configuration is found unusable.
+_MAX_DRAWS = 200
+
+# Reading every second source pixel or fewer would alias: beyond this step a halved copy is read.
+_HALVE_ABOVE = 1.5
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One sample on the network's grid: image float32 (size, size) in [0, 1], mask bool (size, size), prompts."""
+
+    image: FloatArray
+    mask: BoolArray
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples together.
+
+    Attributes:
+        images: (B, 1, H, W) in [0, 1].
+        masks: (B, 1, H, W), 0 or 1.
+        prompts: One for each image.
+    """
+
+    images: Tensor
+    masks: Tensor
+    prompts: list[Prompts]
+
+    def encode(self, previous_logits: Tensor | None) -> Tensor:
+        """Build the network's input, (B, 5, H, W) on the images' device.
+
+        Args:
+            previous_logits: (B, 1, H, W), or None before the first prediction.
+        """
+        device = self.images.device
+        scribbles = torch.from_numpy(np.stack([prompts.scribbles for prompts in self.prompts])).to(device)
+        return encode_prompts(
+            self.images,
+            scribbles=scribbles,
+            point_coords=[torch.from_numpy(np.array(prompts.point_coords)).to(device) for prompts in self.prompts],
+            point_labels=[torch.from_numpy(np.array(prompts.point_labels)).to(device) for prompts in self.prompts],
+            boxes=[torch.from_numpy(np.array(prompts.boxes)) for prompts in self.prompts],
+            mask_input=previous_logits,
+        )
+
+
+def collate(samples: Sequence[TrainingSample]) -> Batch:
+    """Stack samples into a batch."""
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))[:, None]
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples]).astype(np.float32))[:, None]
+    return Batch(images, masks, [sample.prompts for sample in samples])
+
+
+class SampleDataset(Dataset[TrainingSample]):
+    """All samples of a run, numbered; building one is independent of the others."""
+
+    def __init__(self, sets: Sequence[SegmentationSet], config: TrainingConfig) -> None:
+        """Index the corpus.
+
+        Raises:
+            DatasetError: If a set has no usable structure.
+        """
+        self._sets = sets
+        self._config = config
+        fraction = config.data.min_area / config.size**2
+        self._sampler = HierarchicalSampler(sets, min_fraction=fraction)
+        self._superpixels: dict[tuple[int, int, int], UnsignedArray] = {}
+
+    def __len__(self) -> int:
+        """Give the number of samples of the whole run."""
+        return self._config.steps * self._config.batch_size
+
+    def __getitem__(self, index: int) -> TrainingSample:
+        """Build sample `index`.
+
+        Raises:
+            DatasetError: If no drawn structure can be seen on the network's grid.
+        """
+        rng = np.random.default_rng((self._config.seed, index))
+        image, mask = self._draw(rng)
+        return TrainingSample(image, mask, simulate_first_round(mask, rng, config=self._config.user))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
+        """Draw structures and augmentations until one shows enough of its structure."""
+        data = self._config.data
+        for _ in range(_MAX_DRAWS):
+            sample = self._sampler.draw(rng)
+            source = self._sets[sample.set_index].images[sample.image_index]
+            image = IntensityRange.estimate(source).normalize(source)
+            mask = self._synthetic_mask(sample, image, rng) if rng.random() < data.synthetic_p else None
+            if mask is None:
+                mask = self._real_mask(sample, rng)
+            for _ in range(_ATTEMPTS):
+                moved, moved_mask, inside = self._move(image, mask, rng)
+                if data.min_area <= moved_mask.sum() < moved_mask.size:
+                    # The padding of a real slice is exactly zero, whatever its contrast: keep it so.
+                    return change_intensities(moved, rng, data.augmentation) * inside, moved_mask
+        raise DatasetError(
+            f"None of {_MAX_DRAWS} drawn structures covers at least {data.min_area} pixels, and not everything, of a "
+            f"{self._config.size} x {self._config.size} grid. Lower data.min_area, or leave out sets whose structures "
+            "fill the image."
+        )
+
+    def _move(
+        self, image: FloatArray, mask: BoolArray, rng: np.random.Generator
+    ) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Bring image and mask to the grid by one random map; also tell which grid pixels lie inside the image."""
+        side = image.shape[0]
+        rows, columns = random_coordinates(side, self._config.size, rng, self._config.data.augmentation)
+        inside = is_inside(side, rows, columns)
+        pixels_apart = float(np.hypot(rows[-1, 0] - rows[0, 0], columns[-1, 0] - columns[0, 0])) / (len(rows) - 1)
+        halvings = max(0, math.ceil(math.log2(pixels_apart / _HALVE_ABOVE)))
+        of_mask = 0 if len(mask) == side else 1  # superpixels come on the half-size grid
+        moved = resample(halve(image, halvings), rows, columns, halvings=halvings)
+        moved_mask = resample(halve(mask, halvings - of_mask), rows, columns, halvings=max(halvings, of_mask))
+        return moved * inside, (moved_mask > 0.5) & inside, inside
+
+    def _real_mask(self, sample: Sample, rng: np.random.Generator) -> BoolArray:
+        labels = self._sets[sample.set_index].labels[sample.image_index]
+        others = [label for label in self._sampler.labels_of(sample) if label != sample.label]
+        if others and rng.random() < self._config.data.union_p:
+            extra = rng.permutation(others)[: int(rng.integers(1, len(others) + 1))]
+            return np.isin(labels, [sample.label, *extra])
+        return np.asarray(labels == sample.label, dtype=np.bool_)
+
+    def _synthetic_mask(self, sample: Sample, image: FloatArray, rng: np.random.Generator) -> BoolArray | None:
+        """Pick a superpixel; the mask has half the image's side, which is where superpixels are computed."""
+        data = self._config.data
+        variant = int(rng.integers(data.superpixel_variants))
+        key = (sample.set_index, sample.image_index, variant)
+        if key not in self._superpixels:
+            # A generator of its own: the map must not depend on which sample asks for it first.
+            own_rng = np.random.default_rng((self._config.seed, *key))
+            self._superpixels[key] = superpixels(halve(image), own_rng.uniform(*data.superpixel_scale))
+        partition = self._superpixels[key]
+        # The area is set on the network's grid, which may be finer or coarser than the partition.
+        min_area = math.ceil(data.min_area * partition.size / self._config.size**2)
+        return pick_superpixel(partition, rng, min_area=min_area, area_power=data.superpixel_area_power)

@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import csv
+import errno
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scribblesegment.exceptions import (
+    ConfigError,
+    DatasetError,
+    FileFormatError,
+    TrainingError,
+    WeightsError,
+)
+from scribblesegment.models.factory import build_network
+from scribblesegment.training import loop
+from scribblesegment.training.checkpoint import load_checkpoint
+from scribblesegment.training.config import NetworkConfig, TrainingConfig
+from scribblesegment.training.loop import learning_rate, train
+from scribblesegment.training.losses import segmentation_loss
+
+
+class KilledError(Exception):
+    """Stands for what ends a process between two lines of code."""
+
+
+def read_log(folder: Path) -> list[dict[str, str]]:
+    """Rows of the log without the speed, which is not the same in any two runs."""
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        return [{name: row[name] for name in row if name != "samples_per_second"} for row in csv.DictReader(file)]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit-identical parameters, averages and optimiser, and the same log."""
+    one, other = load_checkpoint(first / "checkpoint.pt"), load_checkpoint(second / "checkpoint.pt")
+    assert one["step"] == other["step"]
+    for part in ("network", "averaged", "optimizer"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    assert read_log(first) == read_log(second)
+
+
+def is_finite(state: dict[str, Any]) -> bool:
+    return all(value.isfinite().all() for part in ("network", "averaged") for value in state[part].values())
+
+
+@pytest.fixture(scope="module")
+def once(discs, tiny, tmp_path_factory) -> Path:
+    """The run of six steps, at once; not to be written to."""
+    return train([discs], tiny, tmp_path_factory.mktemp("once"), device="cpu", workers=0).parent
+
+
+def test_a_run_leaves_a_checkpoint_and_a_log(once, tiny):
+    state = load_checkpoint(once / "checkpoint.pt")
+    assert state["step"] == 6
+    assert is_finite(state)
+    log = read_log(once)
+    assert [int(row["step"]) for row in log] == [1, 2, 3, 4, 5, 6]
+    assert list(log[0]) == ["step", "learning_rate", "loss_1", "dice_1", "loss_2", "dice_2"]
+    assert sorted(path.name for path in once.iterdir()) == ["checkpoint.pt", "log.csv"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_run_continues_as_if_nothing_had_happened(discs, tiny, tmp_path, once, workers):
+    def kill(step: int, values: dict[str, float]) -> None:
+        if step == 5:
+            raise KilledError
+
+    folder = tmp_path / "resumed"
+    with pytest.raises(KilledError):
+        train([discs], tiny, folder, device="cpu", workers=workers, report=kill)
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 3
+    assert len(read_log(folder)) == 5  # past the checkpoint; these lines must not stay
+    steps: list[int] = []
+    train([discs], tiny, folder, device="cpu", workers=workers, report=lambda step, values: steps.append(step))
+    assert steps == [4, 5, 6]
+    assert_same_run(folder, once)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(discs, tiny, tmp_path, once, workers):
+    train([discs], tiny, tmp_path / "other", device="cpu", workers=workers)
+    assert_same_run(tmp_path / "other", once)
+
+
+def test_a_cancelled_run_is_saved_where_it_stopped_and_continues(discs, tiny, tmp_path, once):
+    folder, asked = tmp_path / "cancelled", iter([False, True])
+    train([discs], tiny, folder, device="cpu", workers=1, cancelled=lambda: next(asked))
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 2
+    train([discs], tiny, folder, device="cpu", workers=1, cancelled=lambda: False)
+    assert_same_run(folder, once)
+
+
+def test_a_finished_run_is_left_alone(discs, tiny, once):
+    before = {path.name: path.read_bytes() for path in once.iterdir()}
+    steps: list[int] = []
+    train([discs], tiny, once, device="cpu", workers=0, report=lambda step, values: steps.append(step))
+    assert steps == []
+    assert {path.name: path.read_bytes() for path in once.iterdir()} == before
+
+
+def test_half_a_line_of_the_log_does_not_stop_a_run_from_continuing(discs, tiny, tmp_path, once):
+    folder = tmp_path / "resumed"
+    asked = iter([False, False, True])
+    train([discs], tiny, folder, device="cpu", workers=0, cancelled=lambda: next(asked))
+    with (folder / "log.csv").open("a", encoding="utf-8") as file:
+        file.write("4,0.00")
+    train([discs], tiny, folder, device="cpu", workers=0)
+    assert_same_run(folder, once)
+
+
+def test_continuing_with_another_configuration_names_the_field(discs, tiny, once):
+    data = replace(tiny.data, augmentation=replace(tiny.data.augmentation, flip_p=0.25))
+    before = (once / "checkpoint.pt").read_bytes()
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.flip_p: 0\.5 -> 0\.25\. Use the same"):
+        train([discs], replace(tiny, data=data), once, device="cpu", workers=0)
+    assert (once / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_may_be_watched_more_closely_when_it_is_continued(discs, tiny, tmp_path):
+    asked = iter([False, True])
+    folder = tmp_path / "run"
+    train([discs], replace(tiny, log_every=5), folder, device="cpu", workers=0, cancelled=lambda: next(asked))
+    train([discs], replace(tiny, checkpoint_every=1), folder, device="cpu", workers=0)
+    assert [int(row["step"]) for row in read_log(folder)] == [3, 4, 5, 6]
+
+
+def poisoned(step: int, poison: Any):
+    """A loss that goes wrong in the first round of one step (the tiny run has two rounds a step)."""
+    calls = 0
+
+    def loss(logits, target, **options):
+        nonlocal calls
+        calls += 1
+        good = segmentation_loss(logits, target, **options)
+        return good + poison(logits) if calls == 2 * step - 1 else good
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        (lambda logits: math.nan, "The loss became nan at step 3"),
+        (lambda logits: math.inf, "The loss became inf at step 3"),
+        # Zero, with a derivative that is not finite.
+        (lambda logits: torch.sqrt(0.0 * logits.sum()), "The norm of the gradient became nan at step 3"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_before_it_is_learnt(discs, tiny, tmp_path, monkeypatch, poison, message):
+    monkeypatch.setattr(loop, "segmentation_loss", poisoned(3, poison))
+    config = replace(tiny, checkpoint_every=1)
+    with pytest.raises(TrainingError, match=rf"{message}\. The checkpoint of an earlier step is intact"):
+        train([discs], config, tmp_path, device="cpu", workers=0)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state["step"] == 2
+    assert is_finite(state)
+
+
+def test_an_absurd_learning_rate_is_told(discs, tiny, tmp_path):
+    config = replace(tiny, learning_rate=1e30, final_learning_rate=1e30, gradient_clip=1e30, checkpoint_every=1)
+    with pytest.raises(TrainingError, match="Train anew, in another folder, with a lower learning rate"):
+        train([discs], config, tmp_path, device="cpu", workers=0)
+    assert is_finite(load_checkpoint(tmp_path / "checkpoint.pt"))
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(discs, tiny, tmp_path, monkeypatch):
+    save, calls = torch.save, []
+
+    def full_at_the_second(state, path):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full_at_the_second)
+    with pytest.raises(WeightsError, match=r"not written: .*No space left on device"):
+        train([discs], tiny, tmp_path, device="cpu", workers=0)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv"]
+
+
+def test_a_folder_that_cannot_be_made_is_told(discs, tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileFormatError, match="Cannot make the folder"):
+        train([discs], tiny, tmp_path / "file" / "run", device="cpu", workers=0)
+
+
+def test_a_log_that_cannot_be_written_is_told(discs, tiny, tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(FileFormatError, match=r"log\.csv"):
+        train([discs], tiny, tmp_path, device="cpu", workers=0)
+
+
+def test_a_damaged_checkpoint_is_not_overwritten(discs, tiny, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt"):
+        train([discs], tiny, tmp_path, device="cpu", workers=0)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"damaged"
+
+
+def test_bad_arguments_are_refused(discs, tiny, tmp_path):
+    with pytest.raises(ConfigError, match="workers must be at least 0, got -1"):
+        train([discs], tiny, tmp_path, device="cpu", workers=-1)
+    with pytest.raises(ConfigError, match="Unknown network 'resnet'"):
+        train([discs], replace(tiny, network=NetworkConfig("resnet")), tmp_path, device="cpu", workers=0)
+
+
+def test_an_error_in_a_worker_is_still_a_dataset_error(discs, tiny, plain, tmp_path):
+    full = replace(discs, labels=np.ones_like(discs.labels))
+    config = replace(tiny, data=replace(tiny.data, synthetic_p=0.0, augmentation=plain))
+    with pytest.raises(DatasetError, match="drawn structures covers"):
+        train([full], config, tmp_path, device="cpu", workers=1)
+
+
+def test_the_network_learns(discs, tiny, plain, tmp_path):
+    data = replace(tiny.data, augmentation=plain, synthetic_p=0.0)
+    config = replace(tiny, steps=30, learning_rate=0.03, final_learning_rate=0.01, data=data)
+    config = replace(config, network=NetworkConfig(options={"features": (8, 8, 8)}))
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    losses = [float(row["loss_2"]) for row in read_log(tmp_path)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_the_prediction_is_fed_back_and_corrected(discs, tiny, tmp_path, monkeypatch):
+    inputs: list[tuple[Any, int]] = []
+    encode = loop.Batch.encode
+
+    def spy(batch, previous):
+        inputs.append(
+            (previous, sum(int(prompts.scribbles.any()) + len(prompts.point_coords) for prompts in batch.prompts))
+        )
+        return encode(batch, previous)
+
+    monkeypatch.setattr(loop.Batch, "encode", spy)
+    train([discs], replace(tiny, steps=1, rounds=3), tmp_path, device="cpu", workers=0)
+    assert inputs[0][0] is None
+    for previous, _ in inputs[1:]:
+        assert previous.shape == (4, 1, 32, 32)
+        assert not previous.requires_grad
+    assert not torch.equal(inputs[1][0], inputs[2][0])
+    assert inputs[0][1] < inputs[2][1]
+
+
+def test_the_rounds_are_averaged_in_the_gradient(discs, tiny, tmp_path, monkeypatch):
+    """Equation 1: the first step's gradient is that of the mean of the rounds' losses."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(
+        loop, "segmentation_loss", lambda logits, target, **_: seen.append((logits, target)) or logits.mean()
+    )
+    config = replace(tiny, steps=1, rounds=4, gradient_clip=1e9, batch_size=1)
+    gradients: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, limit):
+        parameters = list(parameters)
+        gradients.append(float(parameters[-1].grad))  # bias of the last layer: moves every logit by one
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    assert len(seen) == 4
+    assert gradients == [pytest.approx(1.0, rel=1e-5)]
+
+
+def test_bfloat16_trains_on_a_processor(discs, tiny, tmp_path, once):
+    config = replace(tiny, steps=2, precision="bfloat16")
+    train([discs], config, tmp_path / "half", device="cpu", workers=0)
+    state = load_checkpoint(tmp_path / "half" / "checkpoint.pt")
+    assert is_finite(state)
+    assert {value.dtype for value in state["network"].values()} == {torch.float32}
+    rows = read_log(tmp_path / "half")
+    assert all(math.isfinite(float(row[name])) for row in rows for name in ("loss_1", "loss_2"))
+    full = float(read_log(once)[0]["loss_1"])
+    assert float(rows[0]["loss_1"]) == pytest.approx(full, rel=0.02)
+    assert rows[0]["loss_1"] != read_log(once)[0]["loss_1"]
+
+
+@pytest.mark.parametrize(("has_units", "same_as"), [(False, "float32"), (True, "bfloat16")])
+def test_auto_takes_bfloat16_only_where_the_processor_has_units(discs, tiny, tmp_path, monkeypatch, has_units, same_as):
+    monkeypatch.setattr(loop, "has_bfloat16_units", lambda: has_units)
+    short = replace(tiny, steps=2)
+    train([discs], replace(short, precision="auto"), tmp_path / "auto", device="cpu", workers=0)
+    train([discs], replace(short, precision=same_as), tmp_path / "named", device="cpu", workers=0)
+    assert_same_run(tmp_path / "auto", tmp_path / "named")
+
+
+def test_the_learning_rate_warms_up_and_falls_by_a_cosine():
+    config = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.1)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 4) == pytest.approx(0.5)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.55)
+    assert learning_rate(config, 110) == pytest.approx(0.1)
+    rates = [learning_rate(config, step) for step in range(10, 111)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_constant_learning_rate():
+    config = TrainingConfig()
+    assert {learning_rate(config, step) for step in (0, 1, 50_000, 99_999)} == {1e-4}
+
+
+def test_averages_start_at_the_first_parameters_and_follow(discs, tiny, tmp_path):
+    config = replace(tiny, steps=1, ema_decay=0.9)
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    torch.default_generator.manual_seed(config.seed)
+    start = build_network(config.network.name, config.network.options).state_dict()
+    for name, value in state["averaged"].items():
+        # The decay of step 1 is limited to (1 + 1) / (10 + 1).
+        torch.testing.assert_close(value, start[name] * 2 / 11 + state["network"][name] * 9 / 11, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(start[name], value) for name, value in state["network"].items())
+
+
+def test_without_averaging_the_last_parameters_are_kept(discs, tiny, tmp_path):
+    train([discs], replace(tiny, ema_decay=0.0), tmp_path, device="cpu", workers=0)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    torch.testing.assert_close(state["averaged"], state["network"], rtol=0, atol=0)
+
+
+def test_the_seed_decides_the_parameters_and_the_caller_s_random_numbers_do_not(discs, tiny, tmp_path, once):
+    torch.manual_seed(77)
+    expected = torch.rand(3)
+    torch.manual_seed(77)
+    train([discs], tiny, tmp_path / "again", device="cpu", workers=0)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+    assert_same_run(tmp_path / "again", once)
+    train([discs], replace(tiny, seed=4), tmp_path / "other", device="cpu", workers=0)
+    assert read_log(tmp_path / "other") != read_log(once)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_training_runs_on_a_gpu_and_continues_on_a_processor(discs, tiny, tmp_path, precision):
+    config = replace(tiny, precision=precision)
+    asked = iter([False, True])
+    train([discs], config, tmp_path, device="cuda", workers=1, cancelled=lambda: next(asked))
+    assert is_finite(load_checkpoint(tmp_path / "checkpoint.pt"))
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
