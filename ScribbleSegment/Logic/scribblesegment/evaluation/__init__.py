@@ -1,0 +1,1 @@
+"""Measurements: metrics, the methods to compare with, protocols and reports."""
