@@ -13,8 +13,8 @@ from vtkmodules.vtkCommonDataModel import vtkImageData
 from scribblesegment import checks
 from scribblesegment.exceptions import ImageError, PromptError
 
-# The filter expects padding: outer voxels take labels but pass none on. So the slice gets a frame on all sides: a copy before and one behind it,
-# and its outer pixels once more around it. Without it a stroke along the image's edge would do nothing.
+# The filter expects padding: outer voxels take labels but pass none on. So the slice gets a frame on all sides: a copy
+# before and one behind it, and its outer pixels once more around it. Else a stroke along the edge would do nothing.
 _FRAME = 1
 
 # The filter adds up differences of intensity along a path; in whole numbers the sums are exact, and paths that are
