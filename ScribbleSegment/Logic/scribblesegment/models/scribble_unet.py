@@ -162,8 +162,8 @@ class ScribbleUNet(nn.Module):
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")
                 nn.init.zeros_(module.bias)
-        first = self.downs[0].conv[0]
-        if isinstance(first, nn.Conv2d) and self.config.in_channels == len(_CHANNEL_GAINS):
+        first = next(module for module in self.downs.modules() if isinstance(module, nn.Conv2d))
+        if self.config.in_channels == len(_CHANNEL_GAINS):
             with torch.no_grad():
                 first.weight[:, : len(_CHANNEL_GAINS)].mul_(torch.tensor(_CHANNEL_GAINS)[:, None, None])
 

@@ -147,6 +147,7 @@ class TrainingConfig:
         precision: "bfloat16", "float32", or "auto" (bfloat16 where the hardware has matrix units for it).
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between log lines.
+        initial_weights: Weights file that the run starts from (same network); empty for fresh parameters.
         network: The network.
         data: The samples.
         user: The simulated user.
@@ -167,6 +168,7 @@ class TrainingConfig:
     precision: str = "auto"
     checkpoint_every: int = 500
     log_every: int = 20
+    initial_weights: str = ""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     user: SimulatedUserConfig = field(default_factory=SimulatedUserConfig)

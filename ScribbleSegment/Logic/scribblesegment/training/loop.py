@@ -34,6 +34,7 @@ from scribblesegment.training.datasets import SegmentationSet
 from scribblesegment.training.distributed import Processes, processes
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.training.samples import Batch, SampleDataset, collate
+from scribblesegment.weights.checkpoints import load_network
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.csv"
@@ -110,7 +111,10 @@ class _Run:
         self.step = 0
         with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
             torch.default_generator.manual_seed(config.seed)
-            network = build_network(config.network.name, config.network.options).to(group.device)
+            network = build_network(config.network.name, config.network.options)
+        if config.initial_weights:
+            _start_from(network, config.initial_weights)
+        network.to(group.device)
         # The stubs of torch know this overload only for tensors.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
@@ -245,6 +249,15 @@ class _Log:
                 csv.DictWriter(file, fieldnames=list(row)).writerow(row)
         except OSError as error:
             raise FileFormatError(f"Cannot write the log {self._path}: {error.strerror}.") from error
+
+
+def _start_from(network: nn.Module, path: str) -> None:
+    """Take the parameters of a weights file; it must hold the same network."""
+    given = load_network(path)[0].state_dict()
+    wanted = network.state_dict()
+    if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
+    network.load_state_dict(given)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -20,7 +20,7 @@ from scribblesegment.exceptions import (
 )
 from scribblesegment.models.factory import build_network
 from scribblesegment.training import loop
-from scribblesegment.training.checkpoint import load_checkpoint
+from scribblesegment.training.checkpoint import export_network, load_checkpoint
 from scribblesegment.training.config import NetworkConfig, TrainingConfig
 from scribblesegment.training.loop import learning_rate, train
 from scribblesegment.training.losses import segmentation_loss
@@ -345,3 +345,20 @@ def test_training_runs_on_a_gpu_and_continues_on_a_processor(discs, tiny, tmp_pa
     assert is_finite(load_checkpoint(tmp_path / "checkpoint.pt"))
     train([discs], config, tmp_path, device="cpu", workers=0)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
+
+
+def test_a_run_can_start_from_given_weights(once, discs, tiny, tmp_path):
+    weights = tmp_path / "first.safetensors"
+    export_network(once / "checkpoint.pt", weights)
+    config = replace(tiny, steps=1, learning_rate=1e-12, final_learning_rate=1e-12, initial_weights=str(weights))
+    state = load_checkpoint(train([discs], config, tmp_path / "second", device="cpu", workers=0))
+    given = load_checkpoint(once / "checkpoint.pt")["averaged"]
+    torch.testing.assert_close(state["network"], given, rtol=2e-3, atol=1e-4)  # half precision in between
+
+
+def test_weights_of_another_network_are_refused(once, discs, tiny, tmp_path):
+    weights = tmp_path / "first.safetensors"
+    export_network(once / "checkpoint.pt", weights)
+    config = replace(tiny, network=NetworkConfig(options={"features": (5, 8)}), initial_weights=str(weights))
+    with pytest.raises(ConfigError, match="another network"):
+        train([discs], config, tmp_path / "second", device="cpu", workers=0)
