@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from scribblesegment import checks
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
@@ -228,9 +229,8 @@ class SliceGrid:
         """
         values = self._checked(logits, (self.size, self.size), "logits on the grid")
         rows, columns = self.content
-        content = _float32(values[..., rows, columns])
-        resampled = separable_product(self._axes[0].from_grid_matrix, content, self._axes[1].from_grid_matrix)
-        return _finite(resampled, "logits")
+        content = _finite(_float32(values[..., rows, columns]), "logits")
+        return separable_product(self._axes[0].from_grid_matrix, content, self._axes[1].from_grid_matrix)
 
     def scribbles_to_grid(self, scribbles: npt.ArrayLike) -> FloatArray:
         """Transfers scribbles (or any mask) to the grid, keeping every stroke and its full strength.
@@ -302,9 +302,9 @@ class SliceGrid:
             a.centre for a in self._axes
         ]
 
-    def _resampled_to_grid(self, array: npt.ArrayLike, what: str, rows: FloatArray, columns: FloatArray) -> FloatArray:
-        values = _float32(self._checked(array, self.shape, what))
-        return self._padded(_finite(separable_product(rows, values, columns), what))
+    def _resampled_to_grid(self, array: npt.ArrayLike, what: str, rows: csr_array, columns: csr_array) -> FloatArray:
+        values = _finite(_float32(self._checked(array, self.shape, what)), what)
+        return self._padded(separable_product(rows, values, columns))
 
     def _padded(self, content: npt.NDArray[Any]) -> FloatArray:
         grid = np.zeros((*content.shape[:-2], self.size, self.size), np.float32)
@@ -324,13 +324,12 @@ class SliceGrid:
 
 
 def _float32(values: npt.NDArray[Any]) -> FloatArray:
-    # Contiguous, because matrix products of strided views (a sagittal slice) leave the fast path.
+    # Contiguous, because products with strided views (a sagittal slice) leave the fast path.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values).astype(np.float32, copy=False)
 
 
 def _finite(values: FloatArray, what: str) -> FloatArray:
-    # Checked on the small result: a NaN or inf anywhere in the input reaches it.
     if not np.isfinite(values).all():
         raise ImageError(
             f"The {what} has NaN, infinite or huge values (beyond float32): "
