@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_mistakes_are_told_in_one_line(train_arguments, tmp_path):
 
 def start_and_wait_for_log(arguments: list[str], folder: Path, *, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPTS / "train.py"), *arguments, "--workers", str(workers)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 300
     while not (folder / "log.csv").exists():
         if process.poll() is not None or time.monotonic() > deadline:
