@@ -177,9 +177,9 @@ class Predictor:
         inside = window.grid.logits_from_grid(grid_logits)
         logits = inside if region is None else _paste(inside, window.region, prompts)
         mask = logits > 0.0
-        before = np.zeros_like(mask) if self._previous_mask is None else self._previous_mask
+        changed = changed_bbox(self._previous_mask, mask)
         self._previous_mask = mask
-        return Prediction(logits, grid_logits, changed_bbox(before, mask))
+        return Prediction(logits, grid_logits, changed)
 
     def predict_torch(
         self,
