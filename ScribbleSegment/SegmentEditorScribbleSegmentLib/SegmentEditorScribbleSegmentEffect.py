@@ -1,0 +1,353 @@
+"""The effect *Scribble Segment*: Slicer's events in, calls to the controller out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import qt
+import vtk
+from ScribbleSegmentLib.EffectName import EFFECT_NAME
+from ScribbleSegmentLib.SharedInference import sharedInference
+from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
+from slicer.i18n import tr as _
+
+from scribblesegment import ScribbleSegmentError
+from scribblesegment.gesture_recorder import GestureRecorder, RecordedGesture
+from scribblesegment.mrml.controller import ScribbleController
+from scribblesegment.mrml.geometry import xy_to_world
+
+from .OptionsPanel import OptionsPanel, setDefaults
+from .ResultTimer import ResultTimer
+from .SceneObserver import SceneObserver
+from .SliceViews import SliceViews
+
+_ICON_FILE = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "SegmentEditorScribbleSegment.svg"
+_BRUSH_STEP = 1.2
+
+
+class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
+    """Segments the shown slice from strokes, clicks and boxes, with a neural network.
+
+    Slicer makes one for the list of effects and a clone for every Segment Editor. Only while it is active does it have
+    actors in views, observers, or a running timer.
+    """
+
+    sourceFile = Path(__file__).as_posix()
+
+    def __init__(self, scriptedEffect):
+        scriptedEffect.name = EFFECT_NAME  # not translated: modules find effects by name
+        scriptedEffect.title = _("Scribble Segment")
+        scriptedEffect.perSegment = True
+        scriptedEffect.requireSegments = True
+        AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
+        self.options = None
+        self.controller = None
+        self.recorder = GestureRecorder()
+        self.views = None
+        self.timer = None
+        self.observer = None
+        self._statusIsProblem = False
+
+    # What Slicer calls ------------------------------------------------------------------------------------------
+
+    def clone(self):
+        """Give a new effect of this class to another Segment Editor."""
+        import qSlicerSegmentationsEditorEffectsPythonQt as effects
+
+        clonedEffect = effects.qSlicerSegmentEditorScriptedEffect(None)
+        clonedEffect.setPythonSource(self.sourceFile)
+        return clonedEffect
+
+    def icon(self):
+        """Give the icon of the effect's button."""
+        return qt.QIcon(str(_ICON_FILE))
+
+    def helpText(self):
+        """Give the text shown above the options."""
+        return (
+            "<html>"
+            + _("Paint a stroke on the structure: the slice is segmented.")
+            + "<ul style='margin: 0'>"
+            + _("<li><b>Left button, drag:</b> stroke on the structure; with <b>Ctrl</b> on the background.")
+            + _("<li><b>Left button, press:</b> click prompt.")
+            + _("<li><b>X:</b> swap structure and background.")
+            + _("<li><b>Shift + wheel:</b> size of the brush.")
+            + _("<li><b>Enter:</b> accept a preview.")
+            + "</ul></html>"
+        )
+
+    def setupOptionsFrame(self):
+        """Build the options."""
+        self.options = OptionsPanel(self.scriptedEffect, onResultOption=self.onResultOption, onAction=self.onAction)
+        self.scriptedEffect.addOptionsWidget(self.options.widget)
+
+    def setMRMLDefaults(self):
+        """Give the parameters their first values."""
+        setDefaults(self.scriptedEffect)
+
+    def createCursor(self, widget):
+        """Show a plain cross; the brush is drawn around it."""
+        return qt.QCursor(qt.Qt.CrossCursor)
+
+    def activate(self):
+        """Get ready: load the network in the background, show what was drawn."""
+        inference = sharedInference()
+        self.controller = ScribbleController(
+            inference, save_state=self.scriptedEffect.saveStateForUndo, options=self.options.controllerOptions
+        )
+        self.views = SliceViews(self.scriptedEffect, self.controller, self.options)
+        self.timer = ResultTimer(inference, self.onTimer)
+        self.observer = SceneObserver(
+            self.scriptedEffect.parameterSetNode(), onChanged=self.onSceneChanged, onClosing=self.onSceneClosing
+        )
+        inference.prepare()
+        self.timer.start()
+        self.refresh()
+
+    def deactivate(self):
+        """Leave nothing behind; what was drawn stays with its segment."""
+        self.recorder.cancel()
+        if self.timer is not None:
+            self.timer.stop()
+        if self.observer is not None:
+            self.observer.stop()
+        if self.views is not None:
+            self.views.remove()
+        if self.controller is not None:
+            self.controller.forget()
+            sharedInference().rest()
+        self.controller = self.views = self.timer = self.observer = None
+
+    def cleanup(self):
+        """Let go of everything when the editor is destroyed, also while active."""
+        self.deactivate()
+
+    def updateGUIFromMRML(self):
+        """Show the parameters, and use them."""
+        if self.options is None:
+            return
+        self.options.update()
+        if self.controller is not None:
+            self.controller.options = self.options.controllerOptions
+            self.views.refreshAll()
+
+    def updateMRMLFromGUI(self):
+        """Nothing to do: every widget writes its parameter when it is changed."""
+
+    def sourceVolumeNodeChanged(self):
+        """Take the other image."""
+        self.refresh()
+
+    def referenceGeometryChanged(self):
+        """Take the other voxels."""
+        self.refresh()
+
+    def layoutChanged(self):
+        """Draw in the views that there are now."""
+        if self.views is not None:
+            self.views.remove()
+            self.views.refreshAll()
+
+    def processViewNodeEvents(self, callerViewNode, eventId, viewWidget):
+        """Move what is drawn along with the view."""
+        if self.views is not None and viewWidget.className() == "qMRMLSliceWidget":
+            self.views.refresh(viewWidget)
+
+    def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
+        """Draw. Returns whether nobody else may have the event."""
+        if self.controller is None or viewWidget.className() != "qMRMLSliceWidget":
+            return False
+        handler = {
+            vtk.vtkCommand.LeftButtonPressEvent: self.onPress,
+            # The second press of a double click; it would enlarge the view.
+            vtk.vtkCommand.LeftButtonDoubleClickEvent: self.onPress,
+            vtk.vtkCommand.MouseMoveEvent: self.onMove,
+            vtk.vtkCommand.LeftButtonReleaseEvent: self.onRelease,
+            vtk.vtkCommand.MouseWheelForwardEvent: self.onWheelForward,
+            vtk.vtkCommand.MouseWheelBackwardEvent: self.onWheelBackward,
+            vtk.vtkCommand.KeyPressEvent: self.onKey,
+            vtk.vtkCommand.LeaveEvent: self.onLeave,
+        }.get(eventId)
+        return False if handler is None else handler(callerInteractor, viewWidget)
+
+    # Mouse and keys ---------------------------------------------------------------------------------------------
+
+    def onPress(self, interactor, viewWidget) -> bool:
+        """Begin a gesture."""
+        if interactor.GetShiftKey() or interactor.GetAltKey() or self.recorder.active:
+            return False
+        try:
+            self.controller.place(self.editorNode, self.sliceNode(viewWidget))
+        except ScribbleSegmentError as error:
+            self.showProblem(str(error))
+            return True
+        positive = self.options.positive != bool(interactor.GetControlKey())
+        xy = interactor.GetEventPosition()
+        self.recorder.press(xy, self.world(xy, viewWidget), positive=positive, box=self.options.box)
+        self.views.showCurrent(viewWidget, self.recorder, xy)
+        return True
+
+    def onMove(self, interactor, viewWidget) -> bool:
+        """Continue a gesture, and let the brush follow the mouse."""
+        xy = interactor.GetEventPosition()
+        if self.recorder.active and self.recorder.move(xy, self.world(xy, viewWidget)):
+            self.views.showCurrent(viewWidget, self.recorder, xy)
+        self.views.showBrush(viewWidget, xy, positive=self.options.positive != bool(interactor.GetControlKey()))
+        return self.recorder.active
+
+    def onRelease(self, interactor, viewWidget) -> bool:
+        """Finish a gesture."""
+        if not self.recorder.active:
+            return False
+        xy = interactor.GetEventPosition()
+        recorded = self.recorder.release(
+            xy, self.world(xy, viewWidget), brush_radius_pixels=self.views.brushRadiusPixels(viewWidget)
+        )
+        self.views.hideCurrent(viewWidget)
+        self.attempt(lambda: self.record(recorded, viewWidget))
+        return True
+
+    def onWheelForward(self, interactor, viewWidget) -> bool:
+        """Make the brush larger, with Shift."""
+        return self.scaleBrush(interactor, viewWidget, _BRUSH_STEP)
+
+    def onWheelBackward(self, interactor, viewWidget) -> bool:
+        """Make the brush smaller, with Shift."""
+        return self.scaleBrush(interactor, viewWidget, 1.0 / _BRUSH_STEP)
+
+    def onKey(self, interactor, viewWidget) -> bool:
+        """Swap polarity or accept."""
+        key = interactor.GetKeySym()
+        if key in ("x", "X"):
+            self.options.swapPolarity()
+            return True
+        if key in ("Return", "KP_Enter") and self.controller.preview is not None:
+            self.onAction("accept")
+            return True
+        return False
+
+    def onLeave(self, interactor, viewWidget) -> bool:
+        """Hide the brush outside of views."""
+        self.views.hideBrush(viewWidget)
+        return False
+
+    def scaleBrush(self, interactor, viewWidget, factor: float) -> bool:
+        """Change the brush's size when Shift is down."""
+        if not interactor.GetShiftKey():
+            return False
+        self.options.scaleBrush(factor)
+        self.views.showBrush(viewWidget, interactor.GetEventPosition(), positive=self.options.positive)
+        return True
+
+    # What happens then ------------------------------------------------------------------------------------------
+
+    def record(self, recorded: RecordedGesture, viewWidget):
+        """Hand a finished gesture over."""
+        sliceNode = self.sliceNode(viewWidget)
+        if recorded.kind == "box":
+            self.controller.drag_box(self.editorNode, sliceNode, *recorded.points)
+        elif recorded.kind == "click":
+            self.controller.click(self.editorNode, sliceNode, recorded.points[0], positive=recorded.positive)
+        else:
+            radiusMm = self.views.brushDiameterMm(viewWidget) / 2
+            self.controller.paint(self.editorNode, sliceNode, recorded.points, radiusMm, positive=recorded.positive)
+
+    def onAction(self, action: str):
+        """Carry out a button of the options."""
+        actions = {
+            "accept": lambda: self.controller.accept(),
+            "remove": lambda: self.onShownSlice(self.controller.remove_gesture, self.options.selectedPrompt),
+            "clearSlice": lambda: self.onShownSlice(self.controller.clear_slice),
+            "clearSegment": lambda: self.controller.clear_segment(self.editorNode),
+        }
+        if self.controller is not None:
+            self.attempt(actions[action])
+
+    def onShownSlice(self, method, *arguments):
+        """Call the controller for the slice view that was used last."""
+        viewWidget = self.views.lastUsed
+        if viewWidget is not None:
+            method(self.editorNode, self.sliceNode(viewWidget), *arguments)
+
+    def onResultOption(self, finished: bool):
+        """Make a changed threshold or clean-up count."""
+        if self.controller is None:
+            return
+        self.controller.options = self.options.controllerOptions
+        viewWidget = self.views.lastUsed
+        if viewWidget is not None:
+            self.attempt(
+                lambda: self.controller.reapply(self.editorNode, self.sliceNode(viewWidget), finished=finished)
+            )
+
+    def onTimer(self) -> bool:
+        """Take in results. Returns whether more are on their way."""
+        state = sharedInference().state
+        update = self.controller.poll()
+        if update.problem:
+            self.showProblem(update.problem)
+        if update.changed:
+            self.views.refreshAll()
+        if state.kind in ("failed", "loading") or not self._statusIsProblem:
+            self.showStatus(state.message, problem=state.kind == "failed")
+        return self.controller.busy or state.kind == "loading"
+
+    def onSceneChanged(self):
+        """Follow undo, redo, and edits by others."""
+        if self.controller is not None:
+            self.views.refreshAll()
+
+    def onSceneClosing(self):
+        """Drop what belongs to a scene that goes."""
+        self.recorder.cancel()
+        if self.controller is not None:
+            self.controller.forget()
+            self.views.hideAll()
+
+    def refresh(self):
+        """Read the editor's selections anew."""
+        if self.controller is None:
+            return
+
+        def getReady():
+            note = self.controller.target(self.editorNode).source.note
+            if note:
+                self.showStatus(note)
+
+        self.attempt(getReady)
+
+    def attempt(self, action):
+        """Do something that may not be possible; then the status area says why, and nothing is lost."""
+        try:
+            action()
+        except ScribbleSegmentError as error:
+            self.showProblem(str(error))
+            logging.debug("Scribble Segment: %s", error)
+        else:
+            self._statusIsProblem = False
+        self.timer.start()
+        self.views.refreshAll()
+
+    def showProblem(self, text: str):
+        """Say what is wrong and what to do."""
+        self.showStatus(text, problem=True)
+
+    def showStatus(self, text: str, *, problem: bool = False):
+        """Say something in the status area."""
+        self._statusIsProblem = problem
+        self.options.showStatus(text, problem=problem)
+
+    @property
+    def editorNode(self):
+        """The vtkMRMLSegmentEditorNode of the editor."""
+        return self.scriptedEffect.parameterSetNode()
+
+    @staticmethod
+    def sliceNode(viewWidget):
+        """Give the vtkMRMLSliceNode of a slice view."""
+        return viewWidget.mrmlSliceNode()
+
+    def world(self, xy, viewWidget):
+        """Give the world position under a pixel of a view, as three floats."""
+        return tuple(xy_to_world(self.sliceNode(viewWidget), xy).tolist())

@@ -1,0 +1,207 @@
+"""What the effect shows in slice views: brush, strokes, preview and probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scribblesegment import ScribbleSegmentError
+from scribblesegment.gesture_picture import (
+    BOX_COLOR,
+    NEGATIVE_COLOR,
+    POSITIVE_COLOR,
+    corners_mm,
+    finer,
+    gestures_picture,
+    mask_picture,
+    paint_line,
+    probability_picture,
+)
+from scribblesegment.mrml.geometry import transformed, world_to_mm, world_to_xy
+from scribblesegment.mrml.slice_overlay import SliceOverlay, circle, rectangle
+
+# Strokes are painted on a raster this much finer than the slice's pixels, so that their edges look smooth.
+_SUPERSAMPLING = 2
+
+
+class SliceViews:
+    """Draws over all slice views while the effect is active.
+
+    Attributes:
+        lastUsed: The qMRMLSliceWidget that was drawn in or shown last; buttons act on its slice.
+    """
+
+    def __init__(self, scriptedEffect, controller, options) -> None:
+        self._effect = scriptedEffect
+        self._controller = controller
+        self._options = options
+        self._overlays: dict = {}
+        self._current = None  # plane, raster, picture and number of points of the gesture being drawn
+        self.lastUsed = None
+
+    # The brush --------------------------------------------------------------------------------------------------
+
+    def brushDiameterMm(self, viewWidget) -> float:
+        """Give the brush's diameter in a view, in world millimetres."""
+        screenHeight = self._effect.renderWindow(viewWidget).GetScreenSize()[1]
+        return self._options.brushDiameterMm(self._mmPerPixel(viewWidget), screenHeight)
+
+    def brushRadiusPixels(self, viewWidget) -> float:
+        """Give the brush's radius in a view's pixels."""
+        return self.brushDiameterMm(viewWidget) / 2 / self._mmPerPixel(viewWidget)
+
+    def showBrush(self, viewWidget, xy, *, positive: bool) -> None:
+        """Draw the brush's outline around the mouse."""
+        overlay = self._overlay(viewWidget)
+        if self._options.box:
+            overlay.brush.hide()
+        else:
+            color = POSITIVE_COLOR if positive else NEGATIVE_COLOR
+            overlay.brush.show(circle(xy, max(self.brushRadiusPixels(viewWidget), 1.0)), color)
+        self._render(viewWidget)
+
+    def hideBrush(self, viewWidget) -> None:
+        """Take the brush's outline away."""
+        self._overlay(viewWidget).brush.hide()
+        self._render(viewWidget)
+
+    # The gesture being drawn ------------------------------------------------------------------------------------
+
+    def showCurrent(self, viewWidget, recorder, xy) -> None:
+        """Draw the gesture that is being made."""
+        self.lastUsed = viewWidget
+        overlay = self._overlay(viewWidget)
+        sliceNode = viewWidget.mrmlSliceNode()
+        if recorder.is_box:
+            first = world_to_xy(sliceNode, recorder.points[0])
+            overlay.box.show(rectangle(tuple(first), xy), BOX_COLOR)
+        else:
+            self._paintCurrent(overlay, viewWidget, recorder)
+        self._render(viewWidget)
+
+    def hideCurrent(self, viewWidget) -> None:
+        """Take the gesture that was being made away."""
+        overlay = self._overlay(viewWidget)
+        overlay.current.hide()
+        overlay.box.hide()
+        self._current = None
+        self._render(viewWidget)
+
+    def _paintCurrent(self, overlay, viewWidget, recorder) -> None:
+        target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
+        toMm = world_to_mm(target.segmentation_node)
+        points = transformed(toMm, np.array(recorder.points))
+        if self._current is None or self._current[2] > len(points):
+            raster = finer(plane, _SUPERSAMPLING)
+            self._current = (raster, np.zeros((*raster.shape, 4), np.uint8), 0)
+        raster, picture, done = self._current
+        scale = abs(np.linalg.det(toMm[:3, :3])) ** (1 / 3)
+        radiusMm = self.brushDiameterMm(viewWidget) / 2 * scale
+        color = POSITIVE_COLOR if recorder.positive else NEGATIVE_COLOR
+        paint_line(picture, raster, [tuple(point) for point in points[max(done - 1, 0) :].tolist()], radiusMm, color)
+        self._current = (raster, picture, len(points))
+        overlay.current.set_picture(picture)
+        self._lay(overlay.current, raster, viewWidget, target)
+
+    # What is there ----------------------------------------------------------------------------------------------
+
+    def refreshAll(self) -> None:
+        """Show the current state in all slice views."""
+        for viewWidget in self._sliceWidgets():
+            self.refresh(viewWidget)
+        self._options.showPreview(self._controller.preview is not None)
+
+    def refresh(self, viewWidget) -> None:
+        """Show the current state in one slice view."""
+        overlay = self._overlay(viewWidget)
+        try:
+            target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
+        except ScribbleSegmentError:
+            # The view shows no slice of the volume, or nothing is selected yet; the status area says so when drawing.
+            for texture in (overlay.strokes, overlay.preview, overlay.probability):
+                texture.hide()
+            self._render(viewWidget)
+            return
+        drawn = target.gestures.on(plane)
+        self._showStrokes(overlay, viewWidget, target, drawn)
+        self._showResult(overlay, viewWidget, target, plane, drawn)
+        if viewWidget is self.lastUsed or self.lastUsed is None:
+            self._options.showPrompts(() if drawn is None else drawn.gestures)
+        self._render(viewWidget)
+
+    def _showStrokes(self, overlay, viewWidget, target, drawn) -> None:
+        if drawn is None:
+            overlay.strokes.hide()
+            overlay.shown.pop("strokes", None)
+            return
+        raster = finer(drawn.plane, _SUPERSAMPLING)
+        if overlay.shown.get("strokes") != drawn.gestures:
+            overlay.shown["strokes"] = drawn.gestures
+            overlay.strokes.set_picture(gestures_picture(drawn.gestures, drawn.plane, supersampling=_SUPERSAMPLING))
+        self._lay(overlay.strokes, raster, viewWidget, target)
+
+    def _showResult(self, overlay, viewWidget, target, plane, drawn) -> None:
+        preview = self._controller.preview
+        if preview is not None and preview.is_for(target, plane):
+            mask = self._controller.mask_of(preview)
+            overlay.preview.set_picture(mask_picture(mask, target.segment.GetColor()))
+            self._lay(overlay.preview, preview.plane, viewWidget, target)
+        else:
+            overlay.preview.hide()
+        result = self._controller.result_for(target, drawn) if self._options.showProbability else None
+        if result is None:
+            overlay.probability.hide()
+            overlay.shown.pop("probability", None)
+            return
+        if overlay.shown.get("probability") is not result:
+            overlay.shown["probability"] = result
+            overlay.probability.set_picture(probability_picture(result.logits))
+        self._lay(overlay.probability, result.plane, viewWidget, target)
+
+    def hideAll(self) -> None:
+        """Show nothing, for a scene that is being closed."""
+        for viewWidget, overlay in self._overlays.items():
+            for actor in overlay.actors:
+                actor.VisibilityOff()
+            self._render(viewWidget)
+        self._current = None
+
+    def remove(self) -> None:
+        """Take everything out of all views."""
+        for viewWidget, overlay in self._overlays.items():
+            for actor in overlay.actors:
+                self._effect.removeActor2D(viewWidget, actor)
+            self._render(viewWidget)
+        self._overlays = {}
+        self._current = self.lastUsed = None
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _overlay(self, viewWidget) -> SliceOverlay:
+        if viewWidget not in self._overlays:
+            overlay = SliceOverlay()
+            for actor in overlay.actors:
+                self._effect.addActor2D(viewWidget, actor)
+            self._overlays[viewWidget] = overlay
+        return self._overlays[viewWidget]
+
+    def _sliceWidgets(self) -> list:
+        import slicer
+
+        layoutManager = slicer.app.layoutManager()
+        if layoutManager is None:  # Slicer runs without a window, or is about to quit
+            return []
+        widgets = [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
+        return [widget for widget in widgets if self._effect.segmentationDisplayableInView(widget.mrmlSliceNode())]
+
+    def _lay(self, texture, raster, viewWidget, target) -> None:
+        """Put a texture where its raster lies in a view."""
+        toWorld = np.linalg.inv(world_to_mm(target.segmentation_node))
+        texture.place(world_to_xy(viewWidget.mrmlSliceNode(), transformed(toWorld, corners_mm(raster))))
+
+    @staticmethod
+    def _mmPerPixel(viewWidget) -> float:
+        xyToSlice = viewWidget.mrmlSliceNode().GetXYToSlice()
+        return float(np.linalg.norm([xyToSlice.GetElement(row, 1) for row in range(3)]))
+
+    def _render(self, viewWidget) -> None:
+        self._effect.scheduleRender(viewWidget)

@@ -1,0 +1,309 @@
+"""Tests of scribblesegment.gestures: what was drawn, slice by slice, and its form as text."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scribblesegment import gestures as module
+from scribblesegment.exceptions import FileFormatError, PromptError
+from scribblesegment.gestures import Box, Click, SegmentGestures, SliceGestures, Stroke
+from scribblesegment.slice_plane import SlicePlane, VoxelGrid, plane_through
+
+relaxed = settings(deadline=None, max_examples=60)
+
+GRID = VoxelGrid((20, 30, 40), np.diag([0.7, 0.7, 2.5, 1.0]))
+STROKE = Stroke(((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), 2.5)
+CLICK = Click((7.0, 8.0, 9.0), positive=False)
+BOX = Box((0.0, 1.0, 2.0), (3.0, 4.0, 2.0))
+
+
+def axial(k: int) -> SlicePlane:
+    return plane_through(GRID, GRID.to_mm((k, 0, 0)), (0, 0, 1))
+
+
+def oblique(shift_mm: float = 0.0) -> SlicePlane:
+    return plane_through(GRID, GRID.to_mm((10, 15 + shift_mm / 0.7, 20)), (0, 1, 1))
+
+
+coordinates = st.floats(-1000, 1000)
+points = st.tuples(coordinates, coordinates, coordinates)
+gestures = st.one_of(
+    st.builds(Stroke, st.lists(points, min_size=1, max_size=8).map(tuple), st.floats(1e-6, 100), st.booleans()),
+    st.builds(Click, points, st.booleans()),
+    st.builds(Box, points, points),
+)
+planes = st.one_of(st.integers(0, 19).map(axial), st.sampled_from([0.0, 1.0, 5.0]).map(oblique))
+
+
+@st.composite
+def drawings(draw: st.DrawFn) -> SegmentGestures:
+    drawn = SegmentGestures()
+    for plane, gesture in draw(st.lists(st.tuples(planes, gestures), max_size=10)):
+        drawn = drawn.added(plane, gesture)
+    return drawn
+
+
+def content(drawn: SegmentGestures) -> list:
+    return [(slice_.plane.as_dict(), slice_.gestures) for slice_ in drawn.slices]
+
+
+# --- Gestures ---------------------------------------------------------------------------------------------------------
+
+
+def test_coordinates_are_kept_in_tenths_of_a_micrometre_as_plain_numbers():
+    stroke = Stroke(np.array([[1.00004, -0.00001, 3.12346]]), np.float32(0.1), np.bool_(True))
+    assert stroke.points_mm == ((1.0, 0.0, 3.1235),)
+    assert str(stroke.points_mm) == "((1.0, 0.0, 3.1235),)"
+    assert stroke.radius_mm == 0.1
+    assert stroke.positive is True
+    assert Click([1, 2, 3]).point_mm == (1.0, 2.0, 3.0)
+
+
+@relaxed
+@given(gestures)
+def test_a_gesture_made_of_a_gestures_numbers_is_equal_to_it(gesture):
+    assert type(gesture)(**{name: getattr(gesture, name) for name in gesture.__dataclass_fields__}) == gesture
+
+
+def test_the_finest_brush_does_not_vanish_by_rounding():
+    assert Stroke(((0, 0, 0),), 1e-9).radius_mm == 1e-4
+
+
+@pytest.mark.parametrize(
+    "points_mm",
+    [(), ((1, 2),), (1, 2, 3), ((1, 2, 3), (1, 2)), ((1, 2, float("nan")),), ((1, 2, float("inf")),), "abc", None,
+     ((1, 2, "x"),), ((1e9, 0, 0),), (((1, 2, 3),),)],
+)  # fmt: skip
+def test_strokes_of_impossible_points_are_refused(points_mm):
+    with pytest.raises(PromptError):
+        Stroke(points_mm, 1.0)
+
+
+@pytest.mark.parametrize("radius", [0, -1, float("nan"), float("inf"), 1e9, "wide", None, (1.0, 2.0)])
+def test_strokes_of_impossible_width_are_refused(radius):
+    with pytest.raises(PromptError):
+        Stroke(((0, 0, 0),), radius)
+
+
+@pytest.mark.parametrize("point", [(), (1, 2), (1, 2, float("nan")), None, "abc"])
+def test_clicks_and_boxes_at_impossible_places_are_refused(point):
+    with pytest.raises(PromptError):
+        Click(point)
+    with pytest.raises(PromptError):
+        Box(point, (1, 2, 3))
+    with pytest.raises(PromptError):
+        Box((1, 2, 3), point)
+
+
+# --- Gestures of a segment --------------------------------------------------------------------------------------------
+
+
+def test_gestures_are_kept_per_slice_in_the_order_of_drawing():
+    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(5), CLICK).added(axial(3), BOX)
+    assert drawn.on(axial(3)).gestures == (STROKE, BOX)
+    assert drawn.on(axial(5)).gestures == (CLICK,)
+    assert drawn.on(axial(4)) is None
+    assert not drawn.is_empty
+
+
+def test_the_plane_that_was_first_drawn_on_stays_when_the_slice_is_seen_with_another_raster():
+    first = oblique()
+    turned = plane_through(GRID, first.to_mm((3, 4)), -first.normal, column_hint=first.row_step_mm)
+    drawn = SegmentGestures().added(first, STROKE).added(turned, CLICK)
+    assert len(drawn.slices) == 1
+    assert drawn.on(turned).plane is first
+    assert drawn.on(oblique(1.0)) is None
+
+
+def test_every_change_returns_a_new_object_and_leaves_the_old_one():
+    before = SegmentGestures().added(axial(3), STROKE)
+    before.added(axial(3), CLICK)
+    before.removed(axial(3), 0)
+    before.cleared(axial(3))
+    assert before.on(axial(3)).gestures == (STROKE,)
+
+
+@pytest.mark.parametrize(("index", "left"), [(0, (CLICK, BOX)), (1, (STROKE, BOX)), (-1, (STROKE, CLICK))])
+def test_one_gesture_is_removed_and_the_others_stay(index, left):
+    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(3), CLICK).added(axial(3), BOX).added(axial(4), BOX)
+    after = drawn.removed(axial(3), index)
+    assert after.on(axial(3)).gestures == left
+    assert after.on(axial(4)).gestures == (BOX,)
+
+
+def test_a_slice_without_gestures_is_forgotten():
+    drawn = SegmentGestures().added(axial(3), STROKE)
+    assert drawn.removed(axial(3), 0).is_empty
+    assert drawn.cleared(axial(3)).is_empty
+    assert drawn.cleared(axial(4)) is drawn
+    assert SegmentGestures((SliceGestures(axial(3), ()),)).is_empty
+
+
+@pytest.mark.parametrize(("k", "index"), [(3, 1), (3, -2), (4, 0)])
+def test_removing_a_gesture_that_is_not_there_is_refused(k, index):
+    with pytest.raises(PromptError, match="no gesture"):
+        SegmentGestures().added(axial(3), STROKE).removed(axial(k), index)
+
+
+def test_more_points_than_can_be_stored_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_POINTS", 4)
+    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(4), STROKE)
+    with pytest.raises(PromptError, match="5 points"):
+        drawn.added(axial(3), CLICK)
+
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(drawings())
+def test_gestures_come_back_from_text_exactly(drawn):
+    text = drawn.to_text()
+    module._unpacked.cache_clear()  # read, not remembered
+    again = SegmentGestures.from_text(text)
+    assert content(again) == content(drawn)
+    assert again.to_text() == text
+    assert re.fullmatch(r"[A-Za-z0-9_-]*", text)
+
+
+def test_nothing_drawn_is_no_text():
+    assert SegmentGestures().to_text() == ""
+    assert SegmentGestures.from_text("").is_empty
+
+
+def test_equal_gestures_have_equal_texts():
+    one, other = (SegmentGestures().added(axial(3), STROKE).added(oblique(), BOX) for _ in range(2))
+    assert one.to_text() == other.to_text()
+    assert one.to_text() != one.added(axial(3), CLICK).to_text()
+
+
+def test_text_is_read_the_same_after_it_changed_in_one_slice():
+    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(4), CLICK)
+    SegmentGestures.from_text(drawn.to_text())
+    changed = drawn.added(axial(4), BOX)
+    assert content(SegmentGestures.from_text(changed.to_text())) == content(changed)
+
+
+def test_a_change_after_reading_is_written():
+    read = SegmentGestures.from_text(SegmentGestures().added(axial(3), STROKE).to_text())
+    again = SegmentGestures.from_text(read.added(axial(3), CLICK).to_text())
+    assert again.on(axial(3)).gestures == (STROKE, CLICK)
+
+
+FULL = SegmentGestures().added(axial(3), STROKE).added(axial(4), CLICK).added(oblique(), BOX).to_text()
+
+
+@pytest.mark.parametrize("stop", range(1, len(FULL), 7))
+def test_truncated_text_is_refused(stop):
+    with pytest.raises(FileFormatError):
+        SegmentGestures.from_text(FULL[:stop])
+
+
+@relaxed
+@given(st.integers(0, len(FULL) - 1), st.sampled_from("ABCxyz0123789-_=+/ \n.é"))
+def test_a_changed_character_is_found(place, character):
+    damaged = FULL[:place] + character + FULL[place + 1 :]
+    if damaged != FULL:
+        with pytest.raises(FileFormatError):
+            SegmentGestures.from_text(damaged)
+
+
+@relaxed
+@given(st.text(min_size=1, max_size=40) | st.from_regex(r"1[A-Za-z0-9_-]{0,60}", fullmatch=True))
+def test_any_other_text_is_refused(text):
+    with pytest.raises(FileFormatError):
+        SegmentGestures.from_text(text)
+
+
+@pytest.mark.parametrize("text", [FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, FULL.encode(), None, 1])
+def test_text_with_something_added_or_no_text_is_refused(text):
+    with pytest.raises(FileFormatError):
+        SegmentGestures.from_text(text)
+
+
+def test_text_of_a_newer_version_asks_for_an_update():
+    with pytest.raises(FileFormatError, match="Update the extension"):
+        SegmentGestures.from_text("2" + FULL[1:])
+
+
+def as_text(*parts: bytes, count: int | None = None) -> str:
+    """Text with a sound frame around any parts."""
+    rest = struct.pack(f">{len(parts)}I", *map(len, parts)) + b"".join(parts)
+    payload = struct.pack(">II", len(parts) if count is None else count, zlib.crc32(rest)) + rest
+    return "1" + base64.urlsafe_b64encode(payload).decode().rstrip("=")
+
+
+def a_part(*drawn: object, plane: object = None) -> bytes:
+    description = axial(3).as_dict() if plane is None else plane
+    return zlib.compress(json.dumps({"plane": description, "gestures": list(drawn)}).encode())
+
+
+GOOD_CLICK = ["click", 1, [1, 2, 3]]
+
+
+def test_the_frame_of_these_tests_is_the_real_one():
+    drawn = SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(["stroke", 0, 2, [1, 2, 3, 4, 5, 6]])))
+    assert drawn.slices[0].gestures == (Click((1, 2, 3)),)
+    assert drawn.slices[1].gestures == (Stroke(((1, 2, 3), (4, 5, 6)), 2, positive=False),)
+
+
+@pytest.mark.parametrize(
+    "gesture",
+    [
+        None, [], {}, "click", ["wave", 1, [1, 2, 3]], ["click"], ["click", 2, [1, 2, 3]], ["click", 1, [1, 2]],
+        ["click", 1, [1, 2, None]], ["click", 1, [1, 2, 1e300]], ["click", 1, [1, 2, float("nan")]],
+        ["click", 1, [1, 2, 10**400]], ["click", 1, [1, 2, 3], 4], ["stroke", 1, 2, []], ["stroke", 1, 2, [1, 2]],
+        ["stroke", 1, 0, [1, 2, 3]], ["stroke", 1, None, [1, 2, 3]], ["stroke", 1, 2, "abc"], ["stroke", 1, 2, 7],
+        ["stroke", 1, 2, [[1], [2], [3]]], ["stroke", None, 2, [1, 2, 3]], ["box", [1, 2, 3]],
+        ["box", [1, 2, 3], [1, 2]], [["click"], 1, [1, 2, 3]],
+    ],
+)  # fmt: skip
+def test_sound_text_of_impossible_gestures_is_refused(gesture):
+    with pytest.raises(FileFormatError, match="damaged"):
+        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK, gesture)))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"", b"no zlib", zlib.compress(b""), zlib.compress(b"no JSON"), zlib.compress(b"[]"), zlib.compress(b"{}"),
+        zlib.compress(b"\xff\xfe"), zlib.compress(b"[" * 200_000), zlib.compress(b'{"plane":1,"gestures":1}'),
+        a_part(GOOD_CLICK, plane={}), a_part(GOOD_CLICK, plane={**axial(3).as_dict(), "shape": [0, 0]}),
+        a_part(GOOD_CLICK)[:-3], a_part(GOOD_CLICK) + b"x", a_part(),
+    ],
+)  # fmt: skip
+def test_sound_frames_around_damaged_parts_are_refused(part):
+    with pytest.raises(FileFormatError, match="damaged"):
+        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), part))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1 << 31])
+def test_text_with_fewer_or_more_slices_than_announced_is_refused(count):
+    with pytest.raises(FileFormatError, match="damaged"):
+        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK), count=count))
+
+
+def test_a_small_text_that_unpacks_to_something_huge_is_refused_before_it_fills_the_memory(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_JSON_BYTES", 100_000)
+    bomb = zlib.compress(b" " * 50_000_000)
+    with pytest.raises(FileFormatError, match="absurdly large"):
+        SegmentGestures.from_text(as_text(bomb))
+    padded = zlib.compress(zlib.decompress(a_part(GOOD_CLICK)) + b" " * 60_000)
+    SegmentGestures.from_text(as_text(padded))
+    with pytest.raises(FileFormatError, match="larger"):
+        SegmentGestures.from_text(as_text(padded, padded))
+
+
+def test_text_of_more_points_than_anyone_draws_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_POINTS", 2)
+    with pytest.raises(FileFormatError, match="larger"):
+        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK, GOOD_CLICK), a_part(GOOD_CLICK)))

@@ -1,0 +1,476 @@
+"""Tests of scribblesegment.slice_plane: planes through any grid, their rasters, their values and their voxels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from scribblesegment.exceptions import GeometryError
+from scribblesegment.slice_plane import SlicePlane, VoxelGrid, plane_through, plane_voxels, sample
+from scribblesegment.volume import Volume
+from scribblesegment.voxel_grid import nearest_index
+
+relaxed = settings(deadline=None, max_examples=40)
+
+
+def a_grid(shape=(6, 8, 10), spacing_ijk=(1.0, 1.0, 1.0)) -> VoxelGrid:
+    return VoxelGrid(shape, np.diag([*spacing_ijk, 1.0]))
+
+
+def rotations() -> st.SearchStrategy[np.ndarray]:
+    component = st.floats(-1, 1)
+    quaternions = st.tuples(component, component, component, component)
+    return quaternions.filter(lambda q: np.linalg.norm(q) > 0.1).map(lambda q: Rotation.from_quat(q).as_matrix())
+
+
+@st.composite
+def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] | None = None) -> VoxelGrid:
+    sides = sides if sides is not None else st.integers(1, 12)
+    shape = (draw(sides), draw(sides), draw(sides))
+    spacing = np.array([draw(st.floats(0.2, 5.0)) * draw(st.sampled_from([1, -1])) for _ in range(3)])
+    shear = np.eye(3)
+    if sheared:
+        shear[0, 1], shear[0, 2], shear[1, 2] = (draw(st.sampled_from([0.0, 0.3, -0.4])) for _ in range(3))
+    matrix = np.eye(4)
+    matrix[:3, :3] = draw(rotations()) @ shear @ np.diag(spacing)
+    matrix[:3, 3] = [draw(st.floats(-200, 200)) for _ in range(3)]
+    return VoxelGrid(shape, matrix)
+
+
+@st.composite
+def directions(draw: st.DrawFn) -> np.ndarray:
+    return draw(rotations())[:, 0]
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[VoxelGrid, SlicePlane]:
+    """A grid with a plane in any direction through a point inside it."""
+    grid = draw(grids())
+    inside = np.array([draw(st.floats(-0.4, side - 0.6)) for side in grid.shape])
+    hint = draw(st.none() | directions())
+    return grid, plane_through(grid, grid.to_mm(inside), draw(directions()), column_hint=hint)
+
+
+def slice_normal(grid: VoxelGrid, axis: int) -> np.ndarray:
+    row, column = np.delete(grid.steps_kji_mm, axis, axis=0)
+    return np.cross(row, column)
+
+
+def thickness_mm(grid: VoxelGrid, normal: np.ndarray) -> float:
+    return float(np.abs(grid.steps_kji_mm @ normal).sum())
+
+
+def all_pixels(plane: SlicePlane) -> np.ndarray:
+    return np.stack(np.indices(plane.shape), axis=-1)
+
+
+# --- Planes along the axes of the grid --------------------------------------------------------------------------------
+
+
+@relaxed
+@given(grids(sheared=False), st.integers(0, 2), st.data())
+def test_a_plane_along_the_axes_is_one_slice_as_the_volume_cuts_it(grid, axis, data):
+    index = data.draw(st.integers(0, grid.shape[axis] - 1))
+    kji = np.array([data.draw(st.floats(-20, 20)) for _ in range(3)])
+    kji[axis] = index + data.draw(st.floats(-0.49, 0.5))
+    normal = slice_normal(grid, axis) * data.draw(st.sampled_from([1, -1]))
+    plane = plane_through(grid, grid.to_mm(kji), normal)
+    assert plane.voxel_slice == (axis, index)
+
+    values = np.arange(np.prod(grid.shape)).reshape(grid.shape)
+    expected = Volume(values, grid.ijk_to_mm).slice(axis, index)
+    np.testing.assert_array_equal(sample(values, grid, plane), expected.image)
+    np.testing.assert_allclose(plane.spacing_mm, expected.spacing_mm)
+
+    voxels = plane_voxels(grid, plane)
+    assert (voxels.kji[:, axis] == index).all()
+    assert len(np.unique(voxels.kji, axis=0)) == len(voxels.kji) == expected.image.size
+    np.testing.assert_allclose(plane.to_mm(voxels.pixels), grid.to_mm(voxels.kji), atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_plane_between_two_slices_is_the_lower_one(axis, sign):
+    grid = VoxelGrid((6, 8, 10), np.diag([-0.7, 0.3, 1.1, 1]))
+    for index in range(grid.shape[axis] - 1):
+        kji = np.zeros(3)
+        kji[axis] = index + 0.5
+        plane = plane_through(grid, grid.to_mm(kji), sign * np.eye(3)[2 - axis])
+        assert plane.voxel_slice == (axis, index)
+
+
+def test_the_view_of_a_slice_is_neither_copied_nor_converted():
+    array = np.zeros((6, 8, 10), np.int16)
+    for normal in np.eye(3):
+        view = sample(array, a_grid(), plane_through(a_grid(), (2, 3, 4), normal))
+        assert np.shares_memory(view, array)
+        assert view.dtype == np.int16
+
+
+def test_a_tilt_within_a_quarter_of_a_voxel_still_shows_the_slice():
+    grid = a_grid((5, 100, 100))
+    centre = grid.to_mm((2, 49.5, 49.5))
+    assert plane_through(grid, centre, (0.0049, 0, 1)).voxel_slice == (0, 2)
+    assert plane_through(grid, centre, (0.0051, 0, 1)).voxel_slice is None
+    assert plane_through(grid, centre, (0.003, 0.003, 1)).voxel_slice is None
+
+
+def test_a_tilted_plane_given_by_a_point_far_beside_the_grid_is_the_slice_it_runs_through():
+    grid = a_grid((5, 100, 100))
+    normal = np.array([0.002, 0, 1])
+    centre = grid.to_mm((2, 49.5, 49.5))
+    along = np.array([1, 0, -0.002])
+    assert plane_through(grid, centre + 500 * along, normal).voxel_slice == (0, 2)
+
+
+def test_a_gantry_tilt_leaves_the_axial_slices_as_they_are_and_makes_the_sheared_ones_oblique():
+    matrix = np.eye(4)
+    matrix[1, 2] = 0.4  # K leans along J
+    grid = VoxelGrid((6, 8, 10), matrix)
+    assert plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 0)).voxel_slice == (0, 3)
+    assert plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 1)).voxel_slice == (1, 4)
+    sagittal = plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 2))
+    assert sagittal.voxel_slice is None
+    assert (plane_voxels(grid, sagittal).kji[:, 2] == 5).all()
+    assert len(plane_voxels(grid, sagittal).kji) == 6 * 8
+
+
+# --- Oblique planes ---------------------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(cuts(), st.lists(st.floats(-50, 50), min_size=2, max_size=2))
+def test_pixels_and_millimetres_are_inverse_to_each_other(cut, pixel):
+    _, plane = cut
+    np.testing.assert_allclose(plane.to_pixels(plane.to_mm(pixel)), pixel, atol=1e-7)
+    off_the_plane = plane.to_mm(pixel) + 3 * plane.normal
+    np.testing.assert_allclose(plane.to_pixels(off_the_plane), pixel, atol=1e-7)
+    np.testing.assert_allclose(plane.distance_mm(off_the_plane), 3, atol=1e-7)
+
+
+@relaxed
+@given(cuts())
+def test_an_oblique_raster_has_square_pixels_and_covers_what_it_cuts_and_no_more(cut):
+    grid, plane = cut
+    assume(plane.voxel_slice is None)
+    size = min(grid.spacing_kji_mm)
+    np.testing.assert_allclose(plane.spacing_mm, (size, size))
+    assert abs(plane.row_step_mm @ plane.column_step_mm) < 1e-9 * size**2
+    # Every point of the plane inside the grid lies in the raster, and every side of the raster has such points.
+    rows = np.linspace(-3, plane.shape[0] + 2, 61)
+    columns = np.linspace(-3, plane.shape[1] + 2, 61)
+    pixels = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    kji = grid.to_kji(plane.to_mm(pixels))
+    inside = ((kji > -0.5) & (kji < np.array(grid.shape) - 0.5)).all(axis=-1)
+    for d in range(2):
+        found = pixels[inside][:, d]
+        assert (found >= -0.5 - 1e-6).all()
+        assert (found <= plane.shape[d] - 0.5 + 1e-6).all()
+        if found.size > 100:
+            assert plane.shape[d] <= np.ptp(found) + 2 * np.diff((rows, columns)[d])[0] + 8
+
+
+@relaxed
+@given(cuts(), directions(), st.floats(-30, 30), st.floats(-30, 30))
+def test_the_raster_does_not_depend_on_the_point_of_the_plane_that_is_given(cut, hint, row, column):
+    grid, plane = cut
+    point = plane.to_mm((0, 0))
+    first = plane_through(grid, point, plane.normal, column_hint=hint)
+    again = plane_through(grid, plane.to_mm((row, column)), 3 * plane.normal, column_hint=hint)
+    assert first.matches(again, 1e-6)
+    assert first.shape == again.shape
+    np.testing.assert_allclose(first.origin_mm, again.origin_mm, atol=1e-6)
+
+
+def test_columns_run_along_the_hint_and_rows_across():
+    grid = a_grid((20, 20, 20))
+    plane = plane_through(grid, (10, 10, 10), (0, 1, 1), column_hint=(-1, 0.5, 0))
+    projected = np.array([-1, 0.25, -0.25])
+    np.testing.assert_allclose(plane.column_step_mm, projected / np.linalg.norm(projected))
+    np.testing.assert_allclose(np.cross(plane.column_step_mm, plane.row_step_mm), plane.normal)
+    np.testing.assert_allclose(plane.normal, np.array([0, 1, 1]) / np.sqrt(2))
+
+
+def test_a_hint_across_the_plane_is_as_good_as_none():
+    grid = a_grid()
+    plane = plane_through(grid, (3, 3, 3), (0, 1, 1), column_hint=(0, 1, 1))
+    np.testing.assert_allclose(plane.column_step_mm, (1, 0, 0))
+
+
+@pytest.mark.parametrize("normal", [(0, 0, 1), (0, 1, 1), (1, 2, 3)])
+def test_a_plane_beside_the_grid_is_refused(normal):
+    with pytest.raises(GeometryError, match="does not cut the volume"):
+        plane_through(a_grid(), np.array(normal) * 40, normal)
+
+
+@pytest.mark.parametrize(
+    ("point", "normal", "hint"),
+    [
+        ((0, 0), (0, 0, 1), None),
+        ((0, 0, np.nan), (0, 0, 1), None),
+        ((0, 0, 0), (0, 0, 0), None),
+        ((0, 0, 0), (0, np.inf, 1), None),
+        ((3, 3, 3), (0, 1, 1), (1, 0)),
+    ],
+)
+def test_numbers_that_describe_no_plane_are_refused(point, normal, hint):
+    with pytest.raises(GeometryError):
+        plane_through(a_grid(), point, normal, column_hint=hint)
+
+
+def test_a_raster_of_extreme_grids_stays_of_bearable_size():
+    grid = VoxelGrid((500, 500, 500), np.diag([1e-3, 1, 1, 1]))
+    plane = plane_through(grid, grid.to_mm((250, 250, 250)), (0, 1, 1))
+    assert np.prod(plane.shape) < 1.1 * (1 << 24)
+    assert plane_voxels(grid, plane).kji.shape[0] == len(range(500)) * 999
+
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(cuts(), st.lists(st.floats(-2, 2), min_size=4, max_size=4))
+def test_linear_interpolation_reproduces_a_linear_function(cut, weights):
+    grid, plane = cut
+    assume(plane.voxel_slice is None)
+    centres = grid.to_mm(np.stack(np.indices(grid.shape), axis=-1))
+    values = ((centres - grid.origin_mm) @ weights[:3] + weights[3]).astype(np.float64)
+    found = sample(values, grid, plane, outside=-1e6)
+    assert found.dtype == np.float32
+    points = plane.to_mm(all_pixels(plane))
+    kji = grid.to_kji(points)
+    between = ((kji >= 0) & (kji <= np.array(grid.shape) - 1)).all(axis=-1)
+    expected = (points - grid.origin_mm) @ weights[:3] + weights[3]
+    np.testing.assert_allclose(found[between], expected[between], rtol=1e-4, atol=1e-3)
+    beyond = ((kji < -0.51) | (kji > np.array(grid.shape) - 0.49)).any(axis=-1)
+    assert (found[beyond] == -1e6).all()
+    in_a_voxel = ((kji > -0.49) & (kji < np.array(grid.shape) - 0.51)).all(axis=-1)
+    assert (found[in_a_voxel] != -1e6).all()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.float16, np.float32, np.float64, np.int64, ">i2"])
+def test_every_type_of_voxel_can_be_sampled(dtype):
+    grid = a_grid((9, 9, 9))
+    array = np.zeros(grid.shape, dtype)
+    array[4, 4, 4] = 1
+    plane = plane_through(grid, (4, 4, 4), (0, 1, 1))
+    row, column = nearest_index(plane.to_pixels((4, 4, 4)))
+    nearest = sample(array, grid, plane, nearest=True)
+    assert nearest.dtype == array.dtype
+    assert nearest[row, column] == 1
+    linear = sample(array, grid, plane)
+    assert linear.dtype == np.float32
+    assert 0.3 < linear[row, column] <= 1
+
+
+def test_values_on_another_grid_are_refused():
+    plane = plane_through(a_grid(), (3, 3, 3), (0, 1, 1))
+    with pytest.raises(GeometryError, match="shape"):
+        sample(np.zeros((6, 8, 11)), a_grid(), plane)
+    for other in (a_grid((3, 8, 10)), a_grid((6, 8, 11))):
+        slice_of_another = plane_through(a_grid(), (3, 3, 4), (0, 0, 1))
+        with pytest.raises(GeometryError, match="plane_through"):
+            sample(np.zeros(other.shape), other, slice_of_another)
+        with pytest.raises(GeometryError, match="plane_through"):
+            plane_voxels(other, slice_of_another)
+
+
+# --- Voxels -----------------------------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(cuts())
+def test_the_voxels_of_a_plane_are_those_whose_centres_lie_within_half_the_thickness(cut):
+    grid, plane = cut
+    assume(plane.voxel_slice is None)
+    voxels = plane_voxels(grid, plane)
+    every = np.stack(np.indices(grid.shape), axis=-1).reshape(-1, 3)
+    slack = 1e-5 * max(grid.spacing_kji_mm)
+    half = thickness_mm(grid, plane.normal) / 2
+    distances = np.abs(plane.distance_mm(grid.to_mm(every)))
+    found = set(map(tuple, voxels.kji.tolist()))
+    assert len(found) == len(voxels.kji)
+    assert found >= set(map(tuple, every[distances < half - slack].tolist()))
+    assert found <= set(map(tuple, every[distances <= half + slack].tolist()))
+    expected = nearest_index(plane.to_pixels(grid.to_mm(voxels.kji))).clip(0, np.array(plane.shape) - 1)
+    assert np.abs(voxels.pixels - expected).max(initial=0) <= 1
+    assert (voxels.pixels == expected).mean() > 0.99 or len(expected) < 100
+    assert voxels.kji.dtype == voxels.pixels.dtype == np.int64
+
+
+@relaxed
+@given(cuts())
+def test_a_solid_mask_leaves_no_hole_when_it_is_read_back(cut):
+    grid, plane = cut
+    labels = np.zeros(grid.shape, bool)
+    labels[tuple(plane_voxels(grid, plane).kji.T)] = True
+    read = sample(labels, grid, plane, nearest=True)
+    kji = grid.to_kji(plane.to_mm(all_pixels(plane)))
+    inside = ((kji > -0.499) & (kji < np.array(grid.shape) - 0.501)).all(axis=-1)
+    away_from_ties = (np.abs(kji % 1 - 0.5) > 1e-4).all(axis=-1)
+    assert read[inside & away_from_ties].all()
+
+
+@relaxed
+@given(cuts(), st.data())
+def test_a_large_mask_is_read_back_as_it_was_drawn_except_near_its_border(cut, data):
+    grid, plane = cut
+    centre = np.array([data.draw(st.floats(0, side - 1)) for side in plane.shape])
+    radius_mm = data.draw(st.floats(1, 20))
+    distance = np.linalg.norm((all_pixels(plane) - centre) * plane.spacing_mm, axis=-1)
+    mask = distance <= radius_mm
+    voxels = plane_voxels(grid, plane)
+    labels = np.zeros(grid.shape, bool)
+    labels[tuple(voxels.kji.T)] = mask[tuple(voxels.pixels.T)]
+    read = sample(labels, grid, plane, nearest=True)
+    kji = grid.to_kji(plane.to_mm(all_pixels(plane)))
+    inside = ((kji > -0.499) & (kji < np.array(grid.shape) - 0.501)).all(axis=-1)
+    inside &= (np.abs(kji % 1 - 0.5) > 1e-4).all(axis=-1)
+    reach_mm = np.linalg.norm(grid.steps_kji_mm, axis=1).sum() / 2 + max(plane.spacing_mm)
+    assert read[inside & (distance < radius_mm - reach_mm)].all()
+    assert not read[inside & (distance > radius_mm + reach_mm)].any()
+
+
+@relaxed
+@given(grids(), directions(), st.floats(0, 1))
+def test_parallel_planes_one_thickness_apart_share_no_voxel_and_together_hold_all(grid, normal, start):
+    distances = (grid.corners_mm() - grid.origin_mm) @ normal
+    step = thickness_mm(grid, normal)
+    owners = np.zeros(grid.shape, int)
+    for place in np.arange(distances.min() - start * step, distances.max() + step, step):
+        try:
+            plane = plane_through(grid, grid.origin_mm + place * normal, normal)
+        except GeometryError:
+            continue
+        if plane.voxel_slice is not None:
+            return  # slices take in a tilt, so that they are a little closer than their thickness
+        owners[tuple(plane_voxels(grid, plane).kji.T)] += 1
+    assert owners.max() <= 1
+    # Planes beside the grid may own the outermost corners of it; all else belongs to one plane.
+    centres = (grid.to_mm(np.stack(np.indices(grid.shape), axis=-1)) - grid.origin_mm) @ normal
+    well_inside = (centres > distances.min() + step) & (centres < distances.max() - step)
+    assert (owners[well_inside] == 1).all()
+
+
+@pytest.mark.parametrize("normal", [(0, 1, 1), (1, 1, 1), (1, 0, -1)])
+def test_diagonal_planes_whose_ties_are_exact_share_no_voxel_either(normal):
+    grid = a_grid((12, 12, 12))
+    unit = np.array(normal) / np.linalg.norm(normal)
+    step = thickness_mm(grid, unit)
+    for start in (0.0, 0.25, 0.5):
+        owners = np.zeros(grid.shape, int)
+        for number in range(-8, 9):
+            voxels = plane_through_or_none(grid, (5.5 + start) * np.ones(3) + number * step * unit, unit)
+            if voxels is not None:
+                owners[tuple(voxels.kji.T)] += 1
+        assert owners[1:-1, 1:-1, 1:-1].min() == owners.max() == 1
+
+
+def plane_through_or_none(grid, point, normal):
+    try:
+        return plane_voxels(grid, plane_through(grid, point, normal))
+    except GeometryError:
+        return None
+
+
+@relaxed
+@given(cuts(), st.data())
+def test_the_voxels_of_a_region_are_those_of_the_plane_that_belong_to_its_pixels(cut, data):
+    grid, plane = cut
+    region = tuple(
+        tuple(sorted((data.draw(st.integers(-2, side + 2)), data.draw(st.integers(-2, side + 2)))))
+        for side in plane.shape
+    )
+    whole, part = plane_voxels(grid, plane), plane_voxels(grid, plane, region)
+    (r0, r1), (c0, c1) = region
+    rows, columns = whole.pixels.T
+    kept = (rows >= r0) & (rows < r1) & (columns >= c0) & (columns < c1)
+    assert set(map(tuple, part.kji.tolist())) == set(map(tuple, whole.kji[kept].tolist()))
+    assert len(part.kji) == len(part.pixels) == kept.sum()
+
+
+# --- Comparison and storage -------------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(cuts(), directions())
+def test_a_plane_matches_itself_seen_from_behind_with_another_raster_and_not_its_neighbour(cut, hint):
+    _, plane = cut
+    assert plane.matches(plane)
+    behind = SlicePlane((3, 4), plane.to_mm((1, 2)), plane.column_step_mm / 2, plane.row_step_mm / 3)
+    assert plane.matches(behind)
+    assert behind.matches(plane)
+    beside = SlicePlane(plane.shape, plane.origin_mm + 0.1 * plane.normal, plane.row_step_mm, plane.column_step_mm)
+    assert not plane.matches(beside)
+    assert plane.matches(beside, tolerance_mm=0.11)
+
+
+def test_a_tilted_plane_is_another_plane_though_they_share_a_point():
+    grid = a_grid((20, 20, 20))
+    straight = plane_through(grid, (10, 10, 10), (0, 1, 1))
+    tilted = plane_through(grid, (10, 10, 10), (0, 1.02, 1))
+    assert not straight.matches(tilted)
+    pixel = SlicePlane((1, 1), (0, 0, 0), (0.01, 0, 0), (0, 0.01, 0))
+    assert not pixel.matches(SlicePlane((1, 1), (0, 0, 0), (0.01, 0, 0), (0, 0, 0.01)))
+
+
+def test_slices_thinner_than_the_tolerance_are_told_apart():
+    grid = a_grid(spacing_ijk=(0.01, 0.01, 0.01))
+    first = plane_through(grid, grid.to_mm((2, 0, 0)), (0, 0, 1))
+    second = plane_through(grid, grid.to_mm((3, 0, 0)), (0, 0, 1))
+    assert not first.matches(second)
+    assert first.matches(plane_through(grid, grid.to_mm((2.2, 0, 0)), (0, 0, -1)))
+
+
+def test_slices_of_one_number_on_grids_at_other_places_are_told_apart():
+    elsewhere = VoxelGrid((6, 8, 10), np.diag([1, 1, 2, 1]))
+    here = plane_through(a_grid(), (0, 0, 4), (0, 0, 1))
+    there = plane_through(elsewhere, (0, 0, 8), (0, 0, 1))
+    assert here.voxel_slice == there.voxel_slice
+    assert not here.matches(there)
+
+
+@relaxed
+@given(cuts())
+def test_a_plane_comes_back_from_json_exactly(cut):
+    _, plane = cut
+    again = SlicePlane.from_dict(json.loads(json.dumps(plane.as_dict(), allow_nan=False)))
+    assert again.shape == plane.shape
+    assert again.voxel_slice == plane.voxel_slice
+    for name in ("origin_mm", "row_step_mm", "column_step_mm"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(plane, name))
+
+
+GOOD = {
+    "shape": [2, 3],
+    "origin_mm": [0, 0, 0],
+    "row_step_mm": [0, 1, 0],
+    "column_step_mm": [1, 0, 0],
+    "voxel_slice": [0, 1],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [2]}, {"shape": [0, 3]}, {"shape": [2.5, 3]}, {"shape": None}, {"origin_mm": [0, 0]},
+        {"origin_mm": [0, 0, float("nan")]}, {"origin_mm": "abc"}, {"row_step_mm": [0, 0, 0]},
+        {"row_step_mm": [1, 1, 0]}, {"voxel_slice": [3, 0]}, {"voxel_slice": [0, -1]}, {"voxel_slice": [0]},
+        {"voxel_slice": "ab"}, {"voxel_slice": 3}, {"surplus": 1},
+    ],
+)  # fmt: skip
+def test_descriptions_of_no_plane_are_refused(change):
+    assert SlicePlane.from_dict(GOOD).shape == (2, 3)
+    with pytest.raises(GeometryError):
+        SlicePlane.from_dict({**GOOD, **change})
+
+
+@pytest.mark.parametrize("description", [None, [], {}, "plane", {"shape": [2, 3]}])
+def test_descriptions_without_the_fields_of_a_plane_are_refused(description):
+    with pytest.raises(GeometryError, match="described by"):
+        SlicePlane.from_dict(description)
