@@ -112,15 +112,16 @@ class OptionsPanel:
 
     @property
     def controllerOptions(self) -> ControllerOptions:
-        """The options as the controller takes them."""
+        """The options as the controller takes them, within the limits of the widgets whatever a scene file says."""
+        slider = self.ui.thresholdSlider
         return ControllerOptions(
             automatic=bool(self._effect.integerParameter("Automatic")),
             protect_visible=bool(self._effect.integerParameter("ProtectOthers")),
             learn_from_others=bool(self._effect.integerParameter("LearnFromOthers")),
             clean_up=CleanUp(
-                threshold=self._effect.doubleParameter("Threshold"),
+                threshold=min(max(self._effect.doubleParameter("Threshold"), slider.minimum), slider.maximum),
                 fill_holes=bool(self._effect.integerParameter("FillHoles")),
-                smallest_island_mm2=self._effect.doubleParameter("SmallestIslandMm2"),
+                smallest_island_mm2=max(self._effect.doubleParameter("SmallestIslandMm2"), 0.0),
                 keep_touched=bool(self._effect.integerParameter("KeepTouched")),
             ),
         )
@@ -154,8 +155,15 @@ class OptionsPanel:
         ui, effect = self.ui, self._effect
         for name, widgetName in _CHECK_BOXES.items():
             _show(getattr(ui, widgetName), "checked", bool(effect.integerParameter(name)))
-        _show(ui.positiveButton if self.positive else ui.negativeButton, "checked", True)
-        _show(ui.boxButton if self.box else ui.brushButton, "checked", True)
+        for on, off, isOn in (
+            (ui.positiveButton, ui.negativeButton, self.positive),
+            (ui.boxButton, ui.brushButton, self.box),
+        ):
+            # Both silent: checking one of the two unchecks the other.
+            wasBlocked = on.blockSignals(True)
+            _show(off, "checked", not isOn)
+            _show(on, "checked", isOn)
+            on.blockSignals(wasBlocked)
         _show(ui.thresholdSlider, "value", effect.doubleParameter("Threshold"))
         _show(ui.islandSpinBox, "value", effect.doubleParameter("SmallestIslandMm2"))
         relative = bool(effect.integerParameter("BrushDiameterIsRelative"))

@@ -65,16 +65,21 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def helpText(self):
         """Give the text shown above the options."""
+        # Slicer shows what comes before the line break, and the rest on demand.
+        details = [
+            _("<b>Left button, drag:</b> stroke on the structure; with <b>Ctrl</b> on the background."),
+            _("<b>Left button, press:</b> click prompt. Box tool: drag a box around the structure."),
+            _("<b>X:</b> swap structure and background."),
+            _("<b>Shift + wheel:</b> size of the brush."),
+            _("<b>Enter:</b> accept a preview."),
+            _("Each gesture is one undo step. Prompts are saved with the segmentation."),
+        ]
         return (
             "<html>"
-            + _("Paint a stroke on the structure: the slice is segmented.")
-            + "<ul style='margin: 0'>"
-            + _("<li><b>Left button, drag:</b> stroke on the structure; with <b>Ctrl</b> on the background.")
-            + _("<li><b>Left button, press:</b> click prompt.")
-            + _("<li><b>X:</b> swap structure and background.")
-            + _("<li><b>Shift + wheel:</b> size of the brush.")
-            + _("<li><b>Enter:</b> accept a preview.")
-            + "</ul></html>"
+            + _("Segment the slice from strokes, clicks and boxes")
+            + '<br>.<p><ul style="margin: 0">'
+            + "".join(f"<li>{line}" for line in details)
+            + "</ul><p></html>"
         )
 
     def setupOptionsFrame(self):
@@ -127,6 +132,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Show the parameters, and use them."""
         if self.options is None:
             return
+        # Again: a loaded scene may have brought an editor node that lacks them.
+        setDefaults(self.scriptedEffect)
         self.options.update()
         if self.controller is not None:
             self.controller.options = self.options.controllerOptions
