@@ -1,7 +1,6 @@
-"""Module Scribble Segment: says what is installed, and leads to the Segment Editor."""
+"""Module Scribble Segment: network, device and packages in one place, and the way to the Segment Editor."""
 
 import numpy as np
-import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -11,8 +10,12 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 from ScribbleSegmentLib.EmbeddedModel import EmbeddedModel
+from ScribbleSegmentLib.ModulePanel import ModulePanel
+from ScribbleSegmentLib.ParameterNode import ScribbleSegmentParameterNode
+from ScribbleSegmentLib.RequiredPackages import RequiredPackages
 
 
 class ScribbleSegment(ScriptedLoadableModule):
@@ -26,7 +29,8 @@ class ScribbleSegment(ScriptedLoadableModule):
         self.parent.contributors = ["ScribbleSegment developers"]
         self.parent.helpText = _(
             "Segments a structure from a few scribbles, clicks or boxes with a neural network that comes with the "
-            "extension. Nothing is sent anywhere. Not for clinical use."
+            "extension. Press 'Set up' once if Python packages are missing, load a volume, press 'Open Segment "
+            "Editor', and paint a stroke on the structure. Nothing is sent anywhere. Not for clinical use."
         )
         self.parent.acknowledgementText = _(
             "Based on ScribblePrompt (Wong et al., ECCV 2024) and Interactive Scribble Segmentation (Lowes et al., "
@@ -34,27 +38,52 @@ class ScribbleSegment(ScriptedLoadableModule):
         )
 
 
-class ScribbleSegmentWidget(ScriptedLoadableModuleWidget):
-    """Panel with the versions of package and network and a button to the Segment Editor."""
+class ScribbleSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Shows the panel, and gives it the parameters of the scene."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.panel = None
 
     def setup(self):
-        """Build the panel; loads neither torch nor the network."""
+        """Build the panel; loads neither torch nor a network, and installs nothing."""
         ScriptedLoadableModuleWidget.setup(self)
         self.logic = ScribbleSegmentLogic()
-        form = qt.QFormLayout()
-        self.layout.addLayout(form)
-        form.addRow(_("Version:"), qt.QLabel(self.logic.model.packageVersion))
-        form.addRow(_("Network:"), qt.QLabel(self.logic.model.networkName))
-        missing = ", ".join(self.logic.model.missingModules)
-        form.addRow(_("Python packages to install:"), qt.QLabel(missing or _("none")))
-        self.openButton = qt.QPushButton(_("Open Segment Editor"))
-        self.openButton.clicked.connect(self.onOpenSegmentEditor)
-        self.layout.addWidget(self.openButton)
-        self.layout.addStretch(1)
+        form = slicer.util.loadUI(self.resourcePath("UI/ScribbleSegment.ui"))
+        self.layout.addWidget(form)
+        self.ui = slicer.util.childWidgetVariables(form)
+        form.setMRMLScene(slicer.mrmlScene)
+        self.panel = ModulePanel(self.ui)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEnd)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEnd)
 
-    def onOpenSegmentEditor(self):
-        """Leave for the Segment Editor."""
-        slicer.util.selectModule("SegmentEditor")
+    def cleanup(self):
+        """Leave nothing behind when the module is unloaded."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.cleanup()
+
+    def enter(self):
+        """The module is shown."""
+        self.panel.setParameterNode(self.logic.getParameterNode())
+        self.panel.enter()
+
+    def exit(self):
+        """Another module is shown."""
+        self.panel.exit()
+        self.panel.setParameterNode(None)
+
+    def onSceneStartClose(self, caller, event):
+        """The parameters are about to go."""
+        self.panel.setParameterNode(None)
+
+    def onSceneEnd(self, caller, event):
+        """The scene was emptied or loaded, and may have other parameters."""
+        if self.parent.isEntered:
+            self.panel.setParameterNode(self.logic.getParameterNode())
 
 
 class ScribbleSegmentLogic(ScriptedLoadableModuleLogic):
@@ -63,6 +92,15 @@ class ScribbleSegmentLogic(ScriptedLoadableModuleLogic):
     def __init__(self, model=None):
         ScriptedLoadableModuleLogic.__init__(self)
         self.model = model or EmbeddedModel()
+
+    def getParameterNode(self):
+        """Give the choices that are kept in the scene."""
+        return ScribbleSegmentParameterNode(super().getParameterNode())
+
+    @property
+    def missingPackages(self):
+        """Names of the Python packages that must be installed before the network can run."""
+        return [str(requirement) for requirement in RequiredPackages().missing]
 
     def segmentSlice(self, volumeNode, sliceIndex, scribbles):
         """Segment slice `sliceIndex` along K of a scalar volume node.
@@ -89,8 +127,8 @@ class ScribbleSegmentTest(ScriptedLoadableModuleTest):
     def test_aScribbleInADiscSegmentsTheDisc(self):
         """A bright disc in noise is found from a round stroke inside and one outside."""
         logic = ScribbleSegmentLogic()
-        if logic.model.missingModules:
-            self.skipTest(f"not installed in Slicer's Python: {', '.join(logic.model.missingModules)}")
+        if logic.missingPackages:
+            self.skipTest(f"not installed in Slicer's Python: {', '.join(logic.missingPackages)}")
         rows, columns = np.ogrid[:128, :160]
         fromCentre = np.hypot(rows - 60, columns - 90)
         disc = fromCentre <= 30

@@ -1,8 +1,7 @@
-"""The network that comes with the extension, as the module's panel and its self-test use it."""
+"""The network that comes with the extension, as scripts and the module's self-test use it."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,34 +9,12 @@ if TYPE_CHECKING:
 
     from scribblesegment import Predictor
 
-# What the network needs and Slicer does not bring along.
-_NEEDED_MODULES = ("torch", "safetensors", "skimage", "tqdm")
-
 
 class EmbeddedModel:
-    """Gives the package's version and the embedded network; torch is imported only when it is first used."""
+    """Segments slices where the caller is, without a thread; torch is imported only when it is first used."""
 
     def __init__(self) -> None:
         self._predictor: Predictor | None = None
-
-    @property
-    def packageVersion(self) -> str:
-        """Version of the package `scribblesegment`."""
-        import scribblesegment
-
-        return scribblesegment.__version__
-
-    @property
-    def networkName(self) -> str:
-        """Name of the network that comes with the package."""
-        from scribblesegment import list_weights
-
-        return next(weights.name for weights in list_weights() if weights.embedded)
-
-    @property
-    def missingModules(self) -> list[str]:
-        """Python modules that must be installed before the network can run."""
-        return [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
 
     @property
     def predictor(self) -> Predictor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import slicer
-from scribblesegment.gestures import Box, Click, Gesture
 from slicer.i18n import tr as _
 
 from scribblesegment.clean_up import CleanUp
+from scribblesegment.gestures import Box, Click, Gesture
 from scribblesegment.mrml.controller import ControllerOptions
 
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "SegmentEditorScribbleSegment.ui"
@@ -68,7 +68,8 @@ class OptionsPanel:
         Args:
             scriptedEffect: The qSlicerSegmentEditorScriptedEffect that keeps the parameters.
             onResultOption: Called with whether a change is finished, when results have to be made anew.
-            onAction: Called with the name of a pressed button: "accept", "remove", "clearSlice" or "clearSegment".
+            onAction: Called with the name of a pressed button: "accept", "predict", "remove", "clearSlice" or
+                "clearSegment".
         """
         self._effect = scriptedEffect
         self._onResultOption = onResultOption
@@ -87,6 +88,7 @@ class OptionsPanel:
         ui.brushDiameterSlider.valueChanged.connect(self._onBrushDiameter)
         for button, action in (
             (ui.acceptButton, "accept"),
+            (ui.predictButton, "predict"),
             (ui.removeButton, "remove"),
             (ui.clearSliceButton, "clearSlice"),
             (ui.clearSegmentButton, "clearSegment"),

@@ -26,7 +26,7 @@ class ResultTimer:
         self._onTick = onTick
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer.timeout.connect(self.tick)
 
     @property
     def running(self) -> bool:
@@ -42,7 +42,12 @@ class ResultTimer:
         """Look no more, whatever is to come."""
         self._timer.stop()
 
-    def _tick(self) -> None:
-        self._inference.wait(_WAIT_SECONDS)
+    def tick(self, seconds: float = _WAIT_SECONDS) -> None:
+        """Look for results once.
+
+        Args:
+            seconds: How long to wait for one.
+        """
+        self._inference.wait(seconds)
         if not self._onTick():
             self._timer.stop()

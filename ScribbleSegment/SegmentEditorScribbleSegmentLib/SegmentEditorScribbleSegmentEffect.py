@@ -7,8 +7,6 @@ from pathlib import Path
 
 import qt
 import vtk
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
-from ScribbleSegmentLib.SharedInference import sharedInference
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
 
@@ -16,6 +14,8 @@ from scribblesegment import ScribbleSegmentError
 from scribblesegment.gesture_recorder import GestureRecorder, RecordedGesture
 from scribblesegment.mrml.controller import ScribbleController
 from scribblesegment.mrml.geometry import xy_to_world
+from ScribbleSegmentLib.EffectName import EFFECT_NAME
+from ScribbleSegmentLib.SharedInference import sharedInference
 
 from .OptionsPanel import OptionsPanel, setDefaults
 from .ResultTimer import ResultTimer
@@ -24,6 +24,7 @@ from .SliceViews import SliceViews
 
 _ICON_FILE = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "SegmentEditorScribbleSegment.svg"
 _BRUSH_STEP = 1.2
+_HEAD_START_SECONDS = 0.02
 
 
 class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
@@ -48,6 +49,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         self.timer = None
         self.observer = None
         self._statusIsProblem = False
+        self._inferenceKind = ""
 
     # What Slicer calls ------------------------------------------------------------------------------------------
 
@@ -121,7 +123,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             self.views.remove()
         if self.controller is not None:
             self.controller.forget()
-            sharedInference().rest()
+            # Not waited for: a thread that is importing PyTorch takes seconds to end, and does so by itself.
+            sharedInference().rest(timeout_s=0.1)
         self.controller = self.views = self.timer = self.observer = None
 
     def cleanup(self):
@@ -137,7 +140,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         self.options.update()
         if self.controller is not None:
             self.controller.options = self.options.controllerOptions
-            self.views.refreshAll()
+            self.views.refreshSoon()
 
     def updateMRMLFromGUI(self):
         """Nothing to do: every widget writes its parameter when it is changed."""
@@ -154,7 +157,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Draw in the views that there are now."""
         if self.views is not None:
             self.views.remove()
-            self.views.refreshAll()
+            self.views.refreshSoon()
 
     def processViewNodeEvents(self, callerViewNode, eventId, viewWidget):
         """Move what is drawn along with the view."""
@@ -187,8 +190,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         try:
             self.controller.place(self.editorNode, self.sliceNode(viewWidget))
         except ScribbleSegmentError as error:
-            self.showProblem(str(error))
+            self.showStatus(str(error), problem=True)
             return True
+        if self._statusIsProblem:
+            self.showStatus("")
         positive = self.options.positive != bool(interactor.GetControlKey())
         xy = interactor.GetEventPosition()
         self.recorder.press(xy, self.world(xy, viewWidget), positive=positive, box=self.options.box)
@@ -211,8 +216,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         recorded = self.recorder.release(
             xy, self.world(xy, viewWidget), brush_radius_pixels=self.views.brushRadiusPixels(viewWidget)
         )
-        self.views.hideCurrent(viewWidget)
         self.attempt(lambda: self.record(recorded, viewWidget))
+        self.views.finishCurrent()
+        # A quick network answers before anything is drawn, and the view changes once instead of twice.
+        self.timer.tick(_HEAD_START_SECONDS)
         return True
 
     def onWheelForward(self, interactor, viewWidget) -> bool:
@@ -264,6 +271,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Carry out a button of the options."""
         actions = {
             "accept": lambda: self.controller.accept(),
+            "predict": lambda: self.onShownSlice(self.controller.predict),
             "remove": lambda: self.onShownSlice(self.controller.remove_gesture, self.options.selectedPrompt),
             "clearSlice": lambda: self.onShownSlice(self.controller.clear_slice),
             "clearSegment": lambda: self.controller.clear_segment(self.editorNode),
@@ -291,19 +299,28 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
     def onTimer(self) -> bool:
         """Take in results. Returns whether more are on their way."""
         state = sharedInference().state
+        if state.kind == "ready" and self._inferenceKind != "ready":
+            # What was drawn while there was no network is answered now.
+            self.controller.retry()
+            self.showStatus(state.message)
+        self._inferenceKind = state.kind
         update = self.controller.poll()
         if update.problem:
-            self.showProblem(update.problem)
-        if update.changed:
-            self.views.refreshAll()
-        if state.kind in ("failed", "loading") or not self._statusIsProblem:
+            self.showStatus(update.problem, problem=True)
+        elif update.changed:
+            self.showStatus("")
+        elif state.kind in ("failed", "loading"):
             self.showStatus(state.message, problem=state.kind == "failed")
+        elif not self._statusIsProblem and state.message:
+            self.showStatus(state.message)
+        if update.changed:
+            self.views.refreshSoon()
         return self.controller.busy or state.kind == "loading"
 
     def onSceneChanged(self):
         """Follow undo, redo, and edits by others."""
         if self.controller is not None:
-            self.views.refreshAll()
+            self.views.refreshSoon()
 
     def onSceneClosing(self):
         """Drop what belongs to a scene that goes."""
@@ -329,16 +346,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         try:
             action()
         except ScribbleSegmentError as error:
-            self.showProblem(str(error))
+            self.showStatus(str(error), problem=True)
             logging.debug("Scribble Segment: %s", error)
-        else:
-            self._statusIsProblem = False
         self.timer.start()
-        self.views.refreshAll()
-
-    def showProblem(self, text: str):
-        """Say what is wrong and what to do."""
-        self.showStatus(text, problem=True)
+        self.views.refreshSoon()
 
     def showStatus(self, text: str, *, problem: bool = False):
         """Say something in the status area."""

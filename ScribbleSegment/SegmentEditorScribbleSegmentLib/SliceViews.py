@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import qt
+import slicer
 
 from scribblesegment import ScribbleSegmentError
 from scribblesegment.gesture_picture import (
@@ -36,6 +38,12 @@ class SliceViews:
         self._options = options
         self._overlays: dict = {}
         self._current = None  # plane, raster, picture and number of points of the gesture being drawn
+        self._currentIsDone = False
+        # One refresh for all that happens in a turn of the event loop: a gesture alone causes half a dozen events.
+        self._refreshTimer = qt.QTimer()
+        self._refreshTimer.setSingleShot(True)
+        self._refreshTimer.setInterval(0)
+        self._refreshTimer.timeout.connect(self.refreshAll)
         self.lastUsed = None
 
     # The brush --------------------------------------------------------------------------------------------------
@@ -78,13 +86,16 @@ class SliceViews:
             self._paintCurrent(overlay, viewWidget, recorder)
         self._render(viewWidget)
 
-    def hideCurrent(self, viewWidget) -> None:
-        """Take the gesture that was being made away."""
-        overlay = self._overlay(viewWidget)
-        overlay.current.hide()
-        overlay.box.hide()
-        self._current = None
-        self._render(viewWidget)
+    def finishCurrent(self) -> None:
+        """Take the gesture that was being made away with the next refresh, which shows it among the others."""
+        self._currentIsDone = True
+        self.refreshSoon()
+
+    def _hideCurrent(self) -> None:
+        for overlay in self._overlays.values():
+            overlay.current.hide()
+            overlay.box.hide()
+        self._current, self._currentIsDone = None, False
 
     def _paintCurrent(self, overlay, viewWidget, recorder) -> None:
         target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
@@ -104,8 +115,15 @@ class SliceViews:
 
     # What is there ----------------------------------------------------------------------------------------------
 
+    def refreshSoon(self) -> None:
+        """Show the current state as soon as Slicer has nothing more urgent to do."""
+        if not self._refreshTimer.isActive():
+            self._refreshTimer.start()
+
     def refreshAll(self) -> None:
         """Show the current state in all slice views."""
+        if self._currentIsDone:
+            self._hideCurrent()
         for viewWidget in self._sliceWidgets():
             self.refresh(viewWidget)
         self._options.showPreview(self._controller.preview is not None)
@@ -113,6 +131,7 @@ class SliceViews:
     def refresh(self, viewWidget) -> None:
         """Show the current state in one slice view."""
         overlay = self._overlay(viewWidget)
+        self._raise(overlay, viewWidget)
         try:
             target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
         except ScribbleSegmentError:
@@ -159,6 +178,7 @@ class SliceViews:
 
     def hideAll(self) -> None:
         """Show nothing, for a scene that is being closed."""
+        self._refreshTimer.stop()
         for viewWidget, overlay in self._overlays.items():
             for actor in overlay.actors:
                 actor.VisibilityOff()
@@ -167,6 +187,7 @@ class SliceViews:
 
     def remove(self) -> None:
         """Take everything out of all views."""
+        self._refreshTimer.stop()
         for viewWidget, overlay in self._overlays.items():
             for actor in overlay.actors:
                 self._effect.removeActor2D(viewWidget, actor)
@@ -184,9 +205,15 @@ class SliceViews:
             self._overlays[viewWidget] = overlay
         return self._overlays[viewWidget]
 
-    def _sliceWidgets(self) -> list:
-        import slicer
+    def _raise(self, overlay, viewWidget) -> None:
+        """Draw over segments that were added to the view later."""
+        if self._effect.renderer(viewWidget).GetViewProps().GetLastProp() is overlay.actors[-1]:
+            return
+        for actor in overlay.actors:
+            self._effect.removeActor2D(viewWidget, actor)
+            self._effect.addActor2D(viewWidget, actor)
 
+    def _sliceWidgets(self) -> list:
         layoutManager = slicer.app.layoutManager()
         if layoutManager is None:  # Slicer runs without a window, or is about to quit
             return []

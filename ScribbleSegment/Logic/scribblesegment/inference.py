@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scribblesegment.preprocessing import IntensityRange
     from scribblesegment.prompts import Prompts
 
-__all__ = ["PredictorService", "ServiceState", "SlicePredictor", "Worker"]
+__all__ = ["PredictorService", "ServiceState", "SlicePredictor", "Worker", "explain"]
 
 Logits = NDArray[np.float32]
 
@@ -184,7 +184,7 @@ class PredictorService:
         """
         return self._worker.wait(seconds)
 
-    def rest(self, timeout_s: float = 5.0) -> bool:
+    def rest(self, timeout_s: float = 1.0) -> bool:
         """End the thread and drop requests and outcomes, but keep the network: the next request starts at once.
 
         Returns:
@@ -226,7 +226,7 @@ class PredictorService:
             notice = _fall_back_notice(error, predictor.plan.device)
             attempt = self._current
             if notice is None or attempt is None:
-                raise _failure_of(error).error from error
+                raise explain(error) from error
         # Outside of the handler, because the traceback holds on to the memory that has run out.
         del predictor
         try:
@@ -234,7 +234,7 @@ class PredictorService:
         except ScribbleSegmentError:
             raise
         except Exception as error:
-            raise _failure_of(error).error from error
+            raise explain(error) from error
 
     def _predict(self, predictor: SlicePredictor, request: SliceRequest) -> Logits:
         began = time.perf_counter()
@@ -294,6 +294,15 @@ class PredictorService:
                 torch.cuda.empty_cache()
 
 
+def explain(error: BaseException) -> ScribbleSegmentError:
+    """Say what went wrong, and what to do about it, where a network could not be loaded or run.
+
+    Args:
+        error: What was raised; an error of this package is returned as it is.
+    """
+    return _failure_of(error).error
+
+
 def _load_predictor(model: str, device: str) -> SlicePredictor:
     # Here, because it imports what may be missing.
     from scribblesegment.predictor import load_predictor
@@ -302,7 +311,7 @@ def _load_predictor(model: str, device: str) -> SlicePredictor:
 
 
 def _slice_outcome(outcome: JobOutcome[Logits | None]) -> SliceOutcome:
-    error = None if outcome.error is None else _failure_of(outcome.error).error
+    error = None if outcome.error is None else explain(outcome.error)
     return SliceOutcome(outcome.ticket, outcome.value, error, outcome.seconds)
 
 

@@ -69,7 +69,12 @@ EVALUATION = Layer(
 )
 MRML = Layer("mrml", frozenset({"numpy", "vtk", "vtkmodules", "slicer"}), package=DATA_MODULES | {"mrml"})
 # Slicer starts without loading torch.
-LIBRARY = Layer("Slicer application", SLICER | {"numpy", "scipy", "SimpleITK"}, COMPUTE_LIBRARIES, None)
+LIBRARY = Layer(
+    "Slicer application",
+    SLICER | {"numpy", "scipy", "SimpleITK"},
+    COMPUTE_LIBRARIES | {"SampleData", "PyTorchUtils"},  # modules that a Slicer may lack
+    None,
+)
 # DESIGN says "their libs"; a module cannot be declared without Slicer's base classes (docs/decisions/0004).
 MODULE_FILE = Layer("module file", SLICER | {"numpy"})
 SCRIPT = Layer("script", COMPUTE_LIBRARIES | {"matplotlib", "SimpleITK"}, package=None)

@@ -1,0 +1,86 @@
+"""Section *Computing device* of the module's panel: where the network runs, and whether that works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slicer.i18n import tr as _
+
+from scribblesegment.inference import explain
+
+from .BackgroundJob import BackgroundJob
+from .DeviceReport import DeviceReport, checkDevice
+from .Selection import deviceNames
+
+
+class DeviceSection:
+    """Lets the user choose a device, and checks it by computing on it."""
+
+    def __init__(self, ui, onChosen: Callable[[str], None], check: Callable[[str], DeviceReport] = checkDevice) -> None:
+        """Use the widgets of a form.
+
+        Args:
+            ui: Its widgets by name.
+            onChosen: Told the device that the user chose.
+            check: Computes on a device; called on another thread.
+        """
+        self._ui = ui
+        self._onChosen = onChosen
+        self._check = check
+        self._job = BackgroundJob("ScribbleSegment device check")
+        labels = {
+            "auto": _("Automatic"),
+            "cpu": _("Processor"),
+            "cuda": _("NVIDIA graphics card (CUDA)"),
+            "mps": _("Apple graphics (MPS)"),
+        }
+        for name in deviceNames():
+            ui.deviceComboBox.addItem(labels[name], name)
+        ui.deviceComboBox.connect("currentIndexChanged(int)", self._onIndexChanged)
+        ui.checkDeviceButton.connect("clicked()", self.startCheck)
+
+    def cleanup(self) -> None:
+        """Leave nothing behind."""
+        self._job.cancel()
+
+    @property
+    def checking(self) -> bool:
+        """Whether a check is under way."""
+        return self._job.running
+
+    def showDevice(self, name: str) -> None:
+        """Select a device."""
+        combo = self._ui.deviceComboBox
+        combo.blockSignals(True)
+        combo.setCurrentIndex(combo.findData(name))
+        combo.blockSignals(False)
+
+    def startCheck(self) -> None:
+        """Compute on the chosen device; the result appears as text."""
+        name = self._ui.deviceComboBox.currentData
+        self._ui.checkDeviceButton.enabled = False
+        self._ui.deviceResultLabel.text = _("Checking; loading PyTorch takes a few seconds...")
+        self._job.start(lambda: self._check(name), self._onChecked)
+
+    def _onChecked(self, report: DeviceReport | None, error: BaseException | None) -> None:
+        self._ui.checkDeviceButton.enabled = True
+        if report is None:
+            self._ui.deviceResultLabel.text = str(explain(error)) if error is not None else ""
+            return
+        self._ui.deviceResultLabel.text = _reportInWords(report)
+
+    def _onIndexChanged(self, index: int) -> None:
+        self._ui.deviceResultLabel.text = ""
+        self._onChosen(self._ui.deviceComboBox.currentData)
+
+
+def _reportInWords(report: DeviceReport) -> str:
+    if report.problem:
+        return _("This device cannot run the network: {problem} Choose 'Automatic' or 'Processor'.").format(
+            problem=report.problem
+        )
+    name = {"cpu": _("processor"), "mps": _("Apple graphics")}.get(report.device, report.hardware or report.device)
+    text = _("Works: a test computation on the {device} gave the right result.").format(device=name)
+    if report.unused:
+        text += " " + _("The graphics card is not used: {problem}").format(problem=report.unused)
+    return text

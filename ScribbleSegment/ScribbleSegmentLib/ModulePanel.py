@@ -1,0 +1,158 @@
+"""The module's panel: its sections, and what they have to do with each other."""
+
+from __future__ import annotations
+
+import ctk
+import qt
+import slicer
+
+from scribblesegment.inference import ServiceState
+
+from .DeviceSection import DeviceSection
+from .ModelChoices import ModelChoices
+from .NetworkSection import NetworkSection
+from .PackageInstaller import PackageInstaller
+from .PackagesSection import PackagesSection
+from .Panels import Panel, registeredPanels
+from .ParameterNode import ScribbleSegmentParameterNode
+from .RequiredPackages import RequiredPackages
+from .SampleDataSection import SampleDataSection
+from .SegmentEditorDoor import openSegmentEditor
+from .Selection import Selection, deviceNames
+from .SharedInference import rememberedSelection, sharedInference, startingSelection
+
+# Each tick lends Python's global lock to the thread that loads the network.
+_INTERVAL_MS = 20
+_WAIT_SECONDS = 0.01
+
+
+class ModulePanel:
+    """Connects the sections with the scene's parameters and with the shared inference service.
+
+    Nothing is loaded or installed until the user asks for it. While the module is not shown, it watches nothing.
+    """
+
+    def __init__(self, ui) -> None:
+        """Use the widgets of `Resources/UI/ScribbleSegment.ui`, by name."""
+        self._ui = ui
+        self._models = ModelChoices()
+        self._parameterNode: ScribbleSegmentParameterNode | None = None
+        self._observation: int | None = None
+        self._shownState: ServiceState | None = None
+        self._packagesMissing = False
+        self.network = NetworkSection(ui, self._models, lambda name: self._choose(Selection(model=name)))
+        self.device = DeviceSection(ui, lambda name: self._choose(Selection(device=name)))
+        self.packages = PackagesSection(ui, RequiredPackages(), PackageInstaller(), self._onInstalled)
+        self.sampleData = SampleDataSection(ui, ui.volumeSelector.setCurrentNode)
+        self._panels = [self._added(make()) for make in registeredPanels()]
+        ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_INTERVAL_MS)
+        self._timer.connect("timeout()", self._onTimer)
+
+    # What the module's widget calls -----------------------------------------------------------------------------
+
+    def setParameterNode(self, parameterNode: ScribbleSegmentParameterNode | None) -> None:
+        """Use the parameters of the scene; None while the scene is closed."""
+        if self._parameterNode is not None and self._observation is not None:
+            self._parameterNode.RemoveObserver(self._observation)
+        self._parameterNode, self._observation = parameterNode, None
+        if parameterNode is not None:
+            self._observation = parameterNode.AddObserver("ModifiedEvent", lambda caller, event: self._useSelection())
+            self._useSelection()
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self._packagesMissing = self.packages.refresh()
+        if self._packagesMissing:
+            self._ui.packagesCollapsibleButton.collapsed = False
+        self._ui.statusLabel.text = ""
+        self._showState()
+        if sharedInference().state.kind == "loading":
+            self._timer.start()
+        for panel in self._panels:
+            panel.enter()
+
+    def exit(self) -> None:
+        """Another module is shown."""
+        self._timer.stop()
+        for panel in self._panels:
+            panel.exit()
+
+    def cleanup(self) -> None:
+        """Leave nothing behind."""
+        self.exit()
+        self.setParameterNode(None)
+        self.network.cleanup()
+        self.device.cleanup()
+        for panel in self._panels:
+            panel.cleanup()
+
+    # Choices ----------------------------------------------------------------------------------------------------
+
+    @property
+    def selection(self) -> Selection:
+        """What is used: the scene's choice as far as it exists here, else the user's last one, else the default."""
+        node = self._parameterNode
+        chosen = Selection() if node is None else Selection(node.model, node.device)
+        return chosen.restrictedTo(self._modelNames(), deviceNames()).completedBy(startingSelection())
+
+    def _choose(self, change: Selection) -> None:
+        """Take the user's choice, and load the network so that the user sees at once whether it works."""
+        selection = change.completedBy(self.selection)
+        rememberedSelection().save(selection)
+        node = self._parameterNode
+        if node is not None:
+            with slicer.util.NodeModify(node):
+                node.model, node.device = selection.model, selection.device
+        sharedInference().choose(selection.model, selection.device)
+        self._load()
+
+    def _useSelection(self) -> None:
+        """Bring widgets and inference in line with the parameters; loads nothing."""
+        selection = self.selection
+        sharedInference().choose(selection.model, selection.device)
+        self.network.showModels(selection.model)
+        self.device.showDevice(selection.device)
+        self._showState()
+
+    def _modelNames(self) -> list[str]:
+        return [self._ui.modelComboBox.itemData(index) for index in range(self._ui.modelComboBox.count)] or [
+            choice.name for choice in self._models.all()
+        ]
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        if not self._packagesMissing:
+            sharedInference().prepare()
+            self._timer.start()
+        self._showState()
+
+    def _onInstalled(self) -> None:
+        self._packagesMissing = self.packages.refresh()
+        sharedInference().retry()
+        self._load()
+
+    def _onTimer(self) -> None:
+        sharedInference().wait(_WAIT_SECONDS)
+        self._showState()
+        if sharedInference().state.kind in ("ready", "failed"):
+            self._timer.stop()
+
+    def _showState(self) -> None:
+        self.network.showState(sharedInference().state, self._packagesMissing)
+
+    # Segment Editor, and later sections -------------------------------------------------------------------------
+
+    def _onOpenSegmentEditor(self) -> None:
+        self._ui.statusLabel.text = openSegmentEditor(self._ui.volumeSelector.currentNode())
+
+    def _added(self, panel: Panel) -> Panel:
+        section = ctk.ctkCollapsibleButton()
+        section.text = panel.title
+        section.collapsed = True
+        layout = qt.QVBoxLayout(section)
+        panel.setup(layout)
+        self._ui.panelsFrame.layout().addWidget(section)
+        return panel

@@ -1,0 +1,151 @@
+"""Section *Network* of the module's panel: which network is used, under what licence, and how it is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from scribblesegment.exceptions import WeightsError
+from scribblesegment.inference import ServiceState, explain
+
+from .BackgroundJob import BackgroundJob
+from .ModelChoices import FILE_SUFFIXES, ModelChoice, ModelChoices
+
+
+class NetworkSection:
+    """Shows the networks to choose from, and adds one from a file."""
+
+    def __init__(self, ui, models: ModelChoices, onChosen: Callable[[str], None]) -> None:
+        """Use the widgets of a form.
+
+        Args:
+            ui: Its widgets by name.
+            models: The networks.
+            onChosen: Told the name of the network that the user chose.
+        """
+        self._ui = ui
+        self._models = models
+        self._onChosen = onChosen
+        self._import = BackgroundJob("ScribbleSegment import")
+        ui.modelComboBox.connect("currentIndexChanged(int)", self._onIndexChanged)
+        ui.addModelButton.connect("clicked()", self._onAdd)
+
+    def cleanup(self) -> None:
+        """Leave nothing behind."""
+        self._import.cancel()
+
+    def showModels(self, name: str) -> None:
+        """List the networks, with one of them selected."""
+        combo = self._ui.modelComboBox
+        try:
+            choices = self._models.all()
+        except WeightsError as error:
+            self._ui.networkStateLabel.text = str(error)
+            return
+        combo.blockSignals(True)
+        combo.clear()
+        for choice in choices:
+            combo.addItem(_label(choice), choice.name)
+            combo.setItemData(combo.count - 1, choice.description, qt.Qt.ToolTipRole)
+        combo.setCurrentIndex(combo.findData(name))
+        combo.blockSignals(False)
+        self._showLicence()
+
+    def showState(self, state: ServiceState, missingPackages: bool) -> None:
+        """Say in words where inference stands."""
+        if missingPackages:
+            text = _("Python packages are missing; press 'Set up' below.")
+        elif state.kind == "idle":
+            text = _("Not loaded yet. It is loaded when it is first used, which takes a few seconds.")
+        elif state.kind == "loading":
+            text = _("Loading...")
+        elif state.kind == "ready":
+            where = _("Ready on {device}.").format(device=_deviceInWords(state.device))
+            speed = (
+                ""
+                if state.milliseconds is None
+                else " " + _("A prediction takes {ms} ms.").format(ms=max(1, round(state.milliseconds)))
+            )
+            text = " ".join(part for part in (where + speed, state.message) if part)
+        else:
+            text = state.message
+        self._ui.networkStateLabel.text = text
+
+    def _showLicence(self) -> None:
+        choice = self._models.find(self._ui.modelComboBox.currentData or "")
+        if choice is None:
+            text = ""
+        elif choice.missing:
+            text = _("Its file is missing. Add it again, or choose another network.")
+        elif choice.downloadMegabytes:
+            text = _("{licence}. {size} MB are downloaded before the first use.").format(
+                licence=_licenceInWords(choice.licence), size=choice.downloadMegabytes
+            )
+        else:
+            text = _licenceInWords(choice.licence)
+        self._ui.licenceLabel.text = text
+
+    def _onIndexChanged(self, index: int) -> None:
+        self._showLicence()
+        name = self._ui.modelComboBox.currentData
+        if name:
+            self._onChosen(name)
+
+    def _onAdd(self) -> None:
+        patterns = " ".join(f"*{suffix}" for suffix in FILE_SUFFIXES)
+        file = qt.QFileDialog.getOpenFileName(
+            self._ui.addModelButton.window(),
+            _("Add a network"),
+            "",
+            _("Network files ({patterns})").format(patterns=patterns),
+        )
+        if not file or not slicer.util.confirmOkCancelDisplay(self._question(file), _("Add a network")):
+            return
+        self.addFile(file)
+
+    def addFile(self, file: str) -> None:
+        """Check a file and add it to the networks, without asking."""
+        self._ui.addModelButton.enabled = False
+        self._ui.networkStateLabel.text = _("Checking {file}...").format(file=Path(file).name)
+        self._import.start(lambda: self._models.add(file), self._onAdded)
+
+    def _question(self, file: str) -> str:
+        return _(
+            "{file} is checked, and copied to the folder {folder}.\n\n{licence}\n\nUse it only as its licence permits."
+        ).format(
+            file=Path(file).name,
+            folder=self._models.folder,
+            licence=_licenceInWords(self._models.statedLicence(file)),
+        )
+
+    def _onAdded(self, choice: ModelChoice | None, error: BaseException | None) -> None:
+        self._ui.addModelButton.enabled = True
+        if choice is None:
+            self._ui.networkStateLabel.text = str(explain(error)) if error is not None else ""
+            return
+        self.showModels(choice.name)
+        self._onChosen(choice.name)
+
+
+def _label(choice: ModelChoice) -> str:
+    if choice.embedded:
+        return _("{name} (comes with the extension)").format(name=choice.name)
+    if choice.missing:
+        return _("{name} (file is missing)").format(name=choice.name)
+    return choice.name
+
+
+def _licenceInWords(licence: str) -> str:
+    if not licence:
+        return _("No licence is stated; ask who provided it")
+    return _("Licence: {licence}").format(licence=licence)
+
+
+def _deviceInWords(device: str) -> str:
+    if device == "cpu":
+        return _("the processor")
+    return _("the graphics card ({device})").format(device=device)
