@@ -1,9 +1,9 @@
 """Time what the Segment Editor effect does after a stroke, on Slicer's real MRML: `python scripts/benchmark_effect.py`.
 
-Drives the effect's controller on a synthetic CT with a segment in every slice. Each gesture is a stroke on another slice
-or a correction of the one before. Measured from the end of the stroke to the changed segment, with the polling that the
-effect's timer does in between; the longest time that a single call holds up the window is given beside it. Needs
-slicer-core.
+Drives the effect's controller on a synthetic CT with a segment in every slice. Each gesture is a stroke on another
+slice or a correction of the one before. Measured from the end of the stroke to the changed segment, with the polling
+that the effect's timer does in between; the longest time that a single call holds up the window is given beside it.
+Needs slicer-core.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Scene:
 
     def show(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Move the view to a slice; returns centre (3,) and two in-plane directions (2, 3) in the world."""
-        k, j, i = self.shape
+        _, j, i = self.shape
         center = np.array([i / 2, j / 2, index]) * self.spacing
         angle = 0.3 if self.oblique else 0.0
         across, up = np.array([np.cos(angle), 0.0, np.sin(angle)]), np.array([0.0, 1.0, 0.0])
@@ -129,7 +129,7 @@ class Scene:
 
 
 def _cylinder(shape: tuple[int, ...]) -> np.ndarray:
-    k, j, i = shape
+    _, j, i = shape
     rows, columns = np.ogrid[:j, :i]
     noise = np.random.default_rng(0).normal(0.0, 20.0, (j, i))
     inside = np.hypot(rows - j / 2, columns - i / 2) < min(j, i) / 6

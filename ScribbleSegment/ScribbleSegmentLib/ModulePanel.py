@@ -6,6 +6,7 @@ import ctk
 import qt
 import slicer
 
+from scribblesegment.exceptions import WeightsError
 from scribblesegment.inference import ServiceState
 
 from .DeviceSection import DeviceSection
@@ -117,9 +118,11 @@ class ModulePanel:
         self._showState()
 
     def _modelNames(self) -> list[str]:
-        return [self._ui.modelComboBox.itemData(index) for index in range(self._ui.modelComboBox.count)] or [
-            choice.name for choice in self._models.all()
-        ]
+        try:
+            return [choice.name for choice in self._models.all()]
+        except WeightsError:
+            # The section that lists them says so.
+            return []
 
     # State ------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class NetworkSection:
         self._models = models
         self._onChosen = onChosen
         self._import = BackgroundJob("ScribbleSegment import")
+        # What the user tried in vain; it stays on show until the next try or choice.
+        self._problem = ""
         ui.modelComboBox.connect("currentIndexChanged(int)", self._onIndexChanged)
         ui.addModelButton.connect("clicked()", self._onAdd)
 
@@ -44,12 +46,12 @@ class NetworkSection:
         try:
             choices = self._models.all()
         except WeightsError as error:
-            self._ui.networkStateLabel.text = str(error)
+            self._problem = str(error)
             return
         combo.blockSignals(True)
         combo.clear()
         for choice in choices:
-            combo.addItem(_label(choice), choice.name)
+            combo.addItem(choice.name, choice.name)
             combo.setItemData(combo.count - 1, choice.description, qt.Qt.ToolTipRole)
         combo.setCurrentIndex(combo.findData(name))
         combo.blockSignals(False)
@@ -73,23 +75,21 @@ class NetworkSection:
             text = " ".join(part for part in (where + speed, state.message) if part)
         else:
             text = state.message
-        self._ui.networkStateLabel.text = text
+        self._ui.networkStateLabel.text = "\n".join(part for part in (self._problem, text) if part)
 
     def _showLicence(self) -> None:
         choice = self._models.find(self._ui.modelComboBox.currentData or "")
-        if choice is None:
-            text = ""
-        elif choice.missing:
-            text = _("Its file is missing. Add it again, or choose another network.")
-        elif choice.downloadMegabytes:
-            text = _("{licence}. {size} MB are downloaded before the first use.").format(
-                licence=_licenceInWords(choice.licence), size=choice.downloadMegabytes
-            )
-        else:
-            text = _licenceInWords(choice.licence)
-        self._ui.licenceLabel.text = text
+        parts = [] if choice is None else [_licenceInWords(choice.licence)]
+        if choice is not None and choice.embedded:
+            parts.append(_("It comes with the extension."))
+        if choice is not None and choice.missing:
+            parts = [_("Its file is missing. Install the extension again, or choose another network.")]
+        if choice is not None and choice.downloadMegabytes:
+            parts.append(_("{size} MB are downloaded before the first use.").format(size=choice.downloadMegabytes))
+        self._ui.licenceLabel.text = " ".join(parts)
 
     def _onIndexChanged(self, index: int) -> None:
+        self._problem = ""
         self._showLicence()
         name = self._ui.modelComboBox.currentData
         if name:
@@ -110,6 +110,7 @@ class NetworkSection:
     def addFile(self, file: str) -> None:
         """Check a file and add it to the networks, without asking."""
         self._ui.addModelButton.enabled = False
+        self._problem = ""
         self._ui.networkStateLabel.text = _("Checking {file}...").format(file=Path(file).name)
         self._import.start(lambda: self._models.add(file), self._onAdded)
 
@@ -125,24 +126,17 @@ class NetworkSection:
     def _onAdded(self, choice: ModelChoice | None, error: BaseException | None) -> None:
         self._ui.addModelButton.enabled = True
         if choice is None:
-            self._ui.networkStateLabel.text = str(explain(error)) if error is not None else ""
+            self._problem = str(explain(error)) if error is not None else ""
+            self._ui.networkStateLabel.text = self._problem
             return
         self.showModels(choice.name)
         self._onChosen(choice.name)
 
 
-def _label(choice: ModelChoice) -> str:
-    if choice.embedded:
-        return _("{name} (comes with the extension)").format(name=choice.name)
-    if choice.missing:
-        return _("{name} (file is missing)").format(name=choice.name)
-    return choice.name
-
-
 def _licenceInWords(licence: str) -> str:
     if not licence:
-        return _("No licence is stated; ask who provided it")
-    return _("Licence: {licence}").format(licence=licence)
+        return _("No licence is stated; ask who provided it.")
+    return _("Licence: {licence}.").format(licence=licence)
 
 
 def _deviceInWords(device: str) -> str:

@@ -74,8 +74,9 @@ class PackagesSection:
             if size.withCuda > size.megabytes
             else _("About {megabytes} MB are downloaded.").format(megabytes=size.megabytes)
         )
-        advice = _("They need about three times as much disk space. This can take several minutes.")
-        return "\n\n".join([head, f"{amount} {advice}"])
+        if self._packages.torch in requirements:
+            amount += " " + _("They need about three times as much disk space. This can take several minutes.")
+        return f"{head}\n\n{amount}"
 
     def _install(self, requirements: Sequence[Requirement], again: bool) -> None:
         self._ui.setUpButton.enabled = False

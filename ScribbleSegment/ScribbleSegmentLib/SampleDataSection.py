@@ -23,29 +23,34 @@ class SampleDataSection:
         for label, name in ((_("CT of a chest"), "CTChest"), (_("MR of a head"), "MRHead")):
             ui.sampleComboBox.addItem(label, name)
         ui.loadSampleButton.connect("clicked()", self.load)
+        self._say("")
         if not hasattr(slicer.modules, "sampledata"):
             reason = _("Slicer's module Sample Data is not available.")
             for widget in (ui.sampleComboBox, ui.loadSampleButton):
                 widget.enabled = False
                 widget.toolTip = reason
-            ui.sampleLabel.text = reason
+            self._say(reason)
 
     def load(self) -> None:
         """Download and show the chosen volume; what was downloaded before is taken from Slicer's cache."""
         import SampleData
 
         name = self._ui.sampleComboBox.currentData
-        self._ui.sampleLabel.text = _("Loading...")
+        self._say(_("Loading..."))
         slicer.app.processEvents()
         volumeNode = None
         with slicer.util.tryWithErrorDisplay(_("The sample data could not be loaded."), waitCursor=True):
             try:
                 volumeNode = next(iter(SampleData.downloadSamples(name)), None)
             finally:
-                self._ui.sampleLabel.text = (
+                self._say(
                     ""
                     if volumeNode is not None
                     else _("{name} could not be loaded. Check the internet connection.").format(name=name)
                 )
         if volumeNode is not None:
             self._onLoaded(volumeNode)
+
+    def _say(self, text: str) -> None:
+        self._ui.sampleLabel.text = text
+        self._ui.sampleLabel.visible = bool(text)

@@ -23,10 +23,10 @@ BOX_COLOR: Color = (1.0, 0.80, 0.10)
 _STROKE_OPACITY = 0.75
 _OVERLAY_OPACITY = 0.45
 
-# A click is drawn as a disc of this radius, in pixels of the slice; the outline of a box is as wide.
+# A click is drawn as a disc of this radius, in pixels of the slice; the outline of a box is half a radius wide.
 _CLICK_RADIUS_PIXELS = 2.0
 
-# Colours of probabilities from 0.5 - a half up: blue (unsure) over green to yellow (sure); below 0.05 nothing is shown.
+# Colours of probabilities, from violet (unlikely) over green to yellow (certain).
 _PROBABILITY_STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 _PROBABILITY_COLORS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64

@@ -184,7 +184,7 @@ class PredictorService:
         """
         return self._worker.wait(seconds)
 
-    def rest(self, timeout_s: float = 1.0) -> bool:
+    def rest(self, timeout_s: float = 0.25) -> bool:
         """End the thread and drop requests and outcomes, but keep the network: the next request starts at once.
 
         Returns:

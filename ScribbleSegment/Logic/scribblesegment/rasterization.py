@@ -143,6 +143,7 @@ def _visible_segments(plane: SlicePlane, points_mm: ArrayLike, reach: float) -> 
     if len(points) == 1:
         points = np.repeat(points, 2, axis=0)
     start, step = points[:-1], np.diff(points, axis=0)
+    step[np.abs(step) <= _RIM * spacing] = 0  # so that no quotient below overflows
     low, high = -0.5 * spacing - reach, (np.array(plane.shape) - 0.5) * spacing + reach
     with np.errstate(divide="ignore", invalid="ignore"):
         bounds = np.sort(np.stack([(low - start) / step, (high - start) / step]), axis=0)

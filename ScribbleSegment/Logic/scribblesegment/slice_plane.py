@@ -337,14 +337,15 @@ def _aligned_plane(grid: VoxelGrid, point: FloatArray, unit: FloatArray) -> Slic
     axis = int(np.abs(slopes).argmax())
     others = [other for other in range(3) if other != axis]
     # Whole range of the plane's position on `axis` over the grid, in voxels; half of it lies to either side.
-    drift = sum(abs(slopes[other]) * grid.shape[other] for other in others) / abs(slopes[axis])
+    drift = float(sum(abs(slopes[other]) * grid.shape[other] for other in others) / abs(slopes[axis]))
     row, column = grid.steps_kji_mm[others]
     if drift / 2 > _ALIGNED_VOXELS or not _orthogonal(row, column):
         return None
     centre = (np.array(grid.shape) - 1) / 2
     position = centre[axis] + float((point - grid.to_mm(centre)) @ unit) / slopes[axis]
     side = grid.shape[axis]
-    if not -0.5 - TIE <= position <= side - 0.5 + TIE:
+    # A tilted plane may cut the outermost slice at its rim and pass beside its middle.
+    if not -0.5 - drift / 2 - TIE <= position <= side - 0.5 + drift / 2 + TIE:
         raise _misses(grid, point, unit)
     index = min(max(int(nearest_index(position)), 0), side - 1)
     origin = grid.origin_mm + index * grid.steps_kji_mm[axis]

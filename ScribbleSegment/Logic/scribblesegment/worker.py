@@ -44,7 +44,9 @@ class Worker(Generic[T]):
         self._name = name
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._given_up: threading.Thread | None = None
+        self._closing = False
+        # Counts the calls of `close`: what began before one of them is not heard after it.
+        self._era = 0
         self._waiting: tuple[int, Callable[[], T], bool] | None = None
         self._running = False
         self._outcomes: list[JobOutcome[T]] = []
@@ -76,9 +78,9 @@ class Worker(Generic[T]):
         with self._changed:
             self._last_ticket += 1
             self._waiting = (self._last_ticket, job, report)
+            self._closing = False
             if self._thread is None:
-                arguments = (self._given_up,)
-                self._thread = threading.Thread(target=self._serve, args=arguments, name=self._name, daemon=True)
+                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
             return self._last_ticket
@@ -105,45 +107,43 @@ class Worker(Generic[T]):
         A job that runs cannot be interrupted; its outcome is dropped.
 
         Returns:
-            Whether the thread ended within `timeout_s`. If not, it ends by itself after its job.
+            Whether the thread ended within `timeout_s`. If not, it ends by itself after its job, or goes on with one
+            that it is given before.
         """
         with self._changed:
-            # A thread joins the one that was given up before it, so the newest is the last to end.
-            self._given_up, self._thread = self._thread or self._given_up, None
+            thread = self._thread
+            self._closing = True
+            self._era += 1
             self._waiting, self._running, self._outcomes = None, False, []
             self._changed.notify_all()
-        if self._given_up is not None:
-            self._given_up.join(timeout_s)
-            if self._given_up.is_alive():
-                return False
-            self._given_up = None
-        return True
+        if thread is None:
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
 
     @property
     def _active(self) -> bool:
         return self._running or self._waiting is not None
 
-    def _serve(self, predecessor: threading.Thread | None) -> None:
-        if predecessor is not None:
-            # Jobs share state that is not made for two threads.
-            predecessor.join()
-        me = threading.current_thread()
+    def _serve(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._thread is not me)
-                if self._thread is not me or self._waiting is None:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closing)
+                if self._waiting is None:
+                    # Under the lock, so that a job handed over from now on finds that it needs another thread.
+                    self._thread = None
                     return
                 (ticket, job, report), self._waiting = self._waiting, None
                 self._running = True
+                era = self._era
             outcome = _outcome(ticket, job)
             del job
             with self._changed:
-                if self._thread is not me:
-                    return
-                self._running = False
-                if report:
-                    self._outcomes.append(outcome)
-                self._changed.notify_all()
+                if era == self._era:
+                    self._running = False
+                    if report:
+                        self._outcomes.append(outcome)
+                    self._changed.notify_all()
 
 
 def _outcome(ticket: int, job: Callable[[], T]) -> JobOutcome[T]:

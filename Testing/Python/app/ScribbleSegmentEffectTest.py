@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
-from ScribbleSegmentLib import SharedInference
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
 
 from scribblesegment.inference import PredictorService
 from scribblesegment.mrml.prompt_tags import read_gestures
+from ScribbleSegmentLib import SharedInference
+from ScribbleSegmentLib.EffectName import EFFECT_NAME
 
 SHAPE = (30, 80, 90)
 WAIT_SECONDS = 20.0
@@ -29,7 +29,7 @@ WAIT_SECONDS = 20.0
 class BrightRegionPredictor:
     """Predicts the bright pieces that a positive prompt lies on, less what was drawn negative."""
 
-    class plan:  # noqa: D106
+    class plan:
         device = "cpu"
         milliseconds = 1.0
 
@@ -385,7 +385,15 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
 
     def actorCount(self, viewName):
         """2D actors in a slice view."""
-        return self.view(viewName).sliceView().renderWindow().GetRenderers().GetFirstRenderer().GetViewProps().GetNumberOfItems()
+        return (
+            self.view(viewName)
+            .sliceView()
+            .renderWindow()
+            .GetRenderers()
+            .GetFirstRenderer()
+            .GetViewProps()
+            .GetNumberOfItems()
+        )
 
     # The network ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import unittest
 
 import numpy as np
 import slicer
+
 from ScribbleSegmentLib import SharedInference
 from ScribbleSegmentLib.EffectName import EFFECT_NAME
 from ScribbleSegmentLib.RequiredPackages import RequiredPackages

@@ -217,6 +217,32 @@ def test_a_changed_character_is_found(place, character):
             SegmentGestures.from_text(damaged)
 
 
+def test_the_last_character_counts_too_where_it_says_less_than_the_others():
+    drawn = SegmentGestures()
+    lengths = set()
+    for number in range(12):
+        drawn = drawn.added(axial(3), Click((number, number * 7.7, 1)))
+        text = drawn.to_text()
+        lengths.add(len(text[1:]) % 4)
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        last = alphabet.index(text[-1])
+        with pytest.raises(FileFormatError):
+            SegmentGestures.from_text(text[:-1] + alphabet[last ^ 1])
+    assert 2 in lengths  # then four bits of the last character are spare
+
+
+def test_slices_that_changed_places_are_found():
+    first, second = a_part(GOOD_CLICK), a_part(["click", 0, [4, 5, 6]])
+    one, other = (base64.urlsafe_b64decode(pad(as_text(*parts)[1:])) for parts in ((first, second), (second, first)))
+    mixed = one[:8] + other[8:]
+    with pytest.raises(FileFormatError, match="changed or lost"):
+        SegmentGestures.from_text("1" + base64.urlsafe_b64encode(mixed).decode().rstrip("="))
+
+
+def pad(text: str) -> str:
+    return text + "=" * (-len(text) % 4)
+
+
 @relaxed
 @given(st.text(min_size=1, max_size=40) | st.from_regex(r"1[A-Za-z0-9_-]{0,60}", fullmatch=True))
 def test_any_other_text_is_refused(text):

@@ -94,7 +94,7 @@ def test_a_dot_is_a_disc():
 
 def test_the_finest_stroke_is_a_closed_line():
     plane = a_plane()
-    marked = rasterize([a_stroke(plane, (2.1, 3.2), (15.3, 24.1), radius=1e-3)], plane).scribbles[0]
+    marked = rasterize([a_stroke(plane, (2.1, 3.2), (15.3, 24.2), radius=1e-3)], plane).scribbles[0]
     rows, columns = np.nonzero(marked)
     assert marked[2, 3] == marked[15, 24] == 1
     assert set(columns) == set(range(3, 25))
@@ -121,6 +121,24 @@ def test_an_endless_fine_stroke_takes_neither_time_nor_memory():
     marked = rasterize([far], plane).scribbles[0]
     assert marked[10].all()
     assert marked.sum() == SHAPE[1]
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-200, 2e-313])
+def test_a_hand_that_hardly_moves_paints_a_dot(tiny):
+    plane = a_plane()
+    points = at(plane, (0, 0), (0, tiny), (tiny, 0))
+    coverage, dot = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
+    paint_stroke(coverage, plane, points, 2.0)
+    paint_stroke(dot, plane, points[:1], 2.0)
+    np.testing.assert_array_equal(coverage, dot)
+    assert dot[0, 0] == 1
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.3, 0.5, 0.7])
+def test_a_pixel_whose_corner_the_line_cuts_is_marked_by_any_brush(radius):
+    plane = a_plane()
+    marked = rasterize([a_stroke(plane, (2.45, 7.45), (6.45, 3.45), radius=radius)], plane).scribbles[0]
+    assert marked[4, 5] == 1  # its centre is 0.64 pixels away from the line
 
 
 def test_points_beside_the_plane_are_projected_onto_it():

@@ -200,6 +200,7 @@ def test_jobs_never_overlap_even_when_the_thread_was_given_up(worker: Worker[obj
     began = threading.Event()
     worker.run(began.set)
     assert not began.wait(0.05)
+    assert len([thread for thread in threading.enumerate() if thread.name == "test worker"]) == 1
     gate.opened.set()
     assert began.wait(LONG)
     assert next_outcome(worker).error is None

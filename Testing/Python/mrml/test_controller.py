@@ -299,6 +299,16 @@ def test_a_failed_prediction_is_told_and_the_stroke_is_kept_for_another_try(at_w
     assert not at_work.controller.retry()
 
 
+def test_prompts_that_cannot_be_read_are_told_and_others_are_still_answered(at_work):
+    at_work.stroke((17, 12), (17, 18), settle=False)
+    at_work.show(7)
+    at_work.stroke((17, 12), (17, 18), settle=False)
+    at_work.editor.segment(at_work.segment).SetTag("ScribbleSegment.Prompts", "1damaged")
+    problems = [at_work.settle().problem for _ in range(3)]
+    assert any(problem for problem in problems)
+    assert not at_work.controller.busy
+
+
 # Preview, options ---------------------------------------------------------------------------------------------------
 
 
@@ -483,7 +493,7 @@ def test_a_stroke_beside_the_volume_is_refused_and_changes_nothing(at_work):
 def test_a_segmentation_under_a_non_linear_transform_is_refused(at_work):
     transform = at_work.editor.scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     at_work.editor.segmentation_node.SetAndObserveTransformNodeID(transform.GetID())
-    with pytest.raises(GeometryError, match="[Hh]arden"):
+    with pytest.raises(GeometryError, match=r"[Hh]arden"):
         at_work.stroke((17, 12), (17, 18))
 
 

@@ -91,7 +91,7 @@ def test_a_new_segmentation_takes_the_lattice_of_the_volume(an_editor, images):
 
 
 def test_without_an_editor_the_user_is_told_to_choose_a_segmentation(images):
-    with pytest.raises(PromptError, match="No segmentation is selected.*Choose or create"):
+    with pytest.raises(PromptError, match=r"No segmentation is selected.*Choose or create"):
         resolve_target(None, images)
 
 
@@ -116,7 +116,7 @@ def test_a_segmentation_node_that_holds_no_segmentation_counts_as_none(an_editor
 @pytest.mark.parametrize("selected", [None, "", "no such segment"])
 def test_without_a_segment_the_user_is_told_to_add_or_select_one(an_editor, two_segments, images, selected):
     an_editor.node.SetSelectedSegmentID(selected)
-    with pytest.raises(PromptError, match="No segment is selected.*Add.*select"):
+    with pytest.raises(PromptError, match=r"No segment is selected.*Add.*select"):
         resolve_target(an_editor.node, images)
 
 
@@ -129,7 +129,7 @@ def test_a_selected_segment_that_was_removed_is_none(an_editor, two_segments, im
 
 def test_without_a_source_volume_the_user_is_told_to_choose_one(an_editor, two_segments, images):
     an_editor.node.SetAndObserveSourceVolumeNode(None)
-    with pytest.raises(ImageError, match="No source volume is selected.*Choose the image"):
+    with pytest.raises(ImageError, match=r"No source volume is selected.*Choose the image"):
         resolve_target(an_editor.node, images)
 
 

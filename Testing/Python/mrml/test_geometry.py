@@ -60,7 +60,7 @@ def test_a_segmentation_without_geometry_takes_that_of_the_source_volume_and_kee
 
 def test_without_geometry_and_volume_the_user_is_told_to_select_one(an_editor):
     node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Liver")
-    with pytest.raises(GeometryError, match="'Liver'.*Select a source volume"):
+    with pytest.raises(GeometryError, match=r"'Liver'.*Select a source volume"):
         reference_geometry(node)
 
 
@@ -197,7 +197,7 @@ def test_a_view_of_a_hundred_millimetres_over_two_hundred_pixels_has_half_a_mill
 
 def test_a_position_beside_the_view_s_plane_is_seen_along_the_normal(a_slice_node):
     on_plane = xy_to_world(a_slice_node, (40.0, 30.0))
-    assert np.allclose(world_to_xy(a_slice_node, on_plane + (0, 0, 12.0)), (40.0, 30.0), rtol=0, atol=1e-9)
+    assert np.allclose(world_to_xy(a_slice_node, np.add(on_plane, (0, 0, 12.0))), (40.0, 30.0), rtol=0, atol=1e-9)
 
 
 def test_positions_agree_with_slicer_s_matrices(an_editor):

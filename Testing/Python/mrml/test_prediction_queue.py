@@ -185,7 +185,9 @@ def test_a_job_in_work_is_answered_although_a_newer_one_of_its_slice_waits(queue
     assert run_dry(queue, inference) == [older, newer]
 
 
-@pytest.mark.parametrize("other", [a_job(2), a_job(1, "spleen"), SliceJob(a_target(node=object()), a_plane(1), (), True)])
+@pytest.mark.parametrize(
+    "other", [a_job(2), a_job(1, "spleen"), SliceJob(a_target(node=object()), a_plane(1), (), True)]
+)
 def test_jobs_of_other_slices_segments_and_segmentations_wait_side_by_side(queue, inference, other):
     first, job = a_job(0), a_job(1)
     for added in (first, job, other):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -39,9 +39,7 @@ def clicks(count) -> tuple[Click, ...]:
 
 def a_result(index=0, count=1, *, segment="liver", logits=None, written=None) -> SliceResult:
     logits = np.zeros(SHAPE, np.float32) if logits is None else logits
-    return SliceResult(
-        a_target(segment), a_plane(index), clicks(count), logits, np.zeros(SHAPE, bool), written=written
-    )
+    return SliceResult(a_target(segment), a_plane(index), clicks(count), logits, np.zeros(SHAPE, bool), written=written)
 
 
 # Finding ------------------------------------------------------------------------------------------------------------
@@ -117,7 +115,8 @@ def test_after_clearing_nothing_is_known():
     assert results.find(a_target(), a_plane(), clicks(1)) is None
 
 
-@settings(max_examples=30)
+# Long lists take minutes to shrink.
+@settings(max_examples=30, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 20)), min_size=60, max_size=160))
 def test_the_newest_results_are_kept_and_the_oldest_forgotten(keys):
     results, model = SliceResults(), {}
@@ -242,9 +241,9 @@ def test_anchors_are_all_that_is_positive_and_the_content_and_nothing_else(posit
         scribbles=np.stack([positive, negative]),
         point_coords=np.array(list(points), int).reshape(-1, 2),
         point_labels=np.array(list(points.values()), int),
-        boxes=np.array(
-            [[(r, c), (min(r + h, SHAPE[0]), min(c + w, SHAPE[1]))] for r, c, h, w in boxes], int
-        ).reshape(-1, 2, 2),
+        boxes=np.array([[(r, c), (min(r + h, SHAPE[0]), min(c + w, SHAPE[1]))] for r, c, h, w in boxes], int).reshape(
+            -1, 2, 2
+        ),
     )
     before = content.copy()
     anchors = anchors_of(prompts, content)

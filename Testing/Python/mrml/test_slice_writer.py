@@ -102,9 +102,7 @@ def test_an_empty_mask_erases_the_slice(an_editor, box):
     segment_id = an_editor.add_segment(box(((1, 5), (2, 6), (3, 9))))
     target = target_in(an_editor, segment_id)
     assert write_mask(target, slice_of(target, 0, 3), np.zeros((8, 10), bool))
-    assert np.array_equal(
-        an_editor.mask(segment_id), box(((1, 3), (2, 6), (3, 9))) | box(((4, 5), (2, 6), (3, 9)))
-    )
+    assert np.array_equal(an_editor.mask(segment_id), box(((1, 3), (2, 6), (3, 9))) | box(((4, 5), (2, 6), (3, 9))))
 
 
 def test_the_mask_is_left_as_it_is(an_editor):
@@ -161,18 +159,43 @@ def oblique_plane(target, part, normal):
     return plane_through(grid, grid.to_mm(np.multiply(part, np.array(grid.shape) - 1)), normal)
 
 
+def expected_after(target, before, plane, mask):
+    """bool (K, J, I): every voxel that the plane cuts is what the mask says at its pixel."""
+    expected, voxels = before.copy(), plane_voxels(target.reference.grid, plane)
+    expected[tuple(voxels.kji.T)] = mask[tuple(voxels.pixels.T)]
+    return expected
+
+
 @with_editors
-@given(cut=oblique_cuts(), seed=seeds)
-def test_on_an_oblique_plane_an_empty_segment_gets_the_voxels_whose_pixels_are_in_the_mask(new_editor, cut, seed):
+@given(cut=oblique_cuts(), seed=seeds, before=st.booleans())
+def test_on_an_oblique_plane_the_voxels_become_what_the_mask_says_at_their_pixels(new_editor, cut, seed, before):
     spacing, part, normal = cut
     editor = new_editor(ijk_to_ras=np.diag([*spacing, 1.0]))
+    segment_id = editor.add_segment(random_mask(seed) if before else None)
+    old, target = editor.mask(segment_id), target_in(editor, segment_id)
+    plane = oblique_plane(target, part, normal)
+    mask = random_mask(seed + 1, plane.shape)
+    expected = expected_after(target, old, plane, mask)
+    assert write_mask(target, plane, mask) == bool((expected != old).any())
+    assert np.array_equal(editor.mask(segment_id), expected)
+
+
+@with_editors
+@given(cut=oblique_cuts(), first=seeds, second=seeds, length=st.integers(0, 8))
+def test_a_new_result_on_an_oblique_plane_leaves_nothing_of_the_one_before(new_editor, cut, first, second, length):
+    spacing, part, normal = cut
+    shape = (8, 24, 24)
+    editor = new_editor(np.zeros(shape, np.int16), np.diag([*spacing, 1.0]))
     segment_id = editor.add_segment()
     target = target_in(editor, segment_id)
     plane = oblique_plane(target, part, normal)
-    mask = random_mask(seed, plane.shape)
-    write_mask(target, plane, mask)
-    expected, voxels = np.zeros(SHAPE, bool), plane_voxels(target.reference.grid, plane)
-    expected[tuple(voxels.kji.T)] = mask[tuple(voxels.pixels.T)]
+    for seed in (first, second):
+        # A line one pixel wide, as of a vessel.
+        mask = np.zeros(plane.shape, bool)
+        row, column = np.random.default_rng(seed).integers(0, plane.shape)
+        mask[row, column : column + length] = True
+        write_mask(target, plane, mask)
+    expected = expected_after(target, np.zeros(shape, bool), plane, mask)
     assert np.array_equal(editor.mask(segment_id), expected)
 
 
@@ -309,6 +332,19 @@ def test_masking_limits_what_is_taken_away(an_editor, box):
     expected[2] = other_mask[2]
     assert np.array_equal(an_editor.mask(segment_id), expected)
     assert np.array_equal(an_editor.mask(other), other_mask)
+
+
+def test_inside_one_segment_everything_can_be_taken_away_as_in_slicer(an_editor, box):
+    other_mask = box(((0, 6), (2, 6), (5, 8)))
+    other = an_editor.add_segment(other_mask)
+    segment_id = an_editor.add_segment(box(((0, 6), (0, 8), (0, 5))))
+    an_editor.node.SetMaskMode(SEGMENT.EditAllowedInsideSingleSegment)
+    an_editor.node.SetMaskSegmentID(other)
+    target = target_in(an_editor, segment_id)
+    assert write_mask(target, slice_of(target, 0, 2), np.zeros((8, 10), bool))
+    assert not an_editor.mask(segment_id)[2].any()
+    # What was taken away falls to that segment.
+    assert np.array_equal(an_editor.mask(other)[2], other_mask[2] | (np.indices((8, 10))[1] < 5))
 
 
 def test_only_editable_intensities_change_in_either_direction(an_editor):

@@ -32,7 +32,7 @@ def around_the_ball(linear) -> np.ndarray:
     """ijk to world, with the middle voxel near the ball's centre."""
     matrix = np.eye(4)
     matrix[:3, :3] = linear
-    matrix[:3, 3] = CENTER + (0.3, -0.2, 0.4) - linear @ (np.array(SHAPE[::-1]) // 2)
+    matrix[:3, 3] = np.add(CENTER, (0.3, -0.2, 0.4)) - linear @ (np.array(SHAPE[::-1]) // 2)
     return matrix
 
 
@@ -101,8 +101,8 @@ def assert_is_the_cut_ball(mask, ijk_to_world, normal, offset=0.0):
     assert from_plane[mask].max() <= 2 * half_voxel_mm
     # A pixel's centre may lie half a voxel beside that of the voxel it decides about, in each direction.
     surely = (from_ball < -np.linalg.norm(np.linalg.norm(steps, axis=1))) & (from_plane < 0.95 * half_voxel_mm)
-    assert surely.any()
-    assert mask[surely].mean() == 1.0
+    # There are none when the plane passes half-way between two slices: one of the two is cut then.
+    assert mask[surely].all()
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -10,7 +10,7 @@ history and no observer of our own that could fall out of step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,8 @@ class ScribbleController:
         self._queue = PredictionQueue(inference, self._prepare)
         self._unanswered: list[SliceJob] = []
         self._reapplied: SliceResult | None = None
+        # The newest slice with its token: interpolating an oblique one takes as long as predicting it.
+        self._image: tuple[Hashable, NDArray[Any]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -263,7 +265,7 @@ class ScribbleController:
         self._unanswered.clear()
         self._results.clear()
         self._images.forget()
-        self.preview = self._reapplied = None
+        self.preview = self._reapplied = self._image = None
 
     # What comes back --------------------------------------------------------------------------------------------
 
@@ -275,7 +277,10 @@ class ScribbleController:
                 changed |= self._take(prepared, outcome)
             except ScribbleSegmentError as error:
                 problem = str(error)
-        self._queue.go_on()
+        try:
+            self._queue.go_on()
+        except ScribbleSegmentError as error:
+            problem = str(error)
         return Update(changed, problem)
 
     def retry(self) -> bool:
@@ -334,9 +339,13 @@ class ScribbleController:
         if self.options.learn_from_others:
             others = visible_other_segments(node, segment_id)
             prompts = with_neighbours(own, segments_on_plane(node, others, target.reference, plane))
+        token = (target.source.token, *_raster_key(plane))
+        if self._image is None or self._image[0] != token:
+            outside = target.source.intensity_range.low
+            self._image = token, sample(target.source.array, target.reference.grid, plane, outside=outside)
         request = SliceRequest(
-            image=sample(target.source.array, target.reference.grid, plane, outside=target.source.intensity_range.low),
-            image_token=(target.source.token, *_raster_key(plane)),
+            image=self._image[1],
+            image_token=token,
             spacing_mm=plane.spacing_mm,
             intensity_range=target.source.intensity_range,
             prompts=prompts.with_mask_input(prior_logits(previous, content)),
@@ -396,7 +405,7 @@ def _points(world: ArrayLike, to_mm: NDArray[np.float64]) -> tuple[tuple[float, 
     return tuple((x, y, z) for x, y, z in (points @ to_mm[:3, :3].T + to_mm[:3, 3]).tolist())
 
 
-def _raster_key(plane: SlicePlane) -> tuple[object, ...]:
+def _raster_key(plane: SlicePlane) -> tuple[Hashable, ...]:
     """What tells rasters apart, hashable."""
     if plane.voxel_slice is not None:
         return plane.voxel_slice

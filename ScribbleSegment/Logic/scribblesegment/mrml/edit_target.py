@@ -35,7 +35,8 @@ class EditTarget:
     @property
     def segment(self) -> Any:
         """The vtkSegment, or None when it was removed."""
-        return self.segmentation_node.GetSegmentation().GetSegment(self.segment_id)
+        segmentation = self.segmentation_node.GetSegmentation()
+        return None if segmentation is None else segmentation.GetSegment(self.segment_id)
 
     @property
     def gestures(self) -> SegmentGestures:

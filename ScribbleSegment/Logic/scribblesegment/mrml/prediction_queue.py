@@ -64,8 +64,10 @@ class PredictionQueue:
         """
         self._inference = inference
         self._prepare = prepare
-        self._waiting: list[SliceJob] = []
-        self._running: tuple[int, PreparedJob] | None = None
+        # Both with the number of their turn; the waiting ones in that order.
+        self._waiting: list[tuple[int, SliceJob]] = []
+        self._running: tuple[int, int, PreparedJob] | None = None
+        self._turns = 0
 
     @property
     def busy(self) -> bool:
@@ -75,12 +77,13 @@ class PredictionQueue:
     def add(self, job: SliceJob) -> None:
         """Queue a job; one that waits for the same segment and slice gives way."""
         self.drop(job.target, job.plane)
-        self._waiting.append(job)
+        self._turns += 1
+        self._waiting.append((self._turns, job))
         self._start_next()
 
     def drop(self, target: EditTarget, plane: SlicePlane | None = None) -> None:
         """Take back jobs that have not begun, of a segment or of one of its slices."""
-        self._waiting = [job for job in self._waiting if not job.is_for(target, plane)]
+        self._waiting = [(turn, job) for turn, job in self._waiting if not job.is_for(target, plane)]
 
     def clear(self) -> None:
         """Take back all jobs; the outcome of the running one is ignored."""
@@ -92,23 +95,29 @@ class PredictionQueue:
         ended = []
         outcomes = self._inference.poll()
         if self._running is not None:
-            ticket, prepared = self._running
+            turn, ticket, prepared = self._running
             ended = [(prepared, outcome) for outcome in outcomes if outcome.ticket == ticket]
             if ended:
                 self._running = None
             elif not self._inference.busy:
                 # Replaced by a request of another user of the same inference.
                 self._running = None
-                self._waiting.append(prepared.job)
+                self._wait_again(turn, prepared.job)
         return ended
 
     def go_on(self) -> None:
         """Hand over the next job."""
         self._start_next()
 
+    def _wait_again(self, turn: int, lost: SliceJob) -> None:
+        """Put a job back where it was, unless a newer one for the same slice waits."""
+        if not any(job.is_for(lost.target, lost.plane) for _, job in self._waiting):
+            self._waiting.append((turn, lost))
+            self._waiting.sort(key=lambda entry: entry[0])
+
     def _start_next(self) -> None:
         while self._waiting and self._running is None:
-            job = self._waiting.pop()
+            turn, job = self._waiting.pop()
             prepared = self._prepare(job)
             if prepared is not None:
-                self._running = (self._inference.submit(prepared.request), prepared)
+                self._running = (turn, self._inference.submit(prepared.request), prepared)

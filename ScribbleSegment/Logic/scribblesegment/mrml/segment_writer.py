@@ -70,7 +70,7 @@ def write_voxels(
         segment_id: The segment to change.
         reference: The grid that the voxels are indices of.
         added_kji: int64 (N, 3). Those that belong to a protected segment are left out.
-        removed_kji: int64 (N, 3), none of them among `added_kji`.
+        removed_kji: int64 (N, 3). What is added as well stays in the segment.
         protect: Identifiers of segments that never change, whatever the modes are.
 
     Returns:
@@ -88,7 +88,6 @@ def write_voxels(
 
     kept = [other for other in protect if other != segment_id]
     added = added[~segments_at(segmentation_node, kept, reference, added)]
-    gained = added[~segment_at(segmentation_node, segment_id, reference, added)]
     lost = removed[segment_at(segmentation_node, segment_id, reference, removed)]
     overwritten = [other for other in _overwritten(segmentation_node, editor_node, segment_id) if other not in kept]
     heir = _heir(segmentation_node, editor_node, segment_id)
@@ -99,7 +98,7 @@ def write_voxels(
         _give(edit, heir, lost, overwritten)
     for other in segments_among(segmentation_node, overwritten, reference, added):
         edit.erase(other, added)
-    edit.paint(segment_id, gained)
+    edit.paint(segment_id, added[~segment_at(segmentation_node, segment_id, reference, added)])
     return edit.finish(segment_id)
 
 

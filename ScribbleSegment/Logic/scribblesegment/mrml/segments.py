@@ -16,8 +16,8 @@ from slicer import vtkSegmentationConverter
 from scribblesegment.exceptions import ImageError, PromptError
 from scribblesegment.mrml.geometry import ReferenceGeometry
 from scribblesegment.mrml.labelmaps import is_empty, offset_kji, on_lattice, values_at, voxels_of
+from scribblesegment.mrml.oblique_cuts import oblique_cut
 from scribblesegment.slice_plane import SlicePlane
-from scribblesegment.voxel_grid import nearest_index
 
 BINARY_LABELMAP = vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
@@ -102,7 +102,7 @@ def segments_on_plane(
             shown[pixels] |= _has_label(values, labels.values())
             continue
         if kji is None:
-            kji, inside = _pixel_voxels(reference, plane)
+            kji, inside = oblique_cut(reference.grid, plane).pixels
         shown[inside] |= _has_label(values_at(labelmap, reference, kji), labels.values())
     return shown
 
@@ -193,12 +193,3 @@ def _aligned_slice(
         own.append(slice(start - offset[other], stop - offset[other]) if stop > start else slice(0, 0))
     values = np.moveaxis(voxels, axis, 0)[index - offset[axis] if covered else 0]
     return (pixels[0], pixels[1]), values[own[0], own[1]]
-
-
-def _pixel_voxels(reference: ReferenceGeometry, plane: SlicePlane) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The voxel nearest to each pixel of a plane: int64 (N, 3), for the pixels (H, W) that lie in the grid."""
-    rows, columns = plane.shape
-    pixels = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
-    kji = nearest_index(reference.grid.to_kji(plane.to_mm(pixels)))
-    inside = np.asarray(((kji >= 0) & (kji < np.asarray(reference.grid.shape))).all(axis=-1))
-    return kji[inside], inside

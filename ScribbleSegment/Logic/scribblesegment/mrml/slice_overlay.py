@@ -39,7 +39,8 @@ class PlaneTexture:
         mapper.SetInputData(self._quad)
         self._texture = vtkTexture()
         self._texture.SetInterpolate(smooth)
-        self._texture.EdgeClampOn()
+        # Otherwise what lies at one edge shines through at the opposite one.
+        self._texture.SetWrap(vtkTexture.ClampToEdge)
         self.actor = vtkTexturedActor2D()
         self.actor.SetMapper(mapper)
         self.actor.SetTexture(self._texture)

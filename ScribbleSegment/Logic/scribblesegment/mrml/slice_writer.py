@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from scribblesegment.mrml.edit_mask import editable_at
 from scribblesegment.mrml.edit_target import EditTarget
+from scribblesegment.mrml.oblique_cuts import oblique_cut
 from scribblesegment.mrml.segment_writer import write_voxels
 from scribblesegment.mrml.segments import segment_at, segment_on_plane
-from scribblesegment.slice_plane import SlicePlane, plane_voxels
-
-# Voxels that an oblique plane cuts may lie this many pixels beside those that the raster samples them at.
-_MARGIN = 2
+from scribblesegment.slice_plane import PlaneVoxels, SlicePlane, plane_voxels
 
 
 def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *, protect: Sequence[str] = ()) -> bool:
@@ -30,10 +28,9 @@ def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *
         Whether a voxel changed.
     """
     node, segment_id, reference = target.segmentation_node, target.segment_id, target.reference
-    region = _region(mask | segment_on_plane(node, segment_id, reference, plane))
-    if region is None:
+    voxels = _voxels(target, plane, mask)
+    if not len(voxels.kji):
         return False
-    voxels = plane_voxels(reference.grid, plane, region)
     wanted = mask[tuple(voxels.pixels.T)]
     present = segment_at(node, segment_id, reference, voxels.kji)
     added, removed = voxels.kji[wanted & ~present], voxels.kji[present & ~wanted]
@@ -53,12 +50,14 @@ def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *
     return changed is not None
 
 
-def _region(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+def _voxels(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_]) -> PlaneVoxels:
+    """The voxels of the plane that may change."""
+    grid = target.reference.grid
+    if plane.voxel_slice is None:
+        # All of them: a pixel may show a voxel far from where its centre projects to, and some voxels no pixel shows.
+        return oblique_cut(grid, plane).voxels
+    shown = mask | segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
     if not rows.size:
-        return None
-    height, width = mask.shape
-    return (
-        (max(int(rows[0]) - _MARGIN, 0), min(int(rows[-1]) + 1 + _MARGIN, height)),
-        (max(int(columns[0]) - _MARGIN, 0), min(int(columns[-1]) + 1 + _MARGIN, width)),
-    )
+        return PlaneVoxels(np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64))
+    return plane_voxels(grid, plane, ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)))
