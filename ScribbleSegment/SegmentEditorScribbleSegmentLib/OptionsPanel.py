@@ -80,6 +80,9 @@ class OptionsPanel:
             getattr(ui, widgetName).toggled.connect(lambda checked, name=name: self._set(name, int(checked)))
         ui.positiveButton.toggled.connect(lambda checked: self._set("Positive", int(checked)))
         ui.boxButton.toggled.connect(lambda checked: self._set("Box", int(checked)))
+        # Without tracking, the slider tells apart a value on the way from the one it is left at.
+        ui.thresholdSlider.tracking = False
+        ui.thresholdSlider.valueIsChanging.connect(lambda value: self._set("Threshold", value, finished=False))
         ui.thresholdSlider.valueChanged.connect(lambda value: self._set("Threshold", value))
         ui.islandSpinBox.valueChanged.connect(lambda value: self._set("SmallestIslandMm2", value))
         ui.brushUnitButton.toggled.connect(
@@ -209,11 +212,10 @@ class OptionsPanel:
             self._effect.doubleParameter("BrushMaximumAbsoluteDiameter"),
         )
 
-    def _set(self, name: str, value):
+    def _set(self, name: str, value, *, finished: bool = True):
         self._effect.setParameter(name, value)
         if name in _RESULT_PARAMETERS:
-            dragging = name == "Threshold" and self.ui.thresholdSlider.slider().isSliderDown()
-            self._onResultOption(not dragging)
+            self._onResultOption(finished)
 
     def _setBrush(self, name: str, value):
         self._effect.setCommonParameter(name, value)

@@ -59,7 +59,7 @@ class SliceViews:
 
     def showBrush(self, viewWidget, xy, *, positive: bool) -> None:
         """Draw the brush's outline around the mouse."""
-        overlay = self._overlay(viewWidget)
+        overlay = self.overlayOf(viewWidget)
         if self._options.box:
             overlay.brush.hide()
         else:
@@ -69,7 +69,7 @@ class SliceViews:
 
     def hideBrush(self, viewWidget) -> None:
         """Take the brush's outline away."""
-        self._overlay(viewWidget).brush.hide()
+        self.overlayOf(viewWidget).brush.hide()
         self._render(viewWidget)
 
     # The gesture being drawn ------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class SliceViews:
     def showCurrent(self, viewWidget, recorder, xy) -> None:
         """Draw the gesture that is being made."""
         self.lastUsed = viewWidget
-        overlay = self._overlay(viewWidget)
+        overlay = self.overlayOf(viewWidget)
         sliceNode = viewWidget.mrmlSliceNode()
         if recorder.is_box:
             first = world_to_xy(sliceNode, recorder.points[0])
@@ -130,7 +130,7 @@ class SliceViews:
 
     def refresh(self, viewWidget) -> None:
         """Show the current state in one slice view."""
-        overlay = self._overlay(viewWidget)
+        overlay = self.overlayOf(viewWidget)
         self._raise(overlay, viewWidget)
         try:
             target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
@@ -197,7 +197,8 @@ class SliceViews:
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _overlay(self, viewWidget) -> SliceOverlay:
+    def overlayOf(self, viewWidget) -> SliceOverlay:
+        """Give what is drawn over a slice view, made when it is first asked for."""
         if viewWidget not in self._overlays:
             overlay = SliceOverlay()
             for actor in overlay.actors:

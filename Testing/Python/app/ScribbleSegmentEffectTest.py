@@ -241,6 +241,21 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
         self.assertFalse((oblique & self.mask(self.first)).any())  # the first segment is protected
         self.assertFalse(oblique[:, :, 45:].any())
 
+    def test_otherLayoutsAreDrawnIn(self):
+        """After a change of layout, also in views that did not exist before."""
+        layoutManager = slicer.app.layoutManager()
+        for layout, name in (
+            (slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpYellowSliceView, "Yellow"),
+            (slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView, "Red+"),
+        ):
+            layoutManager.setLayout(layout)
+            self.settle()
+            slicer.util.setSliceViewerLayers(background=self.volume, fit=True)
+            self.settle()
+            before = int(self.mask(self.first).sum())
+            self.drag(name, (12, 40, 66), (14, 41, 67) if name == "Yellow" else (12, 45, 70))
+            self.assertGreater(int(self.mask(self.first).sum()), before, name)
+
     # Undo, saving -----------------------------------------------------------------------------------------------
 
     def test_undoAndRedoTakeMaskAndPromptsTogether(self):
@@ -305,6 +320,36 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
         self.settle()
         self.assertTrue(self.mask(self.first)[15, 20:50, 15:40].all())
         self.assertFalse(self.effect.options.ui.acceptButton.enabled)
+
+    def test_theThresholdChangesTheResultWithoutAPrediction(self):
+        """One undo step for the change, none of it in other slices."""
+        self.drag("Red", (15, 30, 20), (15, 35, 34))
+        before = self.mask(self.first).copy()
+        ui = self.effect.options.ui
+        for value in (0.7, 0.9):
+            ui.thresholdSlider.valueIsChanging(value)
+            self.assertEqual(self.effect.controller.options.clean_up.threshold, value)
+        ui.thresholdSlider.value = 0.95
+        ui.touchedCheckBox.checked = False
+        self.settle()
+        self.assertEqual(self.effect.controller.options.clean_up.threshold, 0.95)
+        self.assertFalse(self.effect.controller.options.clean_up.keep_touched)
+        self.assertTrue(np.array_equal(self.mask(self.first), before))  # the stand-in is as sure as can be
+        self.assertEqual(self.gestures(self.first), 1)
+
+    def test_probabilitiesAreShownWhenWanted(self):
+        """As a picture over the slice."""
+        self.drag("Red", (15, 30, 20), (15, 35, 34))
+        overlay = self.effect.views.overlayOf(self.view("Red"))
+        self.assertFalse(overlay.probability.actor.GetVisibility())
+        self.effect.options.ui.probabilityCheckBox.checked = True
+        self.settle()
+        self.assertTrue(overlay.probability.actor.GetVisibility())
+        self.assertTrue(overlay.strokes.actor.GetVisibility())
+        self.jump("Red", (20, 30, 20))
+        self.settle()
+        self.assertFalse(overlay.probability.actor.GetVisibility())
+        self.assertFalse(overlay.strokes.actor.GetVisibility())
 
     def test_segmentsKeepTheirOwnPrompts(self):
         """Switching segments switches what is drawn and shown."""

@@ -77,7 +77,7 @@ def test_writing_nothing_where_nothing_was_changes_nothing(a_segment):
 def test_a_damaged_tag_is_reported_with_the_segment_s_name(a_segment, text):
     a_segment.SetName("Tumour")
     a_segment.SetTag(TAG, text)
-    with pytest.raises(FileFormatError, match="'Tumour' cannot be read.*start over"):
+    with pytest.raises(FileFormatError, match=r"'Tumour' cannot be read.*start over"):
         read_gestures(a_segment)
 
 
