@@ -281,7 +281,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def onShownSlice(self, method, *arguments):
         """Call the controller for the slice view that was used last."""
-        viewWidget = self.views.lastUsed
+        viewWidget = self.views.activeView
         if viewWidget is not None:
             method(self.editorNode, self.sliceNode(viewWidget), *arguments)
 
@@ -290,7 +290,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         if self.controller is None:
             return
         self.controller.options = self.options.controllerOptions
-        viewWidget = self.views.lastUsed
+        viewWidget = self.views.activeView
         if viewWidget is not None:
             self.attempt(
                 lambda: self.controller.reapply(self.editorNode, self.sliceNode(viewWidget), finished=finished)
@@ -308,7 +308,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         if update.problem:
             self.showStatus(update.problem, problem=True)
         elif update.changed:
-            self.showStatus("")
+            self.showStatus(self.hiddenNote())
         elif state.kind in ("failed", "loading"):
             self.showStatus(state.message, problem=state.kind == "failed")
         elif not self._statusIsProblem and state.message:
@@ -316,6 +316,13 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         if update.changed:
             self.views.refreshSoon()
         return self.controller.busy or state.kind == "loading"
+
+    def hiddenNote(self) -> str:
+        """Say that a result cannot be seen, where Slicer's other effects would ask in a dialog."""
+        displayNode = self.editorNode.GetSegmentationNode().GetDisplayNode()
+        if displayNode is None or displayNode.GetSegmentVisibility(self.editorNode.GetSelectedSegmentID()):
+            return ""
+        return _("The selected segment is hidden. Press its eye in the list of segments to see the result.")
 
     def onSceneChanged(self):
         """Follow undo, redo, and edits by others."""

@@ -29,7 +29,7 @@ class SliceViews:
     """Draws over all slice views while the effect is active.
 
     Attributes:
-        lastUsed: The qMRMLSliceWidget that was drawn in or shown last; buttons act on its slice.
+        lastUsed: The qMRMLSliceWidget that was drawn in last, or None.
     """
 
     def __init__(self, scriptedEffect, controller, options) -> None:
@@ -45,6 +45,11 @@ class SliceViews:
         self._refreshTimer.setInterval(0)
         self._refreshTimer.timeout.connect(self.refreshAll)
         self.lastUsed = None
+
+    @property
+    def activeView(self):
+        """The slice view that buttons act on: the one drawn in last, else the first; None where there is none."""
+        return self.lastUsed or next(iter(self._sliceWidgets()), None)
 
     # The brush --------------------------------------------------------------------------------------------------
 
@@ -143,7 +148,7 @@ class SliceViews:
         drawn = target.gestures.on(plane)
         self._showStrokes(overlay, viewWidget, target, drawn)
         self._showResult(overlay, viewWidget, target, plane, drawn)
-        if viewWidget is self.lastUsed or self.lastUsed is None:
+        if viewWidget is self.activeView:
             self._options.showPrompts(() if drawn is None else drawn.gestures)
         self._render(viewWidget)
 

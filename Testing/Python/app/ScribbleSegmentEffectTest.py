@@ -23,7 +23,7 @@ from ScribbleSegmentLib import SharedInference
 from ScribbleSegmentLib.EffectName import EFFECT_NAME
 
 SHAPE = (30, 80, 90)
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 
 
 class BrightRegionPredictor:
@@ -385,6 +385,13 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
             self.settle()
             self.assertIn("source volume", self.status())
         self.assertEqual(self.gestures(self.first), 0)
+
+    def test_aHiddenSegmentIsPaintedAndTheUserTold(self):
+        """No dialog in the way of a stroke."""
+        self.segmentation.GetDisplayNode().SetSegmentVisibility(self.first, False)
+        self.drag("Red", (15, 30, 20), (15, 35, 34))
+        self.assertTrue(self.mask(self.first).any())
+        self.assertIn("hidden", self.status())
 
     def test_aModelThatCannotBeLoadedIsExplainedAndTheStrokeStays(self):
         """Without PyTorch, the status area says what to install; afterwards the stroke is answered."""
