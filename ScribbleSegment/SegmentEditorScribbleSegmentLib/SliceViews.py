@@ -18,7 +18,7 @@ from scribblesegment.gesture_picture import (
     paint_line,
     probability_picture,
 )
-from scribblesegment.mrml.geometry import transformed, world_to_mm, world_to_xy
+from scribblesegment.mrml.geometry import length_scale, transformed, world_to_mm, world_to_xy
 from scribblesegment.mrml.slice_overlay import SliceOverlay, circle, rectangle
 
 # Strokes are painted on a raster this much finer than the slice's pixels, so that their edges look smooth.
@@ -37,7 +37,7 @@ class SliceViews:
         self._controller = controller
         self._options = options
         self._overlays: dict = {}
-        self._current = None  # plane, raster, picture and number of points of the gesture being drawn
+        self._current = None  # raster, picture and number of points of the gesture being drawn
         self._currentIsDone = False
         # One refresh for all that happens in a turn of the event loop: a gesture alone causes half a dozen events.
         self._refreshTimer = qt.QTimer()
@@ -110,8 +110,7 @@ class SliceViews:
             raster = finer(plane, _SUPERSAMPLING)
             self._current = (raster, np.zeros((*raster.shape, 4), np.uint8), 0)
         raster, picture, done = self._current
-        scale = abs(np.linalg.det(toMm[:3, :3])) ** (1 / 3)
-        radiusMm = self.brushDiameterMm(viewWidget) / 2 * scale
+        radiusMm = self.brushDiameterMm(viewWidget) / 2 * length_scale(toMm)
         color = POSITIVE_COLOR if recorder.positive else NEGATIVE_COLOR
         paint_line(picture, raster, [tuple(point) for point in points[max(done - 1, 0) :].tolist()], radiusMm, color)
         self._current = (raster, picture, len(points))
@@ -166,11 +165,14 @@ class SliceViews:
     def _showResult(self, overlay, viewWidget, target, plane, drawn) -> None:
         preview = self._controller.preview
         if preview is not None and preview.is_for(target, plane):
-            mask = self._controller.mask_of(preview)
-            overlay.preview.set_picture(mask_picture(mask, target.segment.GetColor()))
+            madeFrom = (preview, self._controller.options.clean_up, target.segment.GetColor())
+            if overlay.shown.get("preview") != madeFrom:
+                overlay.shown["preview"] = madeFrom
+                overlay.preview.set_picture(mask_picture(self._controller.mask_of(preview), madeFrom[2]))
             self._lay(overlay.preview, preview.plane, viewWidget, target)
         else:
             overlay.preview.hide()
+            overlay.shown.pop("preview", None)
         result = self._controller.result_for(target, drawn) if self._options.showProbability else None
         if result is None:
             overlay.probability.hide()

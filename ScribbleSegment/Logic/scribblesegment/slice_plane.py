@@ -194,6 +194,30 @@ def plane_through(
     return SlicePlane((int(counts[0]), int(counts[1])), point + first @ axes, row * size, column * size)
 
 
+def _steps_kji(grid: VoxelGrid, plane: SlicePlane) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Continuous voxel index (3,) of pixel (0, 0), and how it changes to the next row and to the next column."""
+    return grid.to_kji(plane.origin_mm), plane.row_step_mm @ grid.mm_to_kji, plane.column_step_mm @ grid.mm_to_kji
+
+
+def nearest_voxels(grid: VoxelGrid, plane: SlicePlane) -> tuple[list[IntArray], NDArray[np.bool_]]:
+    """Find the voxel that holds each pixel's centre.
+
+    Args:
+        grid: the voxels.
+        plane: the pixels.
+
+    Returns:
+        k, j and i, each (H, W) int64, and which pixels (H, W) lie in the grid.
+    """
+    start, row, column = _steps_kji(grid, plane)
+    rows, columns = np.arange(plane.shape[0])[:, None], np.arange(plane.shape[1])
+    voxels = [nearest_index(start[axis] + rows * row[axis] + columns * column[axis]) for axis in range(3)]
+    inside = np.ones(plane.shape, bool)
+    for index, side in zip(voxels, grid.shape, strict=True):
+        inside &= (index >= 0) & (index < side)
+    return voxels, inside
+
+
 def sample(
     array: NDArray[Any], grid: VoxelGrid, plane: SlicePlane, *, nearest: bool = False, outside: float = 0
 ) -> NDArray[Any]:
@@ -218,18 +242,13 @@ def sample(
         axis, index = _checked_slice(grid, plane)
         view: NDArray[Any] = np.moveaxis(array, axis, 0)[index]
         return view
-    start = grid.to_kji(plane.origin_mm)
-    row, column = plane.row_step_mm @ grid.mm_to_kji, plane.column_step_mm @ grid.mm_to_kji
-    rows, columns = np.arange(plane.shape[0])[:, None], np.arange(plane.shape[1])
-    voxels = [nearest_index(start[axis] + rows * row[axis] + columns * column[axis]) for axis in range(3)]
-    inside = np.ones(plane.shape, bool)
-    for position, side in zip(voxels, grid.shape, strict=True):
-        inside &= (position >= 0) & (position < side)
+    voxels, inside = nearest_voxels(grid, plane)
     if nearest:
         values: NDArray[Any] = np.full(plane.shape, outside, array.dtype)
         values[inside] = array[tuple(position[inside] for position in voxels)]
         return values
     source = array if array.dtype.itemsize <= 8 and array.dtype != np.float16 else array.astype(np.float32)
+    start, row, column = _steps_kji(grid, plane)
     matrix = np.stack([row, column, np.zeros(3)], axis=1)
     # Mode "nearest" continues the outermost voxels by the half voxel that lies beyond their centres.
     values = ndimage.affine_transform(

@@ -21,7 +21,7 @@ from scribblesegment.clean_up import CleanUp
 from scribblesegment.exceptions import PromptError, ScribbleSegmentError
 from scribblesegment.gestures import Box, Click, Gesture, SegmentGestures, SliceGestures, Stroke
 from scribblesegment.mrml.edit_target import EditTarget, resolve_target, target_of
-from scribblesegment.mrml.geometry import view_plane, world_to_mm
+from scribblesegment.mrml.geometry import length_scale, transformed, view_plane, world_to_mm
 from scribblesegment.mrml.prediction_queue import PredictionQueue, PreparedJob, SliceJob
 from scribblesegment.mrml.prompt_tags import write_gestures
 from scribblesegment.mrml.segments import segment_on_plane, segments_on_plane, visible_other_segments
@@ -148,8 +148,7 @@ class ScribbleController:
 
         def stroke(to_mm: NDArray[np.float64]) -> Gesture:
             # A parent transform that scales makes a round brush in the world larger or smaller in the segmentation.
-            scale = abs(np.linalg.det(to_mm[:3, :3])) ** (1 / 3)
-            return Stroke(_points(points_world, to_mm), radius_mm * scale, positive)
+            return Stroke(_points(points_world, to_mm), radius_mm * length_scale(to_mm), positive)
 
         self._add(editor_node, slice_node, stroke)
 
@@ -230,11 +229,6 @@ class ScribbleController:
         self._save_state()
         self._write(preview)
         return True
-
-    def discard_preview(self) -> bool:
-        """Drop the preview; the gestures stay. Returns whether there was one."""
-        preview, self.preview = self.preview, None
-        return preview is not None
 
     def reapply(self, editor_node: Any, slice_node: Any, *, finished: bool = True) -> bool:
         """Make changed options count for the result of the shown slice, without a new prediction.
@@ -401,8 +395,8 @@ class ScribbleController:
 
 def _points(world: ArrayLike, to_mm: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
     """Bring (N, 3) world points to the segmentation's millimetres."""
-    points = np.asarray(world, float).reshape(-1, 3)
-    return tuple((x, y, z) for x, y, z in (points @ to_mm[:3, :3].T + to_mm[:3, 3]).tolist())
+    points = transformed(to_mm, np.asarray(world, float).reshape(-1, 3))
+    return tuple((x, y, z) for x, y, z in points.tolist())
 
 
 def _raster_key(plane: SlicePlane) -> tuple[Hashable, ...]:

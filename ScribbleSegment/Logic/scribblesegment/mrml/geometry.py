@@ -162,6 +162,11 @@ def transformed(matrix: NDArray[np.floating[Any]], points: ArrayLike) -> NDArray
     return result
 
 
+def length_scale(matrix: NDArray[np.float64]) -> float:
+    """How much an affine (4, 4) matrix stretches lengths, on average over the directions."""
+    return float(abs(np.linalg.det(matrix[:3, :3])) ** (1 / 3))
+
+
 def image_to_mm(image: Any) -> NDArray[np.float64]:
     """(4, 4) matrix from the VTK index (i, j, k, 1) of a vtkOrientedImageData to millimetres."""
     matrix = vtkMatrix4x4()

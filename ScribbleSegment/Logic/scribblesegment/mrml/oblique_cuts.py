@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.slice_plane import PlaneVoxels, SlicePlane, plane_voxels
-from scribblesegment.voxel_grid import VoxelGrid, nearest_index
+from scribblesegment.slice_plane import PlaneVoxels, SlicePlane, nearest_voxels, plane_voxels
+from scribblesegment.voxel_grid import VoxelGrid
 
 # Each takes some 15 MB in a CT.
 _KEPT = 4
@@ -40,18 +40,8 @@ class ObliqueCut:
     @cached_property
     def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The voxel nearest to each pixel: int64 (N, 3), for the pixels, bool (H, W), that lie in the grid."""
-        height, width = self.plane.shape
-        start = self.grid.to_kji(self.plane.origin_mm)
-        row = self.grid.to_kji(self.plane.origin_mm + self.plane.row_step_mm) - start
-        column = self.grid.to_kji(self.plane.origin_mm + self.plane.column_step_mm) - start
-        rows, columns = np.arange(height)[:, None], np.arange(width)
-        inside = np.ones((height, width), bool)
-        indices = []
-        for axis, side in enumerate(self.grid.shape):
-            index = nearest_index(start[axis] + rows * row[axis] + columns * column[axis])
-            inside &= (index >= 0) & (index < side)
-            indices.append(index)
-        return np.stack([index[inside] for index in indices], axis=1), inside
+        voxels, inside = nearest_voxels(self.grid, self.plane)
+        return np.stack([index[inside] for index in voxels], axis=1), inside
 
 
 def oblique_cut(grid: VoxelGrid, plane: SlicePlane) -> ObliqueCut:

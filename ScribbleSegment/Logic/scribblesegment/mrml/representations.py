@@ -7,8 +7,7 @@ from typing import Any
 
 from slicer import vtkSegmentationConversionPaths, vtkSegmentationConverter
 
-from scribblesegment.exceptions import ImageError
-from scribblesegment.mrml.segments import BINARY_LABELMAP, CLOSED_SURFACE
+from scribblesegment.mrml.segments import BINARY_LABELMAP, CLOSED_SURFACE, derive_labelmaps
 
 
 def edit_as_labelmaps(segmentation_node: Any) -> None:
@@ -20,15 +19,11 @@ def edit_as_labelmaps(segmentation_node: Any) -> None:
         ImageError: The segmentation cannot be converted.
     """
     segmentation = segmentation_node.GetSegmentation()
-    before = segmentation.GetSourceRepresentationName()
-    if before == BINARY_LABELMAP:
+    if segmentation.GetSourceRepresentationName() == BINARY_LABELMAP:
         return
     had_surface = segmentation.ContainsRepresentation(CLOSED_SURFACE)
-    if segmentation.GetNumberOfSegments() and not segmentation.CreateRepresentation(BINARY_LABELMAP):
-        raise ImageError(
-            f"The segments of {segmentation_node.GetName()!r} are stored as {before!r} and cannot be converted to "
-            "voxels. Create a binary labelmap for it in the module Segmentations, under Representations."
-        )
+    if segmentation.GetNumberOfSegments():
+        derive_labelmaps(segmentation_node)
     segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
     if had_surface:
         segmentation.CreateRepresentation(CLOSED_SURFACE)

@@ -147,14 +147,24 @@ def labelmap_of(segmentation_node: Any, segment: Any) -> Any:
     labelmap = segment.GetRepresentation(BINARY_LABELMAP)
     segmentation = segmentation_node.GetSegmentation()
     if labelmap is None and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
-        if not segmentation.CreateRepresentation(BINARY_LABELMAP):
-            raise ImageError(
-                f"The segments of {segmentation_node.GetName()!r} are stored as "
-                f"{segmentation.GetSourceRepresentationName()!r} and cannot be converted to voxels. Create a binary "
-                "labelmap for it in the module Segmentations, under Representations."
-            )
+        derive_labelmaps(segmentation_node)
         labelmap = segment.GetRepresentation(BINARY_LABELMAP)
     return labelmap
+
+
+def derive_labelmaps(segmentation_node: Any) -> None:
+    """Make label maps of segments that are stored in another form.
+
+    Raises:
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    if not segmentation.CreateRepresentation(BINARY_LABELMAP):
+        raise ImageError(
+            f"The segments of {segmentation_node.GetName()!r} are stored as "
+            f"{segmentation.GetSourceRepresentationName()!r} and cannot be converted to voxels. Create a binary "
+            "labelmap for it in the module Segmentations, under Representations."
+        )
 
 
 def segment_of(segmentation_node: Any, segment_id: str) -> Any:
