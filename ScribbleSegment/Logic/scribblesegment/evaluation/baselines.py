@@ -115,7 +115,8 @@ def grabcut(
     Args:
         image: (H, W) in [0, 1].
         scribbles: (2, H, W) in [0, 1]: strokes on the object, strokes on the background.
-        unmarked: What pixels without a stroke are probably.
+        unmarked: What pixels without a stroke are probably. Taken for object they need no stroke on it, where there
+            are strokes on the background: that is how GrabCut starts from a box.
 
     Returns:
         bool (H, W).
@@ -123,19 +124,21 @@ def grabcut(
     Raises:
         MissingDependencyError: If OpenCV is not installed.
         ImageError: If the image is not 2D or has values outside [0, 1].
-        PromptError: If the strokes have another shape, or none is on the object.
+        PromptError: If the strokes have another shape, or nothing can be object.
 
     References:
         Rother et al. 2004, "GrabCut": interactive foreground extraction using iterated graph cuts. ACM TOG 23:309.
     """
     cv2 = load_opencv()
-    seeds = _seeds(image, scribbles)
+    seeds = _seeds(image, scribbles, need_object=unmarked == "background")
     guess = cv2.GC_PR_BGD if unmarked == "background" else cv2.GC_PR_FGD
     trimap = np.full(seeds.shape, guess, dtype=np.uint8)
     trimap[seeds == _OBJECT] = cv2.GC_FGD
     trimap[seeds == _BACKGROUND] = cv2.GC_BGD
     if not np.isin(trimap, (cv2.GC_BGD, cv2.GC_PR_BGD)).any():
         return np.ones(seeds.shape, dtype=bool)
+    if not np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
+        raise PromptError("Everything is marked as background. Leave the object unmarked, or add a positive stroke.")
     grey = np.round(image * 255).astype(np.uint8)
     models = [np.zeros((1, 65)) for _ in range(2)]  # OpenCV's layout of five Gaussians in three channels
     cv2.setRNGSeed(0)  # the mixtures start from k-means with random centres
@@ -154,7 +157,7 @@ def load_opencv() -> Any:
     return require("cv2", purpose="GrabCut", remedy=f"It is part of OpenCV. {_INSTALL}")
 
 
-def _seeds(image: FloatArray, scribbles: FloatArray) -> NDArray[np.uint8]:
+def _seeds(image: FloatArray, scribbles: FloatArray, *, need_object: bool = True) -> NDArray[np.uint8]:
     """Turn strokes into a map of 1 (object), 2 (background) and 0 (not painted, or painted as both)."""
     checks.unit_range(checks.image_array(image, ndim=(2,)), name="image", error=ImageError)
     strokes = checks.image_array(scribbles, ndim=(3,), name="scribbles", error=PromptError)
@@ -164,7 +167,7 @@ def _seeds(image: FloatArray, scribbles: FloatArray) -> NDArray[np.uint8]:
     seeds = np.zeros(image.shape, dtype=np.uint8)
     seeds[positive & ~negative] = _OBJECT
     seeds[negative & ~positive] = _BACKGROUND
-    if not (seeds == _OBJECT).any():
+    if need_object and not (seeds == _OBJECT).any():
         raise PromptError("No stroke is on the object alone, so nothing says where it is. Add a positive stroke.")
     return seeds
 

@@ -2,14 +2,12 @@
 
 A set is one `medscribble_<task>.npz`: `images` uint8 (N, H, W), `labels` uint8 (N, H, W) with 0 as background,
 `scribbles` uint8 (N, annotator, 2, H, W), strokes on the object first, and `meta`, a JSON string; of its entries only
-`subjects`, a name for each image, is read here, and may be missing.
+`subjects`, a name for each image, is read here, and may be missing. Images need not be square, as those of other sets
+(`scribblesegment.segmentation_sets`) are.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.exceptions import DatasetError
+from scribblesegment.segmentation_sets import read_arrays, subjects_of
 
-_PREFIX = "medscribble_"
-_ARRAYS = ("images", "labels", "scribbles", "meta")
+PREFIX = "medscribble_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +84,10 @@ def read_scribble_sets(folder: str | Path) -> list[ScribbleSet]:
         DatasetError: If the folder is missing, holds no set, or a set is damaged or of another layout.
     """
     if not Path(folder).is_dir():
-        raise DatasetError(f"There is no folder {folder}. Give the folder that holds {_PREFIX}*.npz.")
-    paths = sorted(Path(folder).glob(f"{_PREFIX}*.npz"))
+        raise DatasetError(f"There is no folder {folder}. Give the folder that holds {PREFIX}*.npz.")
+    paths = sorted(Path(folder).glob(f"{PREFIX}*.npz"))
     if not paths:
-        raise DatasetError(f"{folder} holds no {_PREFIX}*.npz. Give the folder that does.")
+        raise DatasetError(f"{folder} holds no {PREFIX}*.npz. Give the folder that does.")
     return [read_scribble_set(path) for path in paths]
 
 
@@ -100,30 +98,10 @@ def read_scribble_set(path: str | Path) -> ScribbleSet:
         DatasetError: If the file is missing, damaged, or of another layout; the message names it.
     """
     path = Path(path)
-    try:
-        content = _read(path)
-        meta = json.loads(str(content["meta"]))
-    except DatasetError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}. Copy or convert it again.") from error
-    images, labels, scribbles = (content[name] for name in ("images", "labels", "scribbles"))
+    arrays, meta = read_arrays(path, ("images", "labels", "scribbles"))
+    images, labels, scribbles = arrays["images"], arrays["labels"], arrays["scribbles"]
     _check_layout(path, images, labels, scribbles)
-    subjects = meta.get("subjects") if isinstance(meta, dict) else None
-    if not isinstance(subjects, list) or len(subjects) != len(images):
-        subjects = [""] * len(images)
-    return ScribbleSet(path.stem.removeprefix(_PREFIX), images, labels, scribbles, tuple(map(str, subjects)))
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    archive = np.load(path, allow_pickle=False)  # pickled objects could run code
-    if isinstance(archive, np.ndarray):
-        raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(_ARRAYS)}.")
-    with archive:
-        missing = [name for name in _ARRAYS if name not in archive.files]
-        if missing:
-            raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(_ARRAYS)}.")
-        return {name: archive[name] for name in _ARRAYS}
+    return ScribbleSet(path.stem.removeprefix(PREFIX), images, labels, scribbles, subjects_of(meta, len(images)))
 
 
 def _check_layout(path: Path, images: NDArray[Any], labels: NDArray[Any], scribbles: NDArray[Any]) -> None:

@@ -84,13 +84,13 @@ def _figure(illustrations: Sequence[Illustration]) -> Figure:
         for panel, name in zip(line[1:], methods, strict=True):
             _draw_mask(panel, illustration, name)
         if row == 0:
-            for panel, title in zip(line, ["strokes", *map(_short, methods)], strict=True):
+            for panel, title in zip(line, ["strokes", *map(short_name, methods)], strict=True):
                 panel.set_title(title, fontsize=11, color=_INK, pad=5)
     _add_legend(figure)
     return figure
 
 
-def _short(method: str) -> str:
+def short_name(method: str) -> str:
     """Shorten the path of a network's weights to the file's name."""
     return Path(method).stem if Path(method).suffix in (".safetensors", ".pt", ".pth") else method
 

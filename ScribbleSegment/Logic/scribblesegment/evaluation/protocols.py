@@ -1,7 +1,7 @@
-"""How methods are put to the test.
+"""The protocol with strokes drawn by people (ScribblePrompt, section 5.1).
 
-Manual scribbles (ScribblePrompt, section 5.1): people drew strokes without seeing a prediction, and
-each method makes one prediction from all strokes of one person on one image.
+They drew without seeing a prediction, and each method makes one prediction from all strokes of one person on one image.
+The protocols with simulated prompts are in `scribblesegment.evaluation.simulated`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from scribblesegment.evaluation.baselines import Mask, Method
 from scribblesegment.evaluation.datasets import Example, ScribbleSet
-from scribblesegment.evaluation.metrics import dice, hausdorff95
-from scribblesegment.exceptions import ConfigError, ImageError
+from scribblesegment.evaluation.metrics import agreement
+from scribblesegment.evaluation.stepwise import PIXEL_MM
+from scribblesegment.exceptions import ConfigError, ImageError, PromptError
 
 Progress = Callable[[float, str], None]
-
-# The sets hold resampled pictures that do not say how large a pixel was.
-PIXEL_MM = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ExampleResult:
         annotator: Who drew the strokes, counted from 0.
         dice: In [0, 1].
         hausdorff95_mm: 95 % Hausdorff distance, a pixel taken for 1 x 1 mm.
+        surface_dice: Surface Dice at 1 mm, in [0, 1].
         seconds: Time of the call.
+        failure: Why the method could make nothing of these strokes, which counts as an empty mask; empty if it could.
     """
 
     method: str
@@ -43,7 +45,9 @@ class ExampleResult:
     annotator: int
     dice: float
     hausdorff95_mm: float
+    surface_dice: float
     seconds: float
+    failure: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +89,7 @@ def run_manual_scribbles(
     Raises:
         ConfigError: If there is no method or no set, or two sets are of the same task.
         ImageError: If a method gives something else than a mask of the image's shape.
-        ScribbleSegmentError: What a method itself raises.
+        ScribbleSegmentError: What a method itself raises, other than PromptError, which counts as its failure.
     """
     tasks = [entry.task for entry in sets]
     if not methods or not tasks or len(set(tasks)) < len(tasks):
@@ -114,22 +118,38 @@ def run_manual_scribbles(
 
 
 def _measure(name: str, method: Method, example: Example) -> tuple[Mask, ExampleResult]:
+    failure = ""
     started = time.perf_counter()
-    mask = method(example.image, example.scribbles)
+    try:
+        mask = checked_mask(name, method(example.image, example.scribbles), example.reference)
+    except PromptError as error:
+        mask, failure = np.zeros_like(example.reference), str(error)
     seconds = time.perf_counter() - started
-    if mask.shape != example.reference.shape or mask.dtype != bool:
-        raise ImageError(
-            f"Method {name} gave {mask.dtype} {mask.shape} for an image of {example.image.shape}, expected a bool mask "
-            "of the image's shape. Correct the method."
-        )
+    score = agreement(mask, example.reference, PIXEL_MM)
     result = ExampleResult(
         method=name,
         task=example.task,
         subject=example.subject,
         image_index=example.image_index,
         annotator=example.annotator,
-        dice=dice(mask, example.reference),
-        hausdorff95_mm=hausdorff95(mask, example.reference, PIXEL_MM),
+        dice=score.dice,
+        hausdorff95_mm=score.hausdorff95_mm,
+        surface_dice=score.surface_dice,
         seconds=seconds,
+        failure=failure,
     )
     return mask, result
+
+
+def checked_mask(name: str, mask: Mask, reference: Mask) -> Mask:
+    """Return what a method gave.
+
+    Raises:
+        ImageError: If it is no mask of the reference's shape; the message calls the method `name`.
+    """
+    if mask.shape != reference.shape or mask.dtype != bool:
+        raise ImageError(
+            f"Method {name} gave {mask.dtype} {mask.shape} for an image of {reference.shape}, expected a bool mask "
+            "of the image's shape. Correct the method."
+        )
+    return mask

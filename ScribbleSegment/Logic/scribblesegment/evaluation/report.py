@@ -1,27 +1,36 @@
-"""What an evaluation leaves behind: every result as CSV, the means as a table, and a picture of predictions."""
+"""What an evaluation leaves behind: every result as CSV, the means as tables, and pictures."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from scribblesegment.atomic_file import atomic_file
+from scribblesegment.evaluation.curves import METRIC_TITLES, with_curves, write_curves
 from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.picture import write_predictions
 from scribblesegment.evaluation.protocols import Evaluation, ExampleResult
-from scribblesegment.evaluation.summary import Estimate, MethodSummary, summarise
+from scribblesegment.evaluation.simulated import Simulation, StepResult
+from scribblesegment.evaluation.simulated_summary import ProcedureSummary, summarise_simulation
+from scribblesegment.evaluation.simulated_tables import cells, failure_lines, simulated_lines
+from scribblesegment.evaluation.summary import MethodSummary, summarise
+from scribblesegment.evaluation.tables import csv_text, table_lines, write_text
 from scribblesegment.exceptions import ConfigError, FileFormatError
 
-RESULTS, TABLE, PICTURE = "results.csv", "table.md", "predictions.png"
-
-_DICE = ("Dice (higher is better)", "dice", 3, max)
-_HD95 = ("95 % Hausdorff distance in mm, a pixel taken for 1 x 1 mm (lower is better)", "hausdorff95_mm", 1, min)
+MANUAL_RESULTS, STEP_RESULTS, TABLE, PICTURE = (
+    "manual_scribbles.csv",
+    "simulated_steps.csv",
+    "table.md",
+    "predictions.png",
+)
+CURVES = {
+    "dice": "dice_by_step.png",
+    "hausdorff95_mm": "hd95_by_step.png",
+    "surface_dice": "surface_dice_by_step.png",
+}
 
 
 @dataclass(frozen=True)
@@ -53,54 +62,79 @@ def make_folder(folder: str | Path) -> Path:
     return path
 
 
+@dataclass
+class _Files:
+    """What is written, as it is written."""
+
+    folder: Path
+    written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, write: Callable[[Path], None]) -> None:
+        write(self.folder / name)
+        self.written.append(self.folder / name)
+
+    def add_picture(self, name: str, write: Callable[[Path], None]) -> None:
+        try:
+            self.add(name, write)
+        except MissingDependencyError as error:
+            self.notes.append(f"There is no {name}: {error}")
+
+
 def write_report(
     folder: str | Path,
-    evaluation: Evaluation,
     rng: np.random.Generator,
     *,
+    manual: Evaluation | None = None,
+    simulation: Simulation | None = None,
     skipped: Mapping[str, str] | None = None,
 ) -> Report:
-    """Write `results.csv`, `table.md` and `predictions.png`; each whole or not at all.
+    """Write a file of results for each protocol, `table.md` and the pictures; each whole or not at all.
 
     Args:
         folder: Where to; made when missing.
-        evaluation: What a protocol gave.
         rng: Source of the bootstrap's draws.
+        manual: What the protocol of manual scribbles gave.
+        simulation: What the simulated protocols gave.
         skipped: Methods that were left out, with the reason.
 
     Raises:
         ConfigError: If there are no results.
         FileFormatError: If something cannot be written.
     """
-    target = make_folder(folder)
-    table = markdown_table(summarise(evaluation.results, rng), skipped=skipped)
-    files = [target / RESULTS, target / TABLE]
-    _write_text(files[0], results_csv(evaluation.results))
-    _write_text(files[1], table)
-    notes = [f"{name} was left out: {reason}" for name, reason in (skipped or {}).items()]
-    try:
-        write_predictions(target / PICTURE, evaluation.illustrations)
-        files.append(target / PICTURE)
-    except MissingDependencyError as error:
-        notes.append(f"There is no picture: {error}")
-    return Report(table, tuple(files), tuple(notes))
+    files = _Files(make_folder(folder))
+    files.notes += [f"{name} was left out: {reason}" for name, reason in (skipped or {}).items()]
+    parts: list[list[str]] = []
+    if manual is not None:
+        summaries = summarise(manual.results, rng)
+        parts.append(manual_lines(summaries))
+        parts.append(failure_lines({entry.method: entry.failures for entry in summaries}))
+        files.add(MANUAL_RESULTS, lambda path: write_text(path, csv_text(ExampleResult, manual.results)))
+    curves: list[ProcedureSummary] = []
+    if simulation is not None:
+        curves = summarise_simulation(simulation, rng)
+        parts.append(simulated_lines(simulation, curves))
+        parts += [_failures_of(entry) for entry in curves]
+        files.add(STEP_RESULTS, lambda path: write_text(path, csv_text(StepResult, simulation.results)))
+    if not parts:
+        raise ConfigError("There are no results to report. Run a protocol first.")
+    if skipped:
+        parts.append(["## Left out", "", *(f"- {name}: {reason}" for name, reason in skipped.items())])
+    table = "\n".join("\n".join([*part, ""]) for part in parts if part)
+    files.add(TABLE, lambda path: write_text(path, table))
+    if manual is not None:
+        files.add_picture(PICTURE, lambda path: write_predictions(path, manual.illustrations))
+    if with_curves(curves):
+        for metric, name in CURVES.items():
+            files.add_picture(name, partial(write_curves, summaries=curves, metric=metric))
+    return Report(table, tuple(files.written), tuple(files.notes))
 
 
-def results_csv(results: Sequence[ExampleResult]) -> str:
-    """Give one line for each method and example, under the names of `ExampleResult`'s fields."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(entry.name for entry in dataclasses.fields(ExampleResult))
-    writer.writerows(dataclasses.astuple(result) for result in results)
-    return text.getvalue()
-
-
-def markdown_table(summaries: Sequence[MethodSummary], *, skipped: Mapping[str, str] | None = None) -> str:
-    """Give tables of methods by tasks, for Dice, Hausdorff distance and time.
+def manual_lines(summaries: Sequence[MethodSummary]) -> list[str]:
+    """Give tables of methods by tasks, Markdown, for each metric and for time.
 
     Args:
         summaries: At least one; all of the same tasks.
-        skipped: Methods that were left out, with the reason.
 
     Raises:
         ConfigError: If there are no summaries.
@@ -113,40 +147,17 @@ def markdown_table(summaries: Sequence[MethodSummary], *, skipped: Mapping[str, 
         f"One prediction from all strokes of one annotator on one image; {summaries[0].examples} examples for each "
         "method. Means, with 95 % bootstrap intervals over images; in the mean of tasks every task counts the same.",
     ]
-    for title, metric, digits, best in (_DICE, _HD95):
-        lines += ["", f"## {title}", ""]
+    for metric, title in METRIC_TITLES.items():
         columns = {"mean of tasks": [getattr(summary.overall, metric) for summary in summaries]}
         for task in summaries[0].tasks:
             columns[task] = [getattr(summary.tasks[task], metric) for summary in summaries]
-        cells = [_column(column, digits, best([estimate.mean for estimate in column])) for column in columns.values()]
-        lines += _table(["method", *columns], [[s.method, *row] for s, *row in zip(summaries, *cells, strict=True)])
+        texts = [cells(column, metric) for column in columns.values()]
+        rows = [[summary.method, *row] for summary, *row in zip(summaries, *texts, strict=True)]
+        lines += ["", f"## {title[0].upper()}{title[1:]}", "", *table_lines(["method", *columns], rows)]
     lines += ["", "## Time", ""]
-    lines += _table(["method", "median ms"], [[s.method, f"{1000 * s.seconds:.0f}"] for s in summaries])
-    if skipped:
-        lines += ["", "## Left out", "", *(f"- {name}: {reason}" for name, reason in skipped.items())]
-    return "\n".join(lines) + "\n"
+    return lines + table_lines(["method", "median ms"], [[s.method, f"{1000 * s.seconds:.0f}"] for s in summaries])
 
 
-def _column(estimates: Sequence[Estimate], digits: int, best: float) -> list[str]:
-    cells = []
-    for estimate in estimates:
-        mean = f"{estimate.mean:.{digits}f}"
-        shown = f"**{mean}**" if mean == f"{best:.{digits}f}" else mean
-        cells.append(f"{shown} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]")
-    return cells
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out a Markdown table so that it also reads well as plain text."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in escaped
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return lines
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path, path.suffix) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+def _failures_of(summary: ProcedureSummary) -> list[str]:
+    lines = failure_lines({entry.method: entry.failures for entry in summary.methods})
+    return [lines[0] + f", {summary.procedure}", *lines[1:]] if lines else []

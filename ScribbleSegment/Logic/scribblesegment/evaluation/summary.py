@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from scribblesegment.exceptions import ConfigError
 
 RESAMPLES = 5000
 
-_METRICS = ("dice", "hausdorff95_mm")
+METRICS = ("dice", "hausdorff95_mm", "surface_dice")
 _FloatArray = NDArray[np.float64]
 
 
@@ -28,10 +29,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """Both metrics of one method; units as in `ExampleResult`."""
+    """All metrics of one method; units as in `ExampleResult`."""
 
     dice: Estimate
     hausdorff95_mm: Estimate
+    surface_dice: Estimate
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class MethodSummary:
         overall: The mean of the tasks' means, so that every task counts the same.
         examples: Number of examples.
         seconds: Median time of a prediction.
+        failures: On how many examples the method failed, by reason.
     """
 
     method: str
@@ -51,6 +54,7 @@ class MethodSummary:
     overall: Scores
     examples: int
     seconds: float
+    failures: dict[str, int]
 
 
 def summarise(
@@ -85,6 +89,7 @@ def summarise(
             overall=_scores(overall[..., m]),
             examples=sum(result.method == name for result in results),
             seconds=float(np.median([result.seconds for result in results if result.method == name])),
+            failures=dict(Counter(r.failure for r in results if r.method == name and r.failure)),
         )
         for m, name in enumerate(methods)
     ]
@@ -95,7 +100,7 @@ def _by_example(
 ) -> tuple[_FloatArray, NDArray[np.int64]]:
     """Tabulate a task: values (metric, example, method), and each example's image."""
     entries = {
-        (result.image_index, result.annotator, result.method): [getattr(result, metric) for metric in _METRICS]
+        (result.image_index, result.annotator, result.method): [getattr(result, metric) for metric in METRICS]
         for result in results
         if result.task == task
     }
@@ -119,9 +124,10 @@ def _bootstrap(values: _FloatArray, images: NDArray[np.int64], rng: np.random.Ge
 
 
 def _scores(means: _FloatArray) -> Scores:
-    return Scores(*(_estimate(row) for row in means))
+    return Scores(*(estimate(row) for row in means))
 
 
-def _estimate(means: _FloatArray) -> Estimate:
+def estimate(means: _FloatArray) -> Estimate:
+    """Give the mean with its interval from the mean itself, followed by those of all redrawn examples."""
     low, high = np.percentile(means[1:], [2.5, 97.5])
     return Estimate(float(means[0]), float(low), float(high))

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from scribblesegment.evaluation.simulated import Simulation, SimulationPlan, StepResult
+
 
 def set_content():
     """Arrays of a set of two images and two annotators: a bright square in each image, a stroke in it and one above."""
@@ -36,3 +38,33 @@ def write_set(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def simulate():
+    """Makes a simulation up from the Dice of every step, one list for each (procedure, method, subject)."""
+
+    def make(dice, *, seconds=0.1, unable=(), **options):
+        results = [
+            StepResult(
+                procedure=procedure,
+                method=method,
+                set_name=f"set {subject[0]}",
+                task=f"set {subject[0]}/disc",
+                subject=subject,
+                image_index=0,
+                label=1,
+                repetition=0,
+                step=step,
+                dice=value,
+                hausdorff95_mm=100 * (1 - value),
+                surface_dice=value / 2,
+                seconds=seconds,
+            )
+            for (procedure, method, subject), values in dice.items()
+            for step, value in enumerate(values, start=1)
+        ]
+        procedures = tuple(dict.fromkeys(key[0] for key in dice)) or ("boxes",)
+        return Simulation(SimulationPlan(procedures, **{"steps": 2, **options}), results, list(unable))
+
+    return make

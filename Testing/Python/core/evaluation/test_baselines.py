@@ -162,6 +162,22 @@ def test_grabcut_can_take_pixels_without_stroke_for_object():
     assert large.sum() >= small.sum()
 
 
+def test_grabcut_finds_an_unmarked_object_in_a_frame_of_background():
+    pytest.importorskip("cv2")
+    image = np.full((24, 24), 0.2, np.float32)
+    image[6:14, 6:14] = 0.9
+    scribbles = strokes(image.shape, None, np.s_[:, :])
+    scribbles[1, 4:17, 4:17] = 0
+    assert np.array_equal(baselines.grabcut(image, scribbles, unmarked="object"), image > 0.5)
+
+
+def test_grabcut_refuses_an_image_that_is_background_all_over():
+    pytest.importorskip("cv2")
+    scribbles = strokes((24, 24), None, np.s_[:, :])
+    with pytest.raises(PromptError, match="Everything is marked as background"):
+        baselines.grabcut(np.zeros((24, 24), np.float32), scribbles, unmarked="object")
+
+
 @pytest.mark.parametrize(
     ("name", "library", "words"),
     [("grow_from_seeds", "slicer", "slicer-core"), ("grabcut", "cv2", "OpenCV")],

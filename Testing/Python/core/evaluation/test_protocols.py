@@ -6,7 +6,7 @@ import pytest
 from scribblesegment.evaluation.baselines import random_walker
 from scribblesegment.evaluation.datasets import read_scribble_set, read_scribble_sets
 from scribblesegment.evaluation.protocols import run_manual_scribbles
-from scribblesegment.exceptions import ConfigError, ImageError
+from scribblesegment.exceptions import ConfigError, ImageError, PromptError
 
 
 def bright(image, scribbles):
@@ -36,7 +36,8 @@ def test_results_carry_the_metrics_in_pixels_and_the_time(write_set):
     evaluation = run_manual_scribbles([read_scribble_set(write_set())], {"perfect": bright, "empty": nothing})
     perfect, empty = evaluation.results[:2]
     assert (perfect.dice, perfect.hausdorff95_mm) == (1.0, 0.0)
-    assert empty.dice == 0.0
+    assert (perfect.surface_dice, perfect.failure) == (1.0, "")
+    assert (empty.dice, empty.surface_dice) == (0.0, 0.0)
     assert empty.hausdorff95_mm == pytest.approx(15 * np.sqrt(2))
     assert 0 < perfect.seconds < 1
     assert (perfect.task, perfect.subject) == ("square", "subject 0")
@@ -84,6 +85,26 @@ def test_progress_rises_to_one(write_set):
 def test_a_method_that_gives_no_mask_is_named(write_set, wrong):
     with pytest.raises(ImageError, match="Method wrong gave"):
         run_manual_scribbles([read_scribble_set(write_set())], {"wrong": wrong})
+
+
+def test_a_method_that_can_make_nothing_of_the_strokes_fails_with_its_reason(write_set):
+    def helpless(image, scribbles):
+        raise PromptError("needs a box")
+
+    evaluation = run_manual_scribbles([read_scribble_set(write_set())], {"helpless": helpless, "bright": bright})
+    failed = [result for result in evaluation.results if result.method == "helpless"]
+    assert [(result.dice, result.failure) for result in failed] == [(0.0, "needs a box")] * 4
+    assert failed[0].hausdorff95_mm == pytest.approx(15 * np.sqrt(2))
+    assert not evaluation.illustrations[0].masks["helpless"].any()
+    assert all(result.dice == 1.0 for result in evaluation.results if result.method == "bright")
+
+
+def test_any_other_error_of_a_method_ends_the_run(write_set):
+    def broken(image, scribbles):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_manual_scribbles([read_scribble_set(write_set())], {"broken": broken})
 
 
 def test_no_methods_no_sets_and_the_same_task_twice_are_refused(write_set):

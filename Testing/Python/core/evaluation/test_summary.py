@@ -13,7 +13,7 @@ from scribblesegment.exceptions import ConfigError
 
 
 def result(dice, *, method="one", task="a", image=0, annotator=0, seconds=0.1):
-    return ExampleResult(method, task, "", image, annotator, dice, 100 * (1 - dice), seconds)
+    return ExampleResult(method, task, "", image, annotator, dice, 100 * (1 - dice), dice / 2, seconds)
 
 
 def test_means_are_those_of_the_examples_and_tasks_count_the_same(rng):
@@ -21,6 +21,7 @@ def test_means_are_those_of_the_examples_and_tasks_count_the_same(rng):
     (summary,) = summarise(results, rng)
     assert summary.tasks["a"].dice.mean == pytest.approx(0.5)
     assert summary.tasks["a"].hausdorff95_mm.mean == pytest.approx(50)
+    assert summary.tasks["a"].surface_dice.mean == pytest.approx(0.25)
     assert summary.tasks["b"].dice.mean == 1.0
     assert summary.overall.dice.mean == pytest.approx(0.75)
     assert (summary.method, summary.examples, list(summary.tasks)) == ("one", 4, ["a", "b"])
@@ -30,6 +31,12 @@ def test_the_time_is_the_median_of_the_method(rng):
     results = [result(1.0, image=n, seconds=seconds) for n, seconds in enumerate((0.1, 0.2, 9.0))]
     results += [dataclasses.replace(entry, method="two", seconds=5.0) for entry in results]
     assert [summary.seconds for summary in summarise(results, rng)] == [0.2, 5.0]
+
+
+def test_failures_are_counted_by_reason(rng):
+    results = [result(0.0, image=n) for n in range(4)]
+    results[1:] = [dataclasses.replace(entry, failure=why) for entry, why in zip(results[1:], "xyx", strict=True)]
+    assert summarise(results, rng)[0].failures == {"x": 2, "y": 1}
 
 
 def test_intervals_agree_with_redrawing_images_one_by_one(rng):

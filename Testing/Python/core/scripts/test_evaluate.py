@@ -36,6 +36,15 @@ def data(tmp_path):
     return folder
 
 
+@pytest.fixture
+def both(data):
+    """Strokes of people, and a set of two bright squares with label maps."""
+    labels = np.zeros((2, 32, 32), np.uint8)
+    labels[:, 8:20, 8:20] = 1
+    np.savez(data / "squares.npz", images=labels * 200, labels=labels, meta=json.dumps({"name": "squares"}))
+    return data
+
+
 def run(evaluate, *arguments):
     return evaluate.main([str(argument) for argument in arguments])
 
@@ -46,13 +55,72 @@ def test_the_table_is_printed_and_the_files_are_named(evaluate, data, tmp_path, 
     printed = capsys.readouterr().out
     assert "random-walker" in printed
     assert "**1.000** [1.000, 1.000]" in printed
-    for name in ("results.csv", "table.md"):
+    for name in ("manual_scribbles.csv", "table.md"):
         assert str(output / name) in printed
         assert (output / name).is_file()
 
 
+def test_one_command_runs_all_protocols_that_the_data_allow(evaluate, both, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "out"
+    options = ("--per-set", 1, "--steps", 2, "--most-steps", 3)
+    assert run(evaluate, "--data", both, "--methods", "random-walker", *options, "-o", output) == 0
+    captured = capsys.readouterr()
+    for title in ("# Manual scribbles", "## line-scribbles", "## warm-start-clicks", "NoI90"):
+        assert title in captured.out
+    assert "random-walker cannot start from boxes alone" in captured.out
+    assert "100%" in captured.err  # the progress bars
+    files = {path.name for path in output.iterdir()}
+    assert files >= {"manual_scribbles.csv", "simulated_steps.csv", "table.md", "dice_by_step.png", "hd95_by_step.png"}
+    lines = (output / "simulated_steps.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) >= 1 + 6 * 2
+    assert sum("center-clicks" in line for line in lines) == 2
+
+
+def test_procedures_can_be_chosen(evaluate, both, tmp_path, capsys):
+    options = ("--methods", "random-walker", "--procedures", "center-clicks", "--per-set", 2, "--steps", 3)
+    assert run(evaluate, "--data", both, *options, "--repetitions", 2, "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "Manual" not in printed
+    assert "2 examples, each 2 times" in printed
+    lines = (tmp_path / "out" / "simulated_steps.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * 2 * 3
+
+
+def test_strokes_of_people_that_were_asked_for_and_are_not_there_are_an_error(evaluate, both, tmp_path, capsys):
+    (both / "medscribble_square.npz").unlink()
+    options = ("--data", both, "--methods", "random-walker", "--per-set", 1, "--steps", 1, "-o", tmp_path / "out")
+    assert run(evaluate, *options, "--procedures", "manual-scribbles") == 2
+    assert "medscribble_" in capsys.readouterr().err
+    assert run(evaluate, *options, "--most-steps", 1) == 0
+
+
+def test_a_seed_gives_the_same_prompts_and_another_one_others(evaluate, both, tmp_path):
+    def steps(name, seed):
+        options = ("--methods", "random-walker", "--procedures", "random-clicks", "--steps", 3, "--seed", seed)
+        assert run(evaluate, "--data", both, *options, "-o", tmp_path / name) == 0
+        lines = (tmp_path / name / "simulated_steps.csv").read_text(encoding="utf-8").splitlines()[1:]
+        return [line.split(",")[9] for line in lines]
+
+    assert steps("a", 1) == steps("b", 1)
+    assert steps("a", 1) != steps("c", 2)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", 0), ("--per-set", 0), ("--seed", -1)])
+def test_numbers_out_of_range_end_with_two(evaluate, both, tmp_path, capsys, option, value):
+    assert run(evaluate, "--data", both, "--methods", "random-walker", option, value, "-o", tmp_path / "out") == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_unknown_procedure_ends_with_two(evaluate, both, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(evaluate, "--data", both, "--procedures", "scribbles", "-o", tmp_path / "out")
+    assert "invalid choice" in capsys.readouterr().err
+
+
 def test_the_embedded_network_is_measured(evaluate, data, tmp_path):
-    assert run(evaluate, "--data", data, "--methods", "default", "--device", "cpu", "-o", tmp_path / "out") == 0
+    options = ("--methods", "default", "--device", "cpu", "-o", tmp_path / "out")
+    assert run(evaluate, "--data", data, *options) == 0
     assert "default" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
