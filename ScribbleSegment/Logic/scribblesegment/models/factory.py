@@ -9,9 +9,15 @@ from typing import Any
 from torch import nn
 
 from scribblesegment.exceptions import ConfigError
+from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig
+from scribblesegment.models.residual_unet import ResidualUNet, ResidualUNetConfig
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 
-_NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {"scribble_unet": (ScribbleUNet, ScribbleUNetConfig)}
+_NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "efficient_unet": (EfficientUNet, EfficientUNetConfig),
+    "residual_unet": (ResidualUNet, ResidualUNetConfig),
+    "scribble_unet": (ScribbleUNet, ScribbleUNetConfig),
+}
 
 
 def network_names() -> tuple[str, ...]:
@@ -29,11 +35,32 @@ def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Mod
     Raises:
         ConfigError: If the name or an option is unknown, or a value is refused.
     """
+    options = options or {}
     if name not in _NETWORKS:
         raise ConfigError(f"Unknown network {name!r}; known are {', '.join(network_names())}.")
     network, config = _NETWORKS[name]
-    known = {entry.name for entry in dataclasses.fields(config)}
-    unknown = sorted(set(options or {}) - known)
+    known = {entry.name: entry.default for entry in dataclasses.fields(config)}
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"Network {name} has no options {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
-    return network(config(**(options or {})))
+    for option, value in options.items():
+        _require_kind(f"Option {option} of network {name}", value, known[option])
+    return network(config(**options))
+
+
+def _require_kind(what: str, value: object, default: object) -> None:
+    """Refuse a value of another kind than the default's: options come from files that people write."""
+    if isinstance(default, tuple):
+        fits, expected = isinstance(value, (list, tuple)) and all(map(_is_whole, value)), "a list of whole numbers"
+    elif isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, expected = _is_whole(value), "a whole number"
+    else:
+        fits, expected = isinstance(value, type(default)), "a text"
+    if not fits:
+        raise ConfigError(f"{what} must be {expected}, got {value!r}.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -8,15 +8,16 @@ else; given as channels, it is there from the first step.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE
 
-CUE_CHANNELS = 3
+INTENSITY_CHANNELS = 3
 
 _BINS = 32
 
@@ -59,7 +60,18 @@ def intensity_cues(network_input: Tensor) -> Tensor:
 
 
 def _local_mean(image: Tensor, window: int) -> Tensor:
-    return functional.avg_pool2d(image, window, stride=1, padding=window // 2, count_include_pad=False)
+    """Average over windows cut at the image's border: two matrix products, many times faster than pooling by 15."""
+    rows = _window_weights(image.shape[-2], window, image.device)
+    columns = _window_weights(image.shape[-1], window, image.device)
+    with _without_autocast(image.device):
+        return rows @ image @ columns.T
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Keep training in mixed precision from rounding what prediction computes in float32."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _ratio(image: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -81,6 +93,15 @@ def _ratio(image: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     ratio = 2.0 * inside / (inside + outside).clamp(min=1e-6) - 1.0
     is_marked = (positive.flatten(1).sum(dim=1, keepdim=True) > 0).float()
     return (ratio * is_marked).reshape(image.shape)
+
+
+@lru_cache(maxsize=64)
+def _window_weights(side: int, window: int, device: torch.device) -> Tensor:
+    """Weights (side, side) of the mean over `window` neighbours of each position of one axis."""
+    with torch.inference_mode(False):
+        positions = torch.arange(side, device=device)
+        weights = ((positions[:, None] - positions[None, :]).abs() <= window // 2).float()
+        return weights / weights.sum(dim=1, keepdim=True)
 
 
 @lru_cache(maxsize=8)

@@ -7,27 +7,16 @@ checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scribblesegment.exceptions import ConfigError
-from scribblesegment.models.intensity_cues import CUE_CHANNELS, intensity_cues
-
-_LEAKY_SLOPE = 0.1
-
-# Bring the input channels to one scale at the start: contrasts in an image are a fraction of the step from 0 to 1 that
-# a stroke makes, and logits reach ten and more. Otherwise strokes are learnt first and the image much later.
-_CHANNEL_GAINS = (4.0, 1.0, 1.0, 1.0, 0.1)
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "prelu": nn.PReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
-}
+from scribblesegment.models.cues import cue_channels, with_cues
+from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise, upsample_bilinear
 
 
 @dataclass(frozen=True)
@@ -42,6 +31,7 @@ class ScribbleUNetConfig:
         norm_groups: Groups of a group normalisation before the activations below full resolution; zero (published)
             for none. At full resolution it would cost as much time as the convolutions.
         intensity_cues: Whether the network is also given `scribblesegment.models.intensity_cues` (published: no).
+        geodesic_cues: Whether it is also given `scribblesegment.models.geodesic_cues` (published: no).
     """
 
     features: tuple[int, ...] = (192, 192, 192, 192, 192)
@@ -50,6 +40,7 @@ class ScribbleUNetConfig:
     activation: str = "prelu"
     norm_groups: int = 0
     intensity_cues: bool = False
+    geodesic_cues: bool = False
 
     def __post_init__(self) -> None:
         """Normalise lists from JSON and refuse impossible shapes.
@@ -64,8 +55,8 @@ class ScribbleUNetConfig:
             raise ConfigError(
                 f"convolutions and in_channels must be positive, got {self.convolutions} and {self.in_channels}."
             )
-        if self.activation not in _ACTIVATIONS:
-            raise ConfigError(f"activation is one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}.")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"activation is one of {', '.join(ACTIVATIONS)}, got {self.activation!r}.")
         if self.norm_groups < 0 or any(count % max(1, self.norm_groups) for count in self.features[1:]):
             raise ConfigError(f"norm_groups {self.norm_groups} does not divide all of the features {self.features}.")
 
@@ -92,37 +83,13 @@ class ConvBlock(nn.Module):
             if norm_groups > 0:
                 layers.append(nn.GroupNorm(norm_groups, out_channels))
             if activation is not None:
-                layers.append(_ACTIVATIONS[activation]())
+                layers.append(ACTIVATIONS[activation]())
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
         output: Tensor = self.conv(x)
         return output
-
-
-@lru_cache(maxsize=64)
-def _interpolation_matrix(before: int, after: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Linear interpolation weights (after, before) with the end pixels aligned."""
-    # Values of this cache are used in training and in inference mode, so they are made outside of both.
-    with torch.inference_mode(False), torch.no_grad():
-        identity = torch.eye(before).unsqueeze(1)  # (before, 1, before): one impulse a row
-        weights = functional.interpolate(identity, size=after, mode="linear", align_corners=True)
-        return weights[:, 0].T.to(device=device, dtype=dtype).contiguous()
-
-
-def upsample_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (B, C, h, w) to (B, C, H, W) bilinearly with aligned corners, as the published network does.
-
-    Two matrix products over the rows and columns of the channels-last layout: on processors their gradient takes a
-    fraction of the time of `functional.interpolate`'s.
-    """
-    batch, channels, height, width = x.shape
-    rows = _interpolation_matrix(height, size[0], x.dtype, x.device)
-    columns = _interpolation_matrix(width, size[1], x.dtype, x.device)
-    x = x.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    x = (rows @ x).reshape(batch * size[0], width, channels)
-    return (columns @ x).reshape(batch, *size, channels).permute(0, 3, 1, 2)
 
 
 class ScribbleUNet(nn.Module):
@@ -135,7 +102,8 @@ class ScribbleUNet(nn.Module):
         *levels, bottleneck = self.config.features
         block = partial(ConvBlock, convolutions=self.config.convolutions, activation=self.config.activation)
         groups = self.config.norm_groups
-        inputs = [self.config.in_channels + (CUE_CHANNELS if self.config.intensity_cues else 0), *levels]
+        cues = cue_channels(intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues)
+        inputs = [self.config.in_channels + cues, *levels]
         self.downs = nn.ModuleList(
             block(before, after, norm_groups=groups if level > 0 else 0)
             for level, (before, after) in enumerate(zip(inputs[:-1], levels, strict=True))
@@ -149,23 +117,8 @@ class ScribbleUNet(nn.Module):
             self.ups.append(block(width + below, width, norm_groups=groups if level > 0 else 0))
             below = width
         self.final_conv = ConvBlock(levels[0], 1, kernel_size=1, activation=None)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Keep the variance of activations from layer to layer (He et al. 2015).
-
-        Without normalisation, torch's own initialisation shrinks them about six times in each layer: the deep levels
-        of a network of twenty layers would start as constants, and it would first learn to widen the strokes.
-        """
-        slope = 0.25 if self.config.activation == "prelu" else _LEAKY_SLOPE
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")
-                nn.init.zeros_(module.bias)
         first = next(module for module in self.downs.modules() if isinstance(module, nn.Conv2d))
-        if self.config.in_channels == len(_CHANNEL_GAINS):
-            with torch.no_grad():
-                first.weight[:, : len(_CHANNEL_GAINS)].mul_(torch.tensor(_CHANNEL_GAINS)[:, None, None])
+        initialise(self, first, slope=0.25 if self.config.activation == "prelu" else LEAKY_SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict logits.
@@ -177,8 +130,7 @@ class ScribbleUNet(nn.Module):
         Returns:
             Logits (B, 1, H, W).
         """
-        if self.config.intensity_cues:
-            x = torch.cat([x, intensity_cues(x)], dim=1)
+        x = with_cues(x, intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues)
         skips: list[Tensor] = []
         for down in self.downs:
             x = down(x)  # (B, features[level], H / 2**level, W / 2**level)

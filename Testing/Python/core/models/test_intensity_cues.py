@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from scribblesegment.models.encoding import encode_prompts
-from scribblesegment.models.intensity_cues import CUE_CHANNELS, intensity_cues
+from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS, _local_mean, intensity_cues
 
 
 def halves(bright: float = 0.8, dark: float = 0.2) -> torch.Tensor:
@@ -30,7 +32,7 @@ LEFT, RIGHT = (slice(10, 12), slice(4, 8)), (slice(10, 12), slice(24, 28))
 
 def test_intensities_of_positive_strokes_give_one_and_of_negative_ones_minus_one() -> None:
     cues = intensity_cues(encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT)))
-    assert cues.shape == (1, CUE_CHANNELS, 32, 32)
+    assert cues.shape == (1, INTENSITY_CHANNELS, 32, 32)
     # Not quite 1: every pixel also counts a little as background, see _PRIOR_WEIGHT.
     assert (cues[0, 0, :, :16] > 0.85).all()
     assert (cues[0, 0, :, 16:] < -0.95).all()
@@ -72,7 +74,7 @@ def test_the_third_channel_sees_a_thin_line_on_an_uneven_background() -> None:
     assert cues[0, 31, far].mean() < cues[2, 31, far].mean()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), clicks=st.integers(1, 5))
 def test_cues_are_finite_and_between_minus_one_and_one(seed: int, clicks: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -97,3 +99,16 @@ def test_bfloat16_gives_the_cues_of_float32_up_to_its_rounding() -> None:
     cues = intensity_cues(network_input.bfloat16())
     assert cues.dtype == torch.bfloat16
     torch.testing.assert_close(cues.float(), intensity_cues(network_input), atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("window", [5, 15])
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (16, 16), (4, 7)])
+def test_local_means_are_those_of_pooling_within_the_image(height: int, width: int, window: int) -> None:
+    image = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(height))
+    expected = functional.avg_pool2d(image, window, stride=1, padding=window // 2, count_include_pad=False)
+    torch.testing.assert_close(_local_mean(image, window), expected)
+
+
+def test_no_gradient_flows_through_the_cues() -> None:
+    network_input = encode_prompts(halves(), scribbles=strokes(LEFT, RIGHT)).requires_grad_()
+    assert not intensity_cues(network_input).requires_grad

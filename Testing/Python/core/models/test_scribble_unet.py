@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from scribblesegment.exceptions import ConfigError
-from scribblesegment.models.intensity_cues import CUE_CHANNELS
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig, upsample_bilinear
+from scribblesegment.models.geodesic_cues import GEODESIC_CHANNELS
+from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS
+from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 
 
 def test_the_default_network_has_the_published_parameters(shared_dir: Path) -> None:
@@ -40,7 +40,7 @@ def test_parameter_names_do_not_depend_on_files_beside_the_project() -> None:
     assert names == expected | {"final_conv.conv.0.weight", "final_conv.conv.0.bias"}
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(
     features=st.lists(st.integers(1, 6), min_size=2, max_size=4),
     convolutions=st.integers(1, 3),
@@ -55,23 +55,6 @@ def test_any_width_depth_and_image_size_gives_logits_of_the_image_size(
     with torch.no_grad():
         logits = ScribbleUNet(config)(torch.zeros(2, 5, height, width))
     assert logits.shape == (2, 1, height, width)
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
-@settings(max_examples=30)
-def test_upsampling_is_bilinear_with_aligned_corners(height: int, width: int, to_height: int, to_width: int) -> None:
-    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height * 31 + width))
-    expected = functional.interpolate(image, size=(to_height, to_width), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(upsample_bilinear(image, (to_height, to_width)), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_upsampling_works_in_training_after_inference_mode_used_it_first() -> None:
-    with torch.inference_mode():
-        upsample_bilinear(torch.rand(1, 1, 5, 7), (11, 13))
-    image = torch.rand(1, 1, 5, 7, requires_grad=True)
-    upsample_bilinear(image, (11, 13)).sum().backward()
-    assert image.grad is not None
-    assert image.grad.sum() == pytest.approx(11 * 13, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +81,23 @@ def test_normalisation_leaves_full_resolution_alone() -> None:
     assert normalised == {"downs.1", "bottleneck", "ups.1"}
 
 
-def test_intensity_cues_widen_the_first_layer_only() -> None:
+@pytest.mark.parametrize(
+    ("cues", "channels"),
+    [
+        ({"intensity_cues": True}, INTENSITY_CHANNELS),
+        ({"geodesic_cues": True}, GEODESIC_CHANNELS),
+        ({"intensity_cues": True, "geodesic_cues": True}, INTENSITY_CHANNELS + GEODESIC_CHANNELS),
+    ],
+)
+def test_cues_widen_the_first_layer_only(cues: dict[str, bool], channels: int) -> None:
     plain = ScribbleUNet(ScribbleUNetConfig(features=(4, 8))).state_dict()
-    cued = ScribbleUNet(ScribbleUNetConfig(features=(4, 8), intensity_cues=True)).state_dict()
+    cued = ScribbleUNet(ScribbleUNetConfig(features=(4, 8), **cues)).state_dict()  # type: ignore[arg-type]
     different = {name for name in plain if plain[name].shape != cued[name].shape}
     assert different == {"downs.0.conv.0.weight"}
-    assert cued["downs.0.conv.0.weight"].shape[1] == 5 + CUE_CHANNELS
+    assert cued["downs.0.conv.0.weight"].shape[1] == 5 + channels
 
 
-@pytest.mark.parametrize("options", [{}, {"norm_groups": 4}, {"intensity_cues": True}])
+@pytest.mark.parametrize("options", [{}, {"norm_groups": 4}, {"intensity_cues": True, "geodesic_cues": True}])
 def test_gradients_reach_every_parameter(options: dict[str, object]) -> None:
     network = ScribbleUNet(ScribbleUNetConfig(features=(4, 8, 8), **options))  # type: ignore[arg-type]
     network(torch.rand(2, 5, 16, 16)).square().sum().backward()
