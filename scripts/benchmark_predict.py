@@ -41,7 +41,7 @@ def main() -> int:
         times = [(_milliseconds(predict), _milliseconds(forward)) for _ in range(arguments.runs)]
         whole, alone = (sorted(column) for column in zip(*times, strict=True))
         ratio = statistics.median(plain / ours for ours, plain in times)
-        print(f"{predictor.name}: {predictor.plan}")
+        print(f"{predictor.name}: {predictor.plan}, second looks on up to {predictor.focus_size} cells a side")
         print(f"  predict             {_summary(whole)}")
         print(f"  float32 forward     {_summary(alone)}")
         print(f"  forward / predict   {ratio:.1f} (median of pairs)")
@@ -51,7 +51,8 @@ def main() -> int:
 def _stroke_on_a_slice(predictor: Predictor, side: int) -> Callable[[], object]:
     predictor.set_image(np.random.default_rng(0).normal(40.0, 200.0, (side, side)).astype(np.int16))
     stroke = np.zeros((side, side), dtype=bool)
-    stroke[side // 2 : side // 2 + 5, side // 4 : side // 2] = True
+    # From side to side, so that the second look, where there is one, is as large as it gets.
+    stroke[side // 2 : side // 2 + 5, side // 8 : side - side // 8] = True
     prompts = Prompts.empty((side, side)).with_scribble(stroke)
     first = predictor.predict(prompts)
     again = prompts.with_click((side // 3, side // 3), positive=False).with_mask_input(first.logits)

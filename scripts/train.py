@@ -37,7 +37,14 @@ def main() -> int:
     shows_progress = os.environ.get("RANK", "0") == "0"
     try:
         config = load_config(arguments.config)
-        sets = load_corpus(arguments.data, exclude=config.data.exclude)
+
+        def tell_skipped(reason: str) -> None:
+            if shows_progress:
+                print(f"skipped: {reason}", file=sys.stderr)
+
+        sets = load_corpus(
+            arguments.data, exclude=config.data.exclude, skip_bad=tell_skipped if arguments.skip_bad else None
+        )
         with (
             tqdm(total=config.steps, unit="step", disable=not shows_progress) as bar,
             interrupt_between_steps() as was_asked,
@@ -92,6 +99,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint and log")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="name damaged sets and those of another layout, and train without them"
+    )
     return parser.parse_args()
 
 

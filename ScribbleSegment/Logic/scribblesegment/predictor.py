@@ -1,10 +1,12 @@
 """From an image and prompts to logits: the one door to the interactive network.
 
-`Predictor.set_image` does what depends on the image alone; `predict` is the hot path that runs after every stroke.
+`Predictor.set_image` does what depends on the image alone; `predict` is the hot path that runs after every stroke. It
+looks at the whole slice first, then again, at finer pixels, at the part around prompts and prediction.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +18,17 @@ from numpy.typing import NDArray
 
 from scribblesegment import checks
 from scribblesegment.devices import ExecutionPlan, choose_plan, prepare, resolve_device, run
-from scribblesegment.exceptions import GeometryError, PromptError
+from scribblesegment.exceptions import ConfigError, GeometryError, PromptError
 from scribblesegment.postprocessing import changed_bbox, logits_to_mask
-from scribblesegment.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
+from scribblesegment.slice_view import Region, SliceView, crop_prompts, focus_view
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 FloatArray = NDArray[np.float32]
-Region = tuple[tuple[int, int], tuple[int, int]]
 
 # Logits outside of a region that has no earlier prediction: background, beyond doubt but finite.
 _OUTSIDE_LOGIT = -20.0
@@ -37,15 +39,17 @@ class Prediction:
     """Result of one `Predictor.predict`.
 
     Attributes:
-        logits: float32 (H, W), unthresholded, on the slice's own pixels.
-        grid_logits: float32 (size, size), as they left the network.
+        logits: float32 (H, W), unthresholded, on the slice's own pixels; calibrated by the predictor's temperature.
+        grid_logits: float32 (size, size), those of the first look on the network's grid.
         changed_bbox: ((row_start, row_stop), (column_start, column_stop)), half-open: where the mask at threshold 0.5
             differs from the previous prediction's (from an empty mask before the first); None if nowhere.
+        focus: The region that was looked at a second time, or None.
     """
 
     logits: FloatArray
     grid_logits: FloatArray
     changed_bbox: Region | None
+    focus: Region | None = None
 
     def probabilities(self) -> FloatArray:
         """Give the probability of each pixel, float32 (H, W) in [0, 1]."""
@@ -57,21 +61,14 @@ class Prediction:
         return logits_to_mask(self.logits, threshold)
 
 
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """A part of the current slice on the network's grid."""
-
-    region: Region
-    grid: SliceGrid
-    image: FloatArray  # (size, size) in [0, 1]
-
-
 class Predictor:
     """Runs an interactive network on one image at a time.
 
     Attributes:
         network: The network with float32 parameters; what refinement adapts.
         size: Side of the network's grid in pixels.
+        focus_size: Side of the largest grid of a second look; 0 for none.
+        temperature: What the network's logits are divided by, so that probabilities mean something (Guo et al. 2017).
         plan: How the network is run here, chosen by measuring.
         name: What the network is called.
     """
@@ -82,6 +79,8 @@ class Predictor:
         *,
         capabilities: Sequence[str] = ("scribbles", "clicks", "boxes"),
         size: int = 128,
+        focus_size: int = 0,
+        temperature: float = 1.0,
         device: str = "auto",
         plan: ExecutionPlan | None = None,
         name: str = "",
@@ -92,19 +91,29 @@ class Predictor:
             network: Maps (B, 5, H, W) to logits (B, 1, H, W); channels as in `scribblesegment.models.encoding`.
             capabilities: Prompts it understands.
             size: Side of its grid in pixels.
+            focus_size: Side of the largest grid of a second look at finer pixels, at least `size`; 0 for none, as for
+                networks that were not trained to take one.
+            temperature: What its logits are divided by; predictions, and what is fed back, are calibrated logits.
             device: "auto" or a torch device name.
             plan: How to run it; measured when not given.
             name: What it is called.
 
         Raises:
+            ConfigError: If the focus size is neither 0 nor at least `size`, or the temperature not positive and finite.
             DeviceError: If the device cannot run a network.
         """
         import torch
 
         from scribblesegment.models.encoding import CHANNELS
 
+        if focus_size != 0 and focus_size < size:
+            raise ConfigError(f"focus_size is 0 or at least the size of the grid, {size}; got {focus_size}.")
+        if not 0.0 < temperature < math.inf:
+            raise ConfigError(f"temperature is a positive finite number, got {temperature}.")
         self.network = network.eval()
         self.size = size
+        self.focus_size = focus_size
+        self.temperature = temperature
         self.name = name
         self._capabilities = frozenset(capabilities)
         self.plan = plan or choose_plan(
@@ -112,8 +121,8 @@ class Predictor:
         )
         self._prepared = prepare(self.network, self.plan)
         self._image: FloatArray | None = None
-        self._spacing_mm = (1.0, 1.0)
-        self._whole: _Window | None = None
+        self._whole: SliceView | None = None
+        self._whole_image: FloatArray | None = None
         self._previous_mask: NDArray[np.bool_] | None = None
 
     @property
@@ -141,10 +150,9 @@ class Predictor:
         """
         array = checks.image_array(image, ndim=(2,))
         shape = (int(array.shape[0]), int(array.shape[1]))
-        grid = SliceGrid(shape, spacing_mm, self.size)
+        whole = SliceView(((0, shape[0]), (0, shape[1])), spacing_mm, self.size)
         normalized = (intensity_range or IntensityRange.estimate(array)).normalize(array)
-        self._image, self._spacing_mm = normalized, spacing_mm
-        self._whole = _Window(((0, shape[0]), (0, shape[1])), grid, grid.image_to_grid(normalized))
+        self._image, self._whole, self._whole_image = normalized, whole, whole.image_to_grid(normalized)
         self._previous_mask = None
 
     def predict(self, prompts: Prompts, *, region: Region | None = None) -> Prediction:
@@ -170,16 +178,32 @@ class Predictor:
                 f"The prompts are for an image of shape {prompts.shape}, the current one has {self._image.shape}. "
                 "Draw them on this image, or call set_image with the other one."
             )
-        window = self._whole if region is None else self._window(self._image, region)
-        cropped = _crop(prompts, window.region)
-        self._check(cropped)
-        grid_logits = self._run(window, cropped)
-        inside = window.grid.logits_from_grid(grid_logits)
-        logits = inside if region is None else _paste(inside, window.region, prompts)
+        view = self._whole if region is None else self._view(self._image, region)
+        self._check(crop_prompts(prompts, view.region))
+        grid_logits = self._look(view, prompts)
+        logits = _paste(view.logits_from_grid(grid_logits), view.region, prompts.mask_input, prompts.shape)
+        focus = None if region is not None else self._focus(prompts, logits)
         mask = logits > 0.0
         changed = changed_bbox(self._previous_mask, mask)
         self._previous_mask = mask
-        return Prediction(logits, grid_logits, changed)
+        return Prediction(logits, grid_logits, changed, focus)
+
+    def _focus(self, prompts: Prompts, logits: FloatArray) -> Region | None:
+        """Look again at finer pixels, and write what is seen into the first logits."""
+        if self._whole is None or self.focus_size == 0:
+            return None
+        view = focus_view(
+            logits > 0.0,
+            prompts,
+            spacing_mm=self._whole.spacing_mm,
+            first_cell_mm=self._whole.grid.mm_per_cell,
+            size=self.size,
+            max_size=self.focus_size,
+        )
+        if view is None:
+            return None
+        logits[view.slices] = view.logits_from_grid(self._look(view, prompts.with_mask_input(logits)))
+        return view.region
 
     def predict_torch(
         self,
@@ -236,7 +260,7 @@ class Predictor:
                 f"{', '.join(sorted(self._capabilities))}. Use those, or another model."
             )
 
-    def _window(self, image: FloatArray, region: Region) -> _Window:
+    def _view(self, image: FloatArray, region: Region) -> SliceView:
         (top, bottom), (left, right) = region
         height, width = image.shape
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
@@ -244,26 +268,32 @@ class Predictor:
                 f"The region {region} is empty or not inside the image of {height} x {width} pixels; give half-open "
                 "ranges of rows and columns inside it."
             )
-        grid = SliceGrid((bottom - top, right - left), self._spacing_mm, self.size)
-        return _Window(region, grid, grid.image_to_grid(image[top:bottom, left:right]))
+        spacing_mm = (1.0, 1.0) if self._whole is None else self._whole.spacing_mm
+        return SliceView(region, spacing_mm, self.size)
 
-    def _run(self, window: _Window, prompts: Prompts) -> FloatArray:
-        """Put prompts on the window's grid and run the network; returns (size, size) logits."""
+    def _look(self, view: SliceView, prompts: Prompts) -> FloatArray:
+        """Put image and prompts on a view's grid and run the network; returns (size, size) logits."""
         import torch
 
         from scribblesegment.models.encoding import encode_prompts
 
-        grid = window.grid
-        logits = None if prompts.mask_input is None else _logits_to_grid(grid, prompts.mask_input)
+        if self._image is None or self._whole_image is None:
+            raise PromptError("No image was set; call set_image before predict.")
+        image = self._whole_image if view is self._whole else view.image_to_grid(self._image)
+        seen = view.prompts_to_grid(prompts)
+        previous = None
+        if seen.mask_input is not None:
+            previous = torch.from_numpy(seen.mask_input * np.float32(self.temperature))[None, None]
         encoded = encode_prompts(
-            torch.from_numpy(window.image)[None, None],
-            scribbles=torch.from_numpy(grid.scribbles_to_grid(prompts.scribbles))[None],
-            point_coords=[torch.from_numpy(grid.points_to_grid(prompts.point_coords))],
-            point_labels=[torch.from_numpy(np.array(prompts.point_labels))],
-            boxes=[torch.from_numpy(grid.boxes_to_grid(prompts.boxes))],
-            mask_input=None if logits is None else torch.from_numpy(logits)[None, None],
+            torch.from_numpy(image)[None, None],
+            scribbles=torch.from_numpy(np.array(seen.scribbles))[None],
+            point_coords=[torch.from_numpy(np.array(seen.point_coords))],
+            point_labels=[torch.from_numpy(np.array(seen.point_labels))],
+            boxes=[torch.from_numpy(np.array(seen.boxes))],
+            mask_input=previous,
         )
-        return np.asarray(run(self._prepared, encoded, self.plan)[0, 0].numpy(), dtype=np.float32)
+        logits = run(self._prepared, encoded, self.plan)[0, 0].numpy()
+        return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
 
 def load_predictor(
@@ -298,44 +328,18 @@ def load_predictor(
         network,
         capabilities=description.capabilities,
         size=description.size,
+        focus_size=description.focus_size,
+        temperature=description.temperature,
         device=device,
         name=description.name or path.stem,
     )
 
 
-def _crop(prompts: Prompts, region: Region) -> Prompts:
-    """Bring prompts to the pixels of a region; those outside of it are dropped, boxes are cut."""
-    (top, bottom), (left, right) = region
-    if (bottom - top, right - left) == prompts.shape:
-        return prompts
-    start, stop = np.array([top, left]), np.array([bottom, right])
-    inside = ((prompts.point_coords >= start) & (prompts.point_coords < stop)).all(axis=1)
-    boxes = np.clip(prompts.boxes, start, stop) - start
-    boxes = boxes[(boxes[:, 1] > boxes[:, 0]).all(axis=1)]
-    return Prompts(
-        scribbles=prompts.scribbles[:, top:bottom, left:right],
-        point_coords=prompts.point_coords[inside] - start,
-        point_labels=prompts.point_labels[inside],
-        boxes=boxes,
-        mask_input=None if prompts.mask_input is None else prompts.mask_input[top:bottom, left:right],
-    )
-
-
-def _logits_to_grid(grid: SliceGrid, logits: FloatArray) -> FloatArray:
-    """Bring logits to the grid; around the image they are background, as the network itself predicts there."""
-    content = grid.logits_to_grid(logits)
-    padded = np.full_like(content, min(float(logits.min()), 0.0))
-    rows, columns = grid.content
-    padded[rows, columns] = content[rows, columns]
-    return padded
-
-
-def _paste(inside: FloatArray, region: Region, prompts: Prompts) -> FloatArray:
-    logits = (
-        np.full(prompts.shape, _OUTSIDE_LOGIT, dtype=np.float32)
-        if prompts.mask_input is None
-        else np.array(prompts.mask_input)
-    )
+def _paste(inside: FloatArray, region: Region, before: FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
+    """Put a region's logits into those of the whole slice; background where there are none."""
+    if inside.shape == shape:
+        return inside
+    logits = np.full(shape, _OUTSIDE_LOGIT, dtype=np.float32) if before is None else np.array(before)
     (top, bottom), (left, right) = region
     logits[top:bottom, left:right] = inside
     return logits

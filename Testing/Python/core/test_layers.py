@@ -26,8 +26,8 @@ COMPUTE_LIBRARIES = frozenset({"numpy", "scipy", "torch", "skimage", "safetensor
 IO_MODULES = frozenset({"atomic_file", "io"})
 DATA_MODULES = IO_MODULES | {
     *("checks", "clean_up", "context", "exceptions", "gesture_picture", "gesture_recorder", "gestures", "neighbours"),
-    *("postprocessing", "preprocessing", "prompts", "rasterization", "resampling", "slice_plane", "slice_request"),
-    *("volume", "voxel_grid"),
+    *("postprocessing", "preprocessing", "prompts", "rasterization", "resampling", "segmentation_sets", "slice_plane"),
+    *("slice_request", "slice_view", "volume", "voxel_grid"),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scribblesegment import IntensityRange, Prompts, load_predictor
+from scribblesegment import IntensityRange, Prompts, load_predictor, predictor
 from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment.models.encoding import PREVIOUS_LOGITS
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.predictor import Predictor
+from scribblesegment.predictor import Prediction, Predictor
+from scribblesegment.slice_view import SliceView
+from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 PLAIN = ExecutionPlan()
 
@@ -232,6 +237,203 @@ def test_both_doors_give_the_same_logits() -> None:
             boxes=[torch.from_numpy(np.array(prompts.boxes))],
         )[0, 0]
     np.testing.assert_allclose(predictor.predict(prompts).grid_logits, expected.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Inputs of the network, one for each time it ran."""
+    inputs: list[Tensor] = []
+    run = predictor.run
+
+    def spy(prepared: nn.Module, network_input: Tensor, plan: ExecutionPlan) -> Tensor:
+        inputs.append(network_input.clone())
+        return run(prepared, network_input, plan)
+
+    monkeypatch.setattr(predictor, "run", spy)
+    return inputs
+
+
+def a_line(shape: tuple[int, int], row: int, start: int, stop: int) -> np.ndarray:
+    """One pixel wide."""
+    line = np.zeros(shape, dtype=bool)
+    line[row, start:stop] = True
+    return line
+
+
+def predict_line(line: np.ndarray, focus_size: int, **options: object) -> Prediction:
+    """A bright line and a stroke along it, for a network that takes the brighter three fifths for the structure."""
+    finder = predictor_of(ChannelSum(image=1.0 / 0.4), focus_size=focus_size, **options)
+    finder.set_image(line.astype(float), intensity_range=IntensityRange(0.0, 1.0))
+    return finder.predict(Prompts.empty(line.shape).with_scribble(line))
+
+
+def test_a_second_look_shows_what_the_grid_of_the_first_cannot_resolve() -> None:
+    line = a_line((64, 64), 29, 5, 60)
+    first = predict_line(line, focus_size=0)
+    assert not first.mask().any()
+    assert first.focus is None
+    second = predict_line(line, focus_size=64)
+    # With six cells of the first look on either side that is the whole slice, pixel for cell.
+    assert second.focus == ((0, 64), (0, 64))
+    np.testing.assert_array_equal(second.mask(), line)
+    coarser = predict_line(line, focus_size=32)
+    assert coarser.focus == second.focus
+    assert not np.array_equal(coarser.mask(), line)
+
+
+def test_outside_of_the_second_look_the_first_one_s_logits_stay_to_the_bit() -> None:
+    line = a_line((64, 64), 29, 25, 33)
+    first, second = predict_line(line, focus_size=0), predict_line(line, focus_size=64)
+    assert second.focus == ((2, 58), (1, 57))
+    (top, bottom), (left, right) = second.focus
+    inside = np.zeros((64, 64), dtype=bool)
+    inside[top:bottom, left:right] = True
+    np.testing.assert_array_equal(second.logits[~inside], first.logits[~inside])
+    np.testing.assert_array_equal(second.grid_logits, first.grid_logits)
+    assert (second.logits[inside] != first.logits[inside]).any()
+    assert first.changed_bbox is None
+    assert second.changed_bbox is not None  # of what the second look found
+
+
+def test_without_a_focus_size_the_network_runs_once(looks: list[Tensor]) -> None:
+    predict_line(a_line((64, 64), 29, 5, 60), focus_size=0)
+    assert [tuple(look.shape) for look in looks] == [(1, 5, 16, 16)]
+
+
+def test_a_slice_that_the_grid_resolves_is_looked_at_once(looks: list[Tensor]) -> None:
+    assert predict_line(a_line((16, 16), 7, 2, 14), focus_size=64).focus is None
+    assert len(looks) == 1
+
+
+def test_a_region_that_is_asked_for_is_looked_at_once(looks: list[Tensor]) -> None:
+    finder = predictor_of(ChannelSum(image=1.0), focus_size=64)
+    finder.set_image(np.zeros((64, 64)))
+    prompts = Prompts.empty((64, 64)).with_click((30, 30))
+    for region in (((16, 48), (16, 48)), ((0, 64), (0, 64))):
+        looks.clear()
+        assert finder.predict(prompts, region=region).focus is None
+        assert len(looks) == 1
+    looks.clear()
+    assert finder.predict(prompts).focus is not None
+    assert len(looks) == 2
+
+
+def test_the_second_look_is_shown_the_first_logits(looks: list[Tensor]) -> None:
+    finder = predictor_of(ChannelSum(image=2.0, previous=0.5))
+    image = np.random.default_rng(8).random((64, 64))
+    finder.set_image(image)
+    earlier = np.random.default_rng(9).normal(size=(64, 64)).astype(np.float32)
+    prompts = Prompts.empty((64, 64)).with_click((30, 30)).with_mask_input(earlier)
+    first = finder.predict(prompts)
+    finder.focus_size = 64
+    looks.clear()
+    focus = finder.predict(prompts).focus
+    assert focus is not None
+    view = SliceView(focus, (1.0, 1.0), looks[1].shape[-1])
+    assert view.size in (32, 64)
+    np.testing.assert_array_equal(
+        looks[1][0, PREVIOUS_LOGITS].numpy(), view.prompts_to_grid(prompts.with_mask_input(first.logits)).mask_input
+    )
+    given = SliceView(((0, 64), (0, 64)), (1.0, 1.0), 16).prompts_to_grid(prompts).mask_input
+    np.testing.assert_array_equal(looks[0][0, PREVIOUS_LOGITS].numpy(), given)
+
+
+def test_predicting_changes_nothing_in_the_caller_s_prompts() -> None:
+    finder = predictor_of(ChannelSum(image=2.0, previous=0.5), focus_size=64)
+    finder.set_image(np.random.default_rng(8).random((64, 64)))
+    prompts = a_stroke((64, 64)).with_click((30, 30)).with_mask_input(np.ones((64, 64)))
+    before = Prompts(
+        *(np.array(array) for array in (prompts.scribbles, prompts.point_coords, prompts.point_labels, prompts.boxes)),
+        mask_input=np.array(prompts.mask_input),
+    )
+    first = finder.predict(prompts)
+    kept = first.logits.copy()
+    fed_back = prompts.with_mask_input(first.logits)
+    finder.predict(fed_back)
+    finder.predict(fed_back, region=((0, 32), (0, 32)))
+    assert prompts.equals(before)
+    np.testing.assert_array_equal(first.logits, kept)
+
+
+@settings(max_examples=10)
+@given(
+    height=st.integers(3, 70),
+    width=st.integers(3, 70),
+    spacing=st.tuples(st.floats(0.3, 5.0), st.floats(0.3, 5.0)),
+    seed=st.integers(0, 99),
+)
+def test_a_second_look_takes_slices_of_any_size_and_spacing(
+    height: int, width: int, spacing: tuple[float, float], seed: int
+) -> None:
+    finder = predictor_of(ChannelSum(image=2.0, positive=2.0), focus_size=48)
+    rng = np.random.default_rng(seed)
+    finder.set_image(rng.normal(size=(height, width)), spacing_mm=spacing)
+    prediction = finder.predict(Prompts.empty((height, width)).with_click((rng.integers(height), rng.integers(width))))
+    assert prediction.logits.shape == (height, width)
+    assert np.isfinite(prediction.logits).all()
+    if prediction.focus is not None:
+        (top, bottom), (left, right) = prediction.focus
+        assert 0 <= top < bottom <= height
+        assert 0 <= left < right <= width
+
+
+@pytest.mark.parametrize("focus_size", [8, 15, -1])
+def test_a_focus_size_below_the_grid_s_is_refused(focus_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least the size of the grid, 16; got {focus_size}"):
+        predictor_of(ChannelSum(), focus_size=focus_size)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_no_positive_number_is_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match=f"temperature is a positive finite number, got {temperature}"):
+        predictor_of(ChannelSum(), temperature=temperature)
+
+
+def test_predictions_are_divided_by_the_temperature_and_the_mask_at_one_half_stays() -> None:
+    image = np.random.default_rng(2).random((16, 16))
+
+    def predicted(temperature: float) -> Prediction:
+        warm = predictor_of(ChannelSum(image=6.0), temperature=temperature)
+        warm.set_image(image)
+        return warm.predict(a_stroke((16, 16)))
+
+    plain, tempered = predicted(1.0), predicted(2.5)
+    np.testing.assert_allclose(tempered.logits, plain.logits / 2.5, rtol=1e-5)
+    np.testing.assert_array_equal(tempered.mask(), plain.mask())
+    assert tempered.mask(0.7).sum() < plain.mask(0.7).sum()
+    for threshold in (0.3, 0.7, 0.9):
+        np.testing.assert_array_equal(tempered.mask(threshold), tempered.probabilities() > threshold)
+
+
+def test_the_network_gets_its_own_logits_back_whatever_the_temperature() -> None:
+    image = np.random.default_rng(2).random((16, 16))
+    again = []
+    for temperature in (1.0, 2.5):
+        predictor = predictor_of(ChannelSum(image=6.0, previous=0.5), temperature=temperature)
+        predictor.set_image(image)
+        prompts = a_stroke((16, 16))
+        first = predictor.predict(prompts)
+        again.append(temperature * predictor.predict(prompts.with_mask_input(first.logits)).logits)
+    np.testing.assert_allclose(again[1], again[0], rtol=1e-4, atol=1e-5)
+
+
+def test_focus_size_and_temperature_come_from_the_file(tmp_path: Path) -> None:
+    options = {"features": [3, 4]}
+    network = ScribbleUNet(ScribbleUNetConfig(features=(3, 4)))
+    path = tmp_path / "tiny.safetensors"
+    save_network(
+        path,
+        network.state_dict(),
+        NetworkDescription("scribble_unet", options, size=16, focus_size=48, temperature=1.75),
+    )
+    loaded = load_predictor(path, device="cpu")
+    assert (loaded.size, loaded.focus_size, loaded.temperature) == (16, 48, 1.75)
+    loaded.set_image(np.random.default_rng(0).random((64, 64)))
+    prediction = loaded.predict(Prompts.empty((64, 64)).with_click((30, 30)))
+    assert prediction.focus is not None
+    save_network(path, network.state_dict(), NetworkDescription("scribble_unet", options, size=16))
+    plain = load_predictor(path, device="cpu")
+    assert (plain.focus_size, plain.temperature) == (0, 1.0)
 
 
 def test_the_embedded_model_segments_a_disc_from_one_stroke() -> None:

@@ -25,6 +25,7 @@ from scribblesegment.simulation.scribbles import (
     limit_pixels,
     line_scribble,
 )
+from scribblesegment.simulation.slips import is_thin, slip
 
 SCRIBBLE_KINDS = ("line", "centerline", "contour", "graph")
 CLICK_KINDS = ("random", "center", "border")
@@ -47,6 +48,9 @@ class SimulatedUserConfig:
         correction_scribble_probability: Chance that a correction round uses scribbles and not clicks.
         box_enlargement: Largest growth of a box dimension in pixels.
         scribbles: Variation of scribbles.
+        slip_p: Chance that scribbles are drawn as a hand with a brush draws them: a pixel beside what they mark, wider
+            than it, or both, and not cut at its border (published: 0). Where it is above zero, structures thinner than
+            the brush are always marked by strokes wider than they are.
 
     Raises:
         ConfigError: If weights are negative, of the wrong number, or all zero, or another value is out of range.
@@ -60,6 +64,7 @@ class SimulatedUserConfig:
     correction_scribble_probability: float = 0.5
     box_enlargement: int = MAX_ENLARGEMENT
     scribbles: ScribbleConfig = field(default_factory=ScribbleConfig)
+    slip_p: float = 0.0
 
     def __post_init__(self) -> None:
         """Turn lists (from JSON) into tuples and refuse impossible habits."""
@@ -77,6 +82,8 @@ class SimulatedUserConfig:
                 "type_probabilities and correction_scribble_probability are probabilities in [0, 1], got "
                 f"{self.type_probabilities} and {self.correction_scribble_probability}."
             )
+        if not 0 <= self.slip_p <= 1:
+            raise ConfigError(f"slip_p is a probability in [0, 1], got {self.slip_p}.")
         if self.max_interactions < 1 or not 0 <= self.min_initial_negative <= self.max_interactions:
             raise ConfigError(
                 "max_interactions must be at least 1 and min_initial_negative between 0 and it, "
@@ -226,6 +233,10 @@ def _add_scribbles(
         return prompts
     kind = _choose(SCRIBBLE_KINDS, config.scribble_weights, rng)
     scribble = simulate_scribble(region, kind, rng, count=count, config=config.scribbles)
+    if config.slip_p > 0:
+        thin = is_thin(region)
+        if thin or rng.random() < config.slip_p:
+            scribble = slip(scribble, rng, widens=thin)
     return prompts.with_scribble(scribble, positive=positive)
 
 

@@ -8,6 +8,7 @@ detail from aliasing.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,25 @@ def random_coordinates(
     step = side / size
     middle = (side - 1) / 2
     return np.asarray(rows * step + middle, dtype=np.float32), np.asarray(columns * step + middle, dtype=np.float32)
+
+
+def refine_coordinates(coordinates: FloatArray, factor: int) -> FloatArray:
+    """Give coordinates (S, S) at the centers of pixels `factor` times smaller, (factor S, factor S)."""
+    refine = _refinement(len(coordinates), factor)
+    return np.asarray(refine @ coordinates @ refine.T, dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _refinement(side: int, factor: int) -> FloatArray:
+    """Linear interpolation weights (factor side, side), continued beyond the outermost centers."""
+    positions = (np.arange(factor * side) + 0.5) / factor - 0.5
+    lower = np.clip(np.floor(positions).astype(np.intp), 0, side - 2)
+    weights = np.zeros((factor * side, side), dtype=np.float32)
+    fraction = positions - lower
+    weights[np.arange(len(positions)), lower] = 1.0 - fraction
+    weights[np.arange(len(positions)), lower + 1] = fraction
+    weights.flags.writeable = False
+    return weights
 
 
 def is_inside(side: int, rows: FloatArray, columns: FloatArray) -> NDArray[np.bool_]:

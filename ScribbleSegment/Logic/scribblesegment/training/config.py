@@ -37,10 +37,10 @@ class AugmentationConfig:
         gamma_p: Gamma curve (not in the table; zero switches it off).
         gamma: Range of the exponent.
         blur_p: Gaussian blur.
-        blur_sigma: Range in pixels.
+        blur_sigma: Range in pixels of the image at twice the grid's resolution.
         noise_p: Gaussian noise.
         noise_mean: Range of its mean.
-        noise_std: Range of its standard deviation.
+        noise_std: Range of its standard deviation, at twice the grid's resolution; the grid's is half.
         sharpness_p: Sharpening or smoothing.
         sharpness: Largest factor; 1 keeps the image, 0 smooths.
         flip_p: Each of the two flips.
@@ -94,6 +94,10 @@ class DataConfig:
         superpixel_scale: Range of Felzenszwalb's scale.
         superpixel_area_power: Superpixels are drawn in proportion to their area to this power.
         superpixel_variants: Different superpixel maps kept for each image.
+        superpixel_union_p: Chance that a superpixel is united with others of its image, which need not touch it.
+        shapes_p: Chance that image and structure are synthetic altogether (`synthetic_images`).
+        shapes_pool: Different synthetic images; each is kept and augmented anew whenever it is drawn.
+        modality_balance: 0 draws all sets alike, 1 all modalities alike and then their sets; between, a mixture.
         union_p: Chance that a real label is united with some of the other labels of its image.
         min_area: Fewest pixels of a structure on the network's grid.
         augmentation: Changes of image and mask.
@@ -104,6 +108,10 @@ class DataConfig:
     superpixel_scale: tuple[float, float] = (1.0, 500.0)
     superpixel_area_power: float = 0.0
     superpixel_variants: int = 4
+    superpixel_union_p: float = 0.0
+    shapes_p: float = 0.0
+    shapes_pool: int = 1000
+    modality_balance: float = 0.0
     union_p: float = 0.0
     min_area: int = 16
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -114,9 +122,9 @@ class DataConfig:
         Raises:
             ConfigError: Naming the field and its value.
         """
-        _require_fractions(self, "synthetic_p", "union_p")
+        _require_fractions(self, "synthetic_p", "superpixel_union_p", "shapes_p", "modality_balance", "union_p")
         _require_ranges(self, "superpixel_scale", lowest=0)
-        _require_at_least(1, self, "superpixel_variants", "min_area")
+        _require_at_least(1, self, "superpixel_variants", "shapes_pool", "min_area")
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,8 @@ class TrainingConfig:
         steps: Optimiser steps.
         batch_size: Samples a step, over all processes.
         rounds: Predictions a sample: the first and its corrections (the paper trains with five).
+        vary_rounds: Whether each step draws its number of rounds from 1 to `rounds`.
+        focus_p: Chance that a step ends with a second look at finer pixels, as `Predictor` takes one.
         learning_rate: Peak rate; warmed up linearly, then lowered by a cosine to `final_learning_rate`.
         final_learning_rate: Rate at the last step.
         warmup_steps: Steps of linear warm-up.
@@ -158,6 +168,8 @@ class TrainingConfig:
     steps: int = 100_000
     batch_size: int = 8
     rounds: int = 5
+    vary_rounds: bool = False
+    focus_p: float = 0.0
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     warmup_steps: int = 0
@@ -181,6 +193,7 @@ class TrainingConfig:
         """
         _require_at_least(1, self, "steps", "batch_size", "rounds", "checkpoint_every", "log_every")
         _require_at_least(2, self, "size")
+        _require_fractions(self, "focus_p")
         _require_at_least(0, self, "seed", "final_learning_rate", "warmup_steps", "focal_gamma", "focal_weight")
         for name in ("learning_rate", "gradient_clip"):
             if getattr(self, name) <= 0:
@@ -261,7 +274,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float:
+    if hint is bool:
+        fits, expected = isinstance(value, bool), "true or false"
+    elif hint is float:
         fits, expected = is_number and math.isfinite(value), "a number"
     elif hint is int or int in kinds:
         fits, expected = is_number and isinstance(value, int), "a whole number"

@@ -1,46 +1,22 @@
-"""Training sets on disk and how samples are drawn from them.
-
-A set is one `.npz` file: `images` uint8 (N, S, S), square, `labels` uint8 or uint16 (N, S, S) with 0 as background, and
-`meta`, a JSON string; of its entries `name` and `instances` are read here, the latter telling that every object has a
-number of its own.
-"""
+"""The training corpus on disk, and how samples are drawn from it; for the format see `segmentation_sets`."""
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.exceptions import DatasetError
+from scribblesegment.segmentation_sets import SegmentationSet, load_set
 
-_ARRAYS = ("images", "labels", "meta")
-_LABEL_TYPES = (np.uint8, np.uint16)
+__all__ = ["HierarchicalSampler", "Sample", "SegmentationSet", "load_corpus", "load_set"]
 
-
-@dataclass(frozen=True, eq=False)
-class SegmentationSet:
-    """One data set in memory.
-
-    Attributes:
-        name: Its name.
-        images: uint8 (N, S, S).
-        labels: uint8 or uint16 (N, S, S), 0 background.
-        instances: True if each label number is one object and not one structure.
-        meta: The file's description.
-    """
-
-    name: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.integer[Any]]
-    instances: bool
-    meta: dict[str, Any]
+# Words by which kinds of images are told apart; whole ones, because CT is part of others, such as OCT.
+_MODALITIES = ("mri", "ultrasound", "microscopy", "fluorescence", "fundus", "x-ray", "ct")
 
 
 @dataclass(frozen=True)
@@ -52,60 +28,41 @@ class Sample:
     label: int
 
 
-def load_set(path: str | Path) -> SegmentationSet:
-    """Read one set.
-
-    Raises:
-        DatasetError: If the file is missing, damaged, or of another layout; the message names it.
-    """
-    path = Path(path)
-    try:
-        images, labels, meta = _read(path)
-    except DatasetError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read as a training set: {error}. Copy or convert it again.") from error
-    if images.ndim != 3 or images.shape != labels.shape or images.dtype != np.uint8 or labels.dtype not in _LABEL_TYPES:
-        raise DatasetError(
-            f"{path}: expected images uint8 and labels uint8 or uint16, both (N, S, S); got images {images.dtype} "
-            f"{images.shape} and labels {labels.dtype} {labels.shape}."
-        )
-    if images.size == 0 or images.shape[1] != images.shape[2]:
-        raise DatasetError(
-            f"{path}: expected at least one image, and square ones; got shape {images.shape}. Pad the images to a "
-            "square with zeros."
-        )
-    if not isinstance(meta, dict):
-        raise DatasetError(f"{path}: meta must be a JSON object, got {type(meta).__name__}.")
-    return SegmentationSet(str(meta.get("name", path.stem)), images, labels, bool(meta.get("instances")), meta)
-
-
-def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], Any]:
-    """Read images, labels and the parsed meta, whatever they are; never pickled objects, which could run code."""
-    archive = np.load(path, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(_ARRAYS)}.")
-    with archive:
-        missing = [name for name in _ARRAYS if name not in archive.files]
-        if missing:
-            raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(_ARRAYS)}.")
-        return archive["images"], archive["labels"], json.loads(str(archive["meta"]))
-
-
-def load_corpus(folder: str | Path, *, exclude: Iterable[str] = ()) -> list[SegmentationSet]:
+def load_corpus(
+    folder: str | Path, *, exclude: Iterable[str] = (), skip_bad: Callable[[str], None] | None = None
+) -> list[SegmentationSet]:
     """Read all sets of a folder, sorted by file name, except those whose file stem is in `exclude`.
 
+    Args:
+        folder: Holds the sets, `*.npz`.
+        exclude: File stems; these sets are not even opened.
+        skip_bad: Told of every file that is damaged or of another layout, which is then passed over; without it the
+            first such file is an error.
+
     Raises:
-        DatasetError: If the folder holds no set, a name to exclude does not occur, or a file is bad.
+        DatasetError: If the folder holds no set, a name to exclude does not occur, or a file is bad and is not to be
+            skipped, or all files are bad.
     """
     paths = sorted(Path(folder).glob("*.npz"))
     excluded = set(exclude)
     unknown = excluded - {path.stem for path in paths}
     if unknown:
         raise DatasetError(f"Sets to exclude that are not in {folder}: {', '.join(sorted(unknown))}.")
-    sets = [load_set(path) for path in paths if path.stem not in excluded]
-    if not sets:
+    wanted = [path for path in paths if path.stem not in excluded]
+    if not wanted:
         raise DatasetError(f"No training set (*.npz) in {folder}; give the folder that holds them.")
+    sets = []
+    for path in wanted:
+        try:
+            sets.append(load_set(path))
+        except DatasetError as error:
+            if skip_bad is None:
+                raise
+            skip_bad(str(error))
+    if not sets:
+        raise DatasetError(
+            f"None of the {len(wanted)} sets (*.npz) in {folder} can be read. Copy or convert them again."
+        )
     return sets
 
 
@@ -115,12 +72,15 @@ class HierarchicalSampler:
     In instance sets label numbers mean nothing across images: there an image is drawn first, then one of its objects.
     """
 
-    def __init__(self, sets: Sequence[SegmentationSet], *, min_fraction: float = 0.0) -> None:
+    def __init__(
+        self, sets: Sequence[SegmentationSet], *, min_fraction: float = 0.0, modality_balance: float = 0.0
+    ) -> None:
         """Index which labels occur where.
 
         Args:
             sets: The corpus.
             min_fraction: Structures that cover a smaller fraction of their image are left out.
+            modality_balance: 0 draws all sets alike, 1 all modalities alike and then their sets; between, a mixture.
 
         Raises:
             DatasetError: If a set has no usable structure.
@@ -128,6 +88,7 @@ class HierarchicalSampler:
         self._images_of_label: list[dict[int, list[int]]] = []
         self._labels_of_image: list[dict[int, list[int]]] = []
         self._instances = [entry.instances for entry in sets]
+        self._shares = _shares([modality(entry) for entry in sets], modality_balance)
         for entry in sets:
             by_label: dict[int, list[int]] = {}
             by_image: dict[int, list[int]] = {}
@@ -143,8 +104,8 @@ class HierarchicalSampler:
             self._labels_of_image.append(by_image)
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        """Draw one sample; sets are equally likely, then labels, then images."""
-        set_index = int(rng.integers(len(self._images_of_label)))
+        """Draw one sample: a set, then one of its labels, then an image of it, each equally likely."""
+        set_index = int(rng.choice(len(self._shares), p=self._shares))
         if self._instances[set_index]:
             image_index = _pick(sorted(self._labels_of_image[set_index]), rng)
             return Sample(set_index, image_index, _pick(self._labels_of_image[set_index][image_index], rng))
@@ -154,6 +115,19 @@ class HierarchicalSampler:
     def labels_of(self, sample: Sample) -> list[int]:
         """List all labels of the sample's image that are large enough."""
         return self._labels_of_image[sample.set_index][sample.image_index]
+
+
+def modality(entry: SegmentationSet) -> str:
+    """Name the kind of images of a set by the first of `_MODALITIES` its description mentions, else by all of it."""
+    described = str(entry.meta.get("modality", "")).lower()
+    return next((name for name in _MODALITIES if re.search(rf"\b{name}\b", described)), described)
+
+
+def _shares(modalities: Sequence[str], balance: float) -> NDArray[np.float64]:
+    sizes = np.array([modalities.count(name) for name in modalities], dtype=np.float64)
+    by_modality = 1.0 / (sizes * len(set(modalities)))
+    shares = balance * by_modality + (1.0 - balance) / len(modalities)
+    return np.asarray(shares / shares.sum())
 
 
 def _pick(values: Sequence[int], rng: np.random.Generator) -> int:

@@ -11,8 +11,8 @@ import csv
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.devices import has_bfloat16_units
-from scribblesegment.exceptions import ConfigError, FileFormatError, TrainingError
+from scribblesegment.exceptions import ConfigError, FileFormatError, ScribbleSegmentError, TrainingError
 from scribblesegment.models.factory import build_network
 from scribblesegment.simulation.rounds import simulate_corrections
 from scribblesegment.training.allocator import keep_freed_memory
@@ -32,6 +32,7 @@ from scribblesegment.training.checkpoint import check_same_run, load_checkpoint,
 from scribblesegment.training.config import TrainingConfig, config_to_dict
 from scribblesegment.training.datasets import SegmentationSet
 from scribblesegment.training.distributed import Processes, processes
+from scribblesegment.training.focus import second_look
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.training.samples import Batch, SampleDataset, collate
 from scribblesegment.weights.checkpoints import load_network
@@ -40,6 +41,16 @@ CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.csv"
 
 Report = Callable[[int, dict[str, float]], None]
+
+# Tells the generator of a step's number of rounds from those of its samples.
+_ROUNDS_KEY = 2**31
+
+# How torch, and the system about a process that prepares samples, say that memory has run out. It has a type of its own
+# for GPUs only, and not in all its releases.
+_MEMORY_MESSAGES = (
+    *("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed"),
+    *("is killed by signal: killed", "bus error"),
+)
 
 
 def train(
@@ -71,7 +82,7 @@ def train(
         DatasetError: If no sample can be drawn from the corpus.
         DeviceError: If the device does not compute.
         FileFormatError: If the folder or the log cannot be written.
-        TrainingError: If the loss or its gradient is not finite.
+        TrainingError: If the loss or its gradient is not finite, or memory runs out.
         WeightsError: If a checkpoint cannot be read or written.
     """
     folder = Path(folder)
@@ -80,15 +91,18 @@ def train(
     except OSError as error:
         raise FileFormatError(f"Cannot make the folder {folder}: {error.strerror}. Choose another one.") from error
     keep_freed_memory()
-    with processes(device) as group:
+    with processes(device) as group, _memory_running_out_told(config.batch_size):
         run = _Run(config, group, folder / CHECKPOINT_NAME)
         loader = _loader(sets, config, group, run.step, workers)
-        log = _Log(folder / LOG_NAME, run.step) if group.is_main else None
+        log = _Log(folder / LOG_NAME, run.step, config) if group.is_main else None
         started, first_step = time.monotonic(), run.step
         for batch in loader:
             values = run.train_step(batch)
+            if group.is_main:
+                run.means.add(values)
             stops = group.any(cancelled is not None and cancelled())
             if group.is_main and (run.step % config.log_every == 0 or run.step == config.steps):
+                values = run.means.take()
                 values["samples_per_second"] = (
                     (run.step - first_step) * config.batch_size / (time.monotonic() - started)
                 )
@@ -103,16 +117,35 @@ def train(
     return folder / CHECKPOINT_NAME
 
 
+@contextlib.contextmanager
+def _memory_running_out_told(batch_size: int) -> Iterator[None]:
+    """Turn the errors that memory running out can raise into one that says what to do."""
+    try:
+        yield
+    except ScribbleSegmentError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).strip()
+        if not isinstance(error, MemoryError) and not any(text in reason.lower() for text in _MEMORY_MESSAGES):
+            raise
+        first_line = (reason or type(error).__name__).splitlines()[0].rstrip(".")
+        raise TrainingError(
+            f"Memory ran out: {first_line}. The last checkpoint is intact; free memory or use fewer workers, and "
+            f"continue from it. Or train anew, in another folder, with a batch_size below {batch_size}."
+        ) from error
+
+
 class _Run:
-    """Network, optimiser and averaged parameters of one run, and the step they have reached."""
+    """Network, optimiser, averaged parameters and unreported measurements of one run, and the step it has reached."""
 
     def __init__(self, config: TrainingConfig, group: Processes, path: Path) -> None:
         self.config, self.group, self.path = config, group, path
         self.step = 0
+        self.means = _Means()
         with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
             torch.default_generator.manual_seed(config.seed)
             network = build_network(config.network.name, config.network.options)
-        if config.initial_weights:
+        if config.initial_weights and not path.exists():
             _start_from(network, config.initial_weights)
         network.to(group.device)
         # The stubs of torch know this overload only for tensors.
@@ -137,10 +170,18 @@ class _Run:
         truth = batch.masks[:, 0].bool().cpu().numpy()
         logits: Tensor | None = None
         values: dict[str, float] = {"learning_rate": learning_rate(config, self.step)}
-        for index in range(config.rounds):
+        # Of the step alone, so that all processes do the same and a continued run what it would have done.
+        rng = np.random.default_rng((config.seed, _ROUNDS_KEY, self.step))
+        rounds = int(rng.integers(1, config.rounds + 1)) if config.vary_rounds else config.rounds
+        focuses = rng.random() < config.focus_p
+        looks, self._looked = rounds + focuses, 0
+        for index in range(rounds):
             if logits is not None:
                 batch = self._correct(batch, truth, logits, index)
-            logits = self._round(batch, logits, index, values)
+            logits = self._look(batch, logits, f"{index + 1}", looks, values)
+        if focuses and logits is not None:
+            part, first = second_look(batch, logits, self._generators(batch, rounds))
+            self._look(part, first, "focus", looks, values)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         # A finite loss can have a gradient that is not; taken, such a step would poison the next checkpoint.
         self._require_finite("norm of the gradient", norm.item())
@@ -149,22 +190,23 @@ class _Run:
         self._average()
         return values
 
-    def _round(self, batch: Batch, previous: Tensor | None, index: int, values: dict[str, float]) -> Tensor:
-        """Predict and differentiate one round; gradients do not flow into the previous one."""
+    def _look(self, batch: Batch, previous: Tensor | None, name: str, looks: int, values: dict[str, float]) -> Tensor:
+        """Predict and differentiate one of a step's looks; gradients do not flow into the previous one."""
         config = self.config
         encoded = batch.encode(previous).contiguous(memory_format=torch.channels_last)
-        last = index == config.rounds - 1
-        # Only the last round of a step exchanges gradients between processes.
+        self._looked += 1
+        last = self._looked == looks
+        # Only the last look of a step exchanges gradients between processes.
         quiet = self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) and not last else None
         with quiet or contextlib.nullcontext():
             with torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=self._autocast):
                 logits: Tensor = self._forward(encoded)
             loss = segmentation_loss(logits, batch.masks, gamma=config.focal_gamma, focal_weight=config.focal_weight)
             self._require_finite("loss", loss.item())
-            (loss / config.rounds).backward()
+            (loss / looks).backward()
         logits = logits.detach().float()
-        values[f"loss_{index + 1}"] = loss.item()
-        values[f"dice_{index + 1}"] = _mean_dice(logits > 0, batch.masks > 0.5)
+        values[f"loss_{name}"] = loss.item()
+        values[f"dice_{name}"] = _mean_dice(logits > 0, batch.masks > 0.5)
         return logits
 
     def _require_finite(self, name: str, value: float) -> None:
@@ -177,21 +219,19 @@ class _Run:
     def _correct(self, batch: Batch, truth: np.ndarray[Any, Any], logits: Tensor, index: int) -> Batch:
         """Let the user correct every sample; as its first prompts, these depend on the sample's number alone."""
         predicted = (logits[:, 0] > 0).cpu().numpy()
-        share = len(batch.prompts)
-        first = self.step * self.config.batch_size + self.group.rank * share
         prompts = [
-            simulate_corrections(
-                before,
-                mask,
-                prediction,
-                np.random.default_rng((self.config.seed, number, index)),
-                config=self.config.user,
-            )
-            for number, (before, mask, prediction) in enumerate(
-                zip(batch.prompts, truth, predicted, strict=True), start=first
+            simulate_corrections(before, mask, prediction, rng, config=self.config.user)
+            for before, mask, prediction, rng in zip(
+                batch.prompts, truth, predicted, self._generators(batch, index), strict=True
             )
         ]
         return replace(batch, prompts=prompts)
+
+    def _generators(self, batch: Batch, index: int) -> list[np.random.Generator]:
+        """Give every sample a generator for one of its looks."""
+        share = len(batch.prompts)
+        first = self.step * self.config.batch_size + self.group.rank * share
+        return [np.random.default_rng((self.config.seed, number, index)) for number in range(first, first + share)]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -208,6 +248,7 @@ class _Run:
             "network": self.network.state_dict(),
             "averaged": self.averaged,
             "optimizer": self.optimizer.state_dict(),
+            "unreported": self.means.values,
         }
         save_checkpoint(self.path, state)
 
@@ -218,12 +259,32 @@ class _Run:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averaged = {name: value.to(self.group.device) for name, value in state["averaged"].items()}
+        self.means.values = state.get("unreported", {})  # checkpoints of earlier versions lack it
+
+
+class _Means:
+    """Means of what the steps since the last report measured; not every step has every round."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.values.clear()
+        return means
 
 
 class _Log:
     """A CSV with one line for every report; continuing a run drops lines past its checkpoint."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, config: TrainingConfig) -> None:
+        looks = [*(str(index + 1) for index in range(config.rounds)), *(["focus"] if config.focus_p > 0 else [])]
+        self._columns = ["step", "learning_rate"]
+        self._columns += [f"{what}_{look}" for look in looks for what in ("loss", "dice")] + ["samples_per_second"]
         self._path = path
         self._rows: list[dict[str, str]] = []
         if path.exists() and step > 0:
@@ -239,25 +300,50 @@ class _Log:
                 atomic_file(self._path, ".csv") as temporary,
                 temporary.open("w", newline="", encoding="utf-8") as file,
             ):
-                writer = csv.DictWriter(file, fieldnames=list(row))
+                writer = csv.DictWriter(file, fieldnames=self._columns)
                 writer.writeheader()
                 writer.writerows([*self._rows, row])
             self._fresh = False
             return
         try:
             with self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, fieldnames=list(row)).writerow(row)
+                csv.DictWriter(file, fieldnames=self._columns).writerow(row)
         except OSError as error:
             raise FileFormatError(f"Cannot write the log {self._path}: {error.strerror}.") from error
 
 
 def _start_from(network: nn.Module, path: str) -> None:
-    """Take the parameters of a weights file; it must hold the same network."""
-    given = load_network(path)[0].state_dict()
-    wanted = network.state_dict()
-    if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in wanted.items()}:
+    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels.
+
+    What is new, the weights of channels added behind the input's, starts at zero: the network computes what it did.
+    """
+    source = load_network(path)[0]
+    given, wanted = source.state_dict(), network.state_dict()
+    for name, value in given.items():
+        target = wanted.get(name)
+        if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
+            given[name] = torch.cat([value, value.new_zeros(*_padding(value, target))], dim=1)
+    has_shapes = {name: value.shape for name, value in given.items()}
+    if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
         raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
     network.load_state_dict(given)
+
+
+def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
+    """Tell whether two networks of the same parameters differ at most by cues that come after those of the first."""
+    old, new = asdict(_options(source)), asdict(_options(network))
+    added = [name for name in ("intensity_cues", "geodesic_cues") if new.get(name) and not old.get(name)]
+    if added == ["intensity_cues"] and old.get("geodesic_cues"):
+        return False  # they would come before the geodesic ones, whose weights would read them
+    return type(source) is type(network) and {**old, **dict.fromkeys(added, True)} == new
+
+
+def _options(network: nn.Module) -> Any:
+    return network.config
+
+
+def _padding(value: Tensor, target: Tensor) -> tuple[int, ...]:
+    return (value.shape[0], target.shape[1] - value.shape[1], *value.shape[2:])
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 BoolArray = NDArray[np.bool_]
 UnsignedArray = NDArray[np.unsignedinteger[Any]]
 
+# Superpixels that a structure of several consists of, at most.
+_MOST_PARTS = 4
+
 
 def superpixels(image: NDArray[np.float32], scale: float) -> UnsignedArray:
     """Partition an image with Felzenszwalb's graph-based method.
@@ -28,15 +31,16 @@ def superpixels(image: NDArray[np.float32], scale: float) -> UnsignedArray:
 
 
 def pick_superpixel(
-    partition: UnsignedArray, rng: np.random.Generator, *, min_area: int, area_power: float = 0.0
+    partition: UnsignedArray, rng: np.random.Generator, *, min_area: int, area_power: float = 0.0, union_p: float = 0.0
 ) -> BoolArray | None:
-    """Choose one superpixel among those of at least `min_area` pixels.
+    """Choose a superpixel among those of at least `min_area` pixels, or several.
 
     Args:
         partition: (H, W), numbered from 0.
         rng: Source of randomness.
         min_area: Fewest pixels.
         area_power: Superpixels are drawn in proportion to area ** area_power; zero draws all alike, as published.
+        union_p: Chance that the structure has up to `_MOST_PARTS` superpixels, wherever they lie (published: 0).
 
     Returns:
         bool (H, W), or None where no superpixel is large enough or only one covers everything.
@@ -46,4 +50,8 @@ def pick_superpixel(
     if large.size == 0:
         return None
     weights = areas[large].astype(np.float64) ** area_power
-    return np.asarray(partition == rng.choice(large, p=weights / weights.sum()), dtype=np.bool_)
+    parts = int(rng.integers(2, _MOST_PARTS + 1)) if union_p > 0 and rng.random() < union_p else 1
+    # One is always left out: a structure that covers everything has no boundary.
+    parts = max(1, min(parts, large.size - 1))
+    chosen = rng.choice(large, size=parts, replace=False, p=weights / weights.sum())
+    return np.isin(partition, chosen)

@@ -7,7 +7,8 @@ import os
 import pickle
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,13 @@ class NetworkDescription:
         capabilities: Which prompts it understands: "scribbles", "clicks", "boxes", "context".
         name: What it is called.
         licence: Licence of the parameters.
+        focus_size: Side of the largest grid of a second look at finer pixels (`scribblesegment.slice_view`); 0 for
+            networks that were not trained to take one.
+        temperature: What its logits are divided by, so that their probabilities mean something (Guo et al. 2017); above
+            1 where the network is surer than it is right. The mask at one half does not depend on it.
+
+    Raises:
+        WeightsError: If the temperature is not a positive finite number, or the focus size does not fit the grid's.
     """
 
     architecture: str
@@ -42,6 +50,22 @@ class NetworkDescription:
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     name: str = ""
     licence: str = ""
+    focus_size: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that logits cannot be divided by, and a grid that is no finer."""
+        if not isinstance(self.focus_size, int) or (self.focus_size != 0 and self.focus_size < self.size):
+            raise WeightsError(
+                f"The focus size of a network is 0 or at least its grid's, {self.size}; got {self.focus_size!r}."
+            )
+        # Its type is checked because it may come from a file; True would pass for 1.
+        is_number = isinstance(self.temperature, (int, float)) and not isinstance(self.temperature, bool)
+        if not is_number or not isfinite(self.temperature) or self.temperature <= 0:
+            raise WeightsError(
+                f"The temperature of a network is a positive finite number, got {self.temperature!r}; 1 leaves "
+                "probabilities as they are."
+            )
 
 
 def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, NetworkDescription]:
@@ -81,15 +105,36 @@ def save_network(
     Raises:
         FileFormatError: If the file cannot be written.
     """
-    import dataclasses
-
     import torch
-    from safetensors.torch import save
 
     halves = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in parameters.items()}
-    content = save(halves, metadata={METADATA_KEY: json.dumps(dataclasses.asdict(description), sort_keys=True)})
-    with atomic_file(path, ".safetensors") as temporary:
-        temporary.write_bytes(content)
+    _write_safetensors(path, halves, {}, description)
+
+
+def redescribe_network(
+    path: str | os.PathLike[str], output: str | os.PathLike[str], description: NetworkDescription
+) -> None:
+    """Write the parameters of a file, unchanged to the bit, with another description; whole or not at all.
+
+    Args:
+        path: A `.safetensors` file, with or without a description.
+        output: Where to; may be the same file.
+        description: Takes the place of the file's own. What other tools wrote beside it stays.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, or no safetensors file.
+        FileFormatError: If the output cannot be written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}. Check the path.")
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is no safetensors file, so there is no place in it for a description. Write it as one first "
+            "(scripts/export_weights.py makes it from a training checkpoint)."
+        )
+    parameters, metadata = _open_safetensors(path)
+    _write_safetensors(output, parameters, metadata, description)
 
 
 def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescription:
@@ -122,22 +167,41 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
     return NetworkDescription("scribble_unet", options, name=path.stem)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], NetworkDescription | None]:
+def _write_safetensors(
+    path: str | os.PathLike[str],
+    parameters: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    description: NetworkDescription,
+) -> None:
+    from safetensors.torch import save
+
+    described = {**metadata, METADATA_KEY: json.dumps(asdict(description), sort_keys=True)}
+    content = save(parameters, metadata=described)
+    with atomic_file(path, ".safetensors") as temporary:
+        temporary.write_bytes(content)
+
+
+def _open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read all parameters, as they are stored, and the metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}. Get it again.") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], NetworkDescription | None]:
+    parameters, metadata = _open_safetensors(path)
     if METADATA_KEY not in metadata:
         return parameters, None
     try:
         values = json.loads(metadata[METADATA_KEY])
         values["capabilities"] = tuple(values["capabilities"])
         return parameters, NetworkDescription(**values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, WeightsError) as error:
         raise WeightsError(f"{path} has a description that cannot be read: {error}. Get it again.") from error
 
 

@@ -85,6 +85,22 @@ def test_mistakes_are_told_in_one_line(train_arguments, tmp_path):
     assert exported.stderr.startswith("error: Cannot read the checkpoint")
 
 
+def test_a_bad_set_stops_the_run_or_is_skipped_by_name(train_arguments, tmp_path):
+    (tmp_path / "corpus" / "broken.npz").write_bytes(b"no archive")
+    stopped = run("train.py", *train_arguments())
+    assert stopped.returncode == 2
+    assert "broken.npz cannot be read" in stopped.stderr
+    done = run("train.py", *train_arguments(), "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 1
+    assert "broken.npz" in skipped[0]
+    (tmp_path / "corpus" / "squares.npz").write_bytes(b"no archive")
+    none_left = run("train.py", *train_arguments(), "--skip-bad")
+    assert none_left.returncode == 2
+    assert "error: None of the 2 sets" in none_left.stderr
+
+
 def start_and_wait_for_log(arguments: list[str], folder: Path, *, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPTS / "train.py"), *arguments, "--workers", str(workers)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")

@@ -127,6 +127,21 @@ def test_the_fewest_negatives_and_the_most_interactions_are_honoured():
         assert 2 <= np.sum(labels == 0) <= 5
 
 
+def test_strokes_leave_the_structure_only_where_hands_slip():
+    def outside(slip_p, mask):
+        config = SimulatedUserConfig(type_probabilities=(1, 0, 0), slip_p=slip_p)
+        strokes = [
+            simulate_first_round(mask, np.random.default_rng(seed), config=config).scribbles[0] for seed in range(15)
+        ]
+        return sum(bool((stroke[~mask] > 0).any()) for stroke in strokes)
+
+    vessel = np.zeros((48, 48), bool)
+    vessel[20:22, 4:44] = True
+    assert outside(0.0, MASK) == outside(0.0, vessel) == 0
+    assert outside(1.0, MASK) > 0
+    assert outside(0.01, vessel) == 15  # wider than the vessel, whatever the chance
+
+
 def test_a_structure_that_fills_the_image_gets_no_negative_prompts():
     mask = np.ones((20, 20), dtype=bool)
     config = SimulatedUserConfig(min_initial_negative=1)
@@ -309,6 +324,7 @@ def test_corrections_on_different_grids_are_refused(prompted, predicted, rng):
         ("type_probabilities", (0.5, 1.5, 0)),
         ("correction_scribble_probability", 1.2),
         ("correction_scribble_probability", float("nan")),
+        ("slip_p", 1.5),
         ("max_interactions", 0),
         ("min_initial_negative", -1),
         ("min_initial_negative", 4),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scribblesegment.training.augmentation import (
@@ -12,6 +12,7 @@ from scribblesegment.training.augmentation import (
     halve,
     is_inside,
     random_coordinates,
+    refine_coordinates,
     resample,
 )
 from scribblesegment.training.config import AugmentationConfig
@@ -81,6 +82,31 @@ def test_a_bright_image_has_no_dark_frame(plain, side, size, halvings):
     rows, columns = random_coordinates(side, size, np.random.default_rng(0), plain)
     read = resample(halve(np.ones((side, side)), halvings), rows, columns, halvings=halvings)
     np.testing.assert_allclose(read, 1.0, atol=1e-6)
+
+
+@settings(max_examples=15)
+@given(
+    size=st.integers(2, 40),
+    factor=st.integers(1, 4),
+    slopes=st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+    offset=st.floats(-50, 50),
+)
+def test_refined_coordinates_of_an_affine_map_are_exact(size, factor, slopes, offset):
+    def mapped(rows, columns):
+        return (slopes[0] * rows + slopes[1] * columns + offset).astype(np.float32)
+
+    coarse = np.arange(size)
+    fine = (np.arange(factor * size) + 0.5) / factor - 0.5
+    refined = refine_coordinates(mapped(*np.meshgrid(coarse, coarse, indexing="ij")), factor)
+    assert (refined.shape, refined.dtype) == ((factor * size, factor * size), np.float32)
+    np.testing.assert_allclose(refined, mapped(*np.meshgrid(fine, fine, indexing="ij")), atol=1e-3)
+
+
+def test_the_mean_of_refined_coordinates_is_near_the_coordinate_they_refine(rng):
+    config = AugmentationConfig(affine_p=1.0, elastic_p=1.0)
+    rows, columns = random_coordinates(64, 32, rng, config)
+    for coordinates in (rows, columns):
+        np.testing.assert_allclose(halve(refine_coordinates(coordinates, 2)), coordinates, atol=0.2)
 
 
 def test_inside_ends_at_the_outer_edge_of_the_last_pixel():

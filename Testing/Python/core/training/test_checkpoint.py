@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,21 @@ def test_an_export_may_be_named(tiny, tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", a_state(tiny))
     export_network(tmp_path / "checkpoint.pt", tmp_path / "net.safetensors", name="First")
     assert load_network(tmp_path / "net.safetensors")[1].name == "First"
+
+
+@pytest.mark.parametrize(("focus_p", "focus_size"), [(0.0, 0), (0.25, 48)])
+def test_a_network_is_exported_as_taking_second_looks_only_where_it_was_trained_to(tiny, tmp_path, focus_p, focus_size):
+    save_checkpoint(tmp_path / "checkpoint.pt", a_state(replace(tiny, focus_p=focus_p)))
+    export_network(tmp_path / "checkpoint.pt", tmp_path / "net.safetensors")
+    assert load_network(tmp_path / "net.safetensors")[1].focus_size == focus_size
+
+
+def test_a_checkpoint_from_before_second_looks_is_exported_without(tiny, tmp_path):
+    state = a_state(tiny)
+    del state["config"]["focus_p"]
+    save_checkpoint(tmp_path / "checkpoint.pt", state)
+    export_network(tmp_path / "checkpoint.pt", tmp_path / "net.safetensors")
+    assert load_network(tmp_path / "net.safetensors")[1].focus_size == 0
 
 
 def test_an_export_into_a_missing_folder_is_refused(tiny, tmp_path):

@@ -33,6 +33,8 @@ def test_the_defaults_are_those_of_the_papers():
     assert (config.focal_gamma, config.focal_weight) == (20.0, 1.0)
     assert (config.data.synthetic_p, config.data.superpixel_scale) == (0.5, (1.0, 500.0))
     assert (config.data.superpixel_area_power, config.data.union_p) == (0.0, 0.0)
+    assert (config.vary_rounds, config.focus_p, config.data.superpixel_union_p) == (False, 0.0, 0.0)
+    assert (config.data.shapes_p, config.data.modality_balance) == (0.0, 0.0)
     changes = config.data.augmentation
     assert (changes.degrees, changes.translate, changes.scale) == ((0.0, 360.0), 0.2, (0.8, 1.1))
     assert (changes.elastic_alpha, changes.elastic_sigma, changes.sharpness) == ((1.0, 2.0), (6.0, 8.0), 5.0)
@@ -70,6 +72,13 @@ def test_unknown_fields_are_named_with_their_place(values, name):
         ({"steps": "10"}, "steps must be a whole number, got '10'"),
         ({"steps": 1e3}, "steps must be a whole number, got 1000.0"),
         ({"steps": True}, "steps must be a whole number, got True"),
+        ({"vary_rounds": 1}, "vary_rounds must be true or false, got 1"),
+        ({"vary_rounds": "true"}, "vary_rounds must be true or false, got 'true'"),
+        ({"vary_rounds": None}, "vary_rounds must be true or false, got None"),
+        ({"focus_p": True}, "focus_p must be a number, got True"),
+        ({"focus_p": "often"}, "focus_p must be a number, got 'often'"),
+        ({"data": {"shapes_pool": 10.5}}, "data.shapes_pool must be a whole number, got 10.5"),
+        ({"data": {"modality_balance": []}}, "data.modality_balance must be a number"),
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number, got nan"),
         ({"precision": 16}, "precision must be a text"),
@@ -85,6 +94,13 @@ def test_unknown_fields_are_named_with_their_place(values, name):
 def test_values_of_another_type_are_refused_by_name(values, message):
     with pytest.raises(ConfigError, match=message):
         config_from_dict(values)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_read_and_written_as_such(value):
+    config = config_from_dict(json.loads(f'{{"vary_rounds": {str(value).lower()}}}'))
+    assert config.vary_rounds is value
+    assert config_to_dict(config)["vary_rounds"] is value
 
 
 def test_a_limit_may_be_a_number_or_absent():
@@ -105,6 +121,11 @@ def test_a_limit_may_be_a_number_or_absent():
         ({"gradient_clip": 0.0}, "gradient_clip must be above 0"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"precision": "float16"}, "precision is auto, bfloat16 or float32, got 'float16'"),
+        ({"focus_p": 1.01}, "focus_p is a probability between 0 and 1, got 1.01"),
+        ({"data": {"shapes_p": -0.5}}, "shapes_p is a probability between 0 and 1, got -0.5"),
+        ({"data": {"shapes_pool": 0}}, "shapes_pool must be at least 1, got 0"),
+        ({"data": {"superpixel_union_p": 2}}, "superpixel_union_p is a probability"),
+        ({"data": {"modality_balance": 1.5}}, "modality_balance is a probability"),
         ({"data": {"synthetic_p": 1.5}}, "synthetic_p is a probability between 0 and 1, got 1.5"),
         ({"data": {"min_area": 0}}, "min_area must be at least 1"),
         ({"data": {"superpixel_variants": 0}}, "superpixel_variants must be at least 1"),

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import io
-import pickle
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scribblesegment.exceptions import DatasetError
-from scribblesegment.training.datasets import HierarchicalSampler, Sample, SegmentationSet, load_corpus, load_set
+from scribblesegment.training.datasets import HierarchicalSampler, Sample, SegmentationSet, load_corpus, modality
 
 
 def a_set(labels: list[list[int]], *, instances: bool = False, side: int = 8) -> SegmentationSet:
@@ -21,111 +19,6 @@ def a_set(labels: list[list[int]], *, instances: bool = False, side: int = 8) ->
         for row, label in enumerate(present):
             image[row * 2 : row * 2 + 2] = label
     return SegmentationSet("a set", np.zeros(arrays.shape, np.uint8), arrays, instances, {})
-
-
-def test_a_set_is_read_with_its_description(save_set):
-    labels = np.zeros((2, 8, 8), np.uint16)
-    labels[:, 2:4] = 300
-    meta = '{"name": "Cells", "instances": true, "licence": "CC0-1.0"}'
-    read = load_set(save_set("file", images=np.full((2, 8, 8), 7, np.uint8), labels=labels, meta=meta))
-    assert (read.name, read.instances, read.meta["licence"]) == ("Cells", True, "CC0-1.0")
-    np.testing.assert_array_equal(read.labels, labels)
-    assert read.images.dtype == np.uint8
-
-
-def test_a_set_without_a_name_is_called_as_its_file(save_set):
-    read = load_set(save_set("spleen", meta="{}"))
-    assert (read.name, read.instances) == ("spleen", False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels": None}, "lacks labels; a set is"),
-        ({"images": None, "meta": None}, "lacks images, meta"),
-        ({"meta": "no json"}, "cannot be read"),
-        ({"meta": "[1, 2]"}, "meta must be a JSON object, got list"),
-        ({"images": np.zeros((5, 32, 32), np.float32)}, "expected images uint8 .* got images float32"),
-        ({"labels": np.zeros((5, 32, 32), np.int64)}, "labels int64"),
-        ({"labels": np.zeros((5, 32, 32), np.uint64)}, "labels uint64"),
-        ({"labels": np.zeros((5, 16, 16), np.uint8)}, r"labels uint8 \(5, 16, 16\)"),
-        ({"images": np.zeros((5, 32, 32, 3), np.uint8)}, r"images uint8 \(5, 32, 32, 3\)"),
-        ({"images": np.zeros((2, 8, 9), np.uint8), "labels": np.zeros((2, 8, 9), np.uint8)}, "square"),
-        ({"images": np.zeros((0, 8, 8), np.uint8), "labels": np.zeros((0, 8, 8), np.uint8)}, "at least one image"),
-        ({"meta": np.array([{"name": "pickled"}], dtype=object)}, "cannot be read"),
-    ],
-)
-def test_another_layout_is_refused_with_the_file_s_name(save_set, changes, message):
-    with pytest.raises(DatasetError, match=rf"discs\.npz.*{message}"):
-        load_set(save_set(**changes))
-
-
-class _TouchWhenLoaded:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_set_is_not_run(save_set, tmp_path):
-    evil = np.array([_TouchWhenLoaded(tmp_path / "ran")], dtype=object)
-    with pytest.raises(DatasetError, match=r"discs\.npz cannot be read"):
-        load_set(save_set(meta=evil))
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_pickle_named_as_a_set_is_not_run(tmp_path):
-    path = tmp_path / "evil.npz"
-    path.write_bytes(pickle.dumps(_TouchWhenLoaded(tmp_path / "ran")))
-    with pytest.raises(DatasetError, match=r"evil\.npz cannot be read"):
-        load_set(path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_single_array_is_refused(tmp_path):
-    path = tmp_path / "array.npz"
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros(3))
-    path.write_bytes(buffer.getvalue())
-    with pytest.raises(DatasetError, match=r"array\.npz holds a single array"):
-        load_set(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK", b"some text"])
-def test_a_file_that_is_no_archive_is_named(tmp_path, content):
-    path = tmp_path / "wrong.npz"
-    path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"wrong\.npz"):
-        load_set(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"none\.npz"):
-        load_set(tmp_path / "none.npz")
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_file_is_refused_or_read_and_nothing_else_happens(tmp_path, data):
-    buffer = io.BytesIO()
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, 8, 8)).astype(np.uint8)
-    np.savez_compressed(buffer, images=images, labels=images % 3, meta='{"name": "x"}')
-    content = bytearray(buffer.getvalue())
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    else:
-        for _ in range(data.draw(st.integers(1, 4))):
-            content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    path = tmp_path / "damaged.npz"
-    path.write_bytes(content)
-    try:
-        read = load_set(path)
-    except DatasetError as error:
-        assert "damaged.npz" in str(error)  # noqa: PT017 (an undamaged reading is allowed too)
-    else:
-        assert read.images.shape == (2, 8, 8)
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(save_set):
@@ -151,6 +44,33 @@ def test_an_excluded_set_that_does_not_exist_is_named(save_set):
 def test_a_folder_without_sets_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"No training set \(\*\.npz\)"):
         load_corpus(tmp_path / "nowhere")
+
+
+def test_bad_sets_are_named_and_skipped_when_asked_for(save_set):
+    folder = save_set("good").parent
+    save_set("grey", images=np.zeros((5, 32, 32), np.float32))
+    (folder / "damaged.npz").write_bytes(b"damaged")
+    told = []
+    assert [entry.name for entry in load_corpus(folder, skip_bad=told.append)] == ["good"]
+    assert len(told) == 2
+    assert "damaged.npz cannot be read" in told[0]
+    assert "grey.npz: expected images uint8" in told[1]
+
+
+def test_without_being_asked_for_nothing_is_skipped(save_set):
+    folder = save_set("good").parent
+    save_set("grey", images=np.zeros((5, 32, 32), np.float32))
+    with pytest.raises(DatasetError, match=r"grey\.npz"):
+        load_corpus(folder)
+
+
+def test_a_corpus_of_bad_sets_only_is_refused_all_the_same(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.npz").write_bytes(b"damaged")
+    told = []
+    with pytest.raises(DatasetError, match="None of the 2 sets"):
+        load_corpus(tmp_path, skip_bad=told.append)
+    assert len(told) == 2
 
 
 def draw(sampler: HierarchicalSampler, count: int) -> list[Sample]:
@@ -218,6 +138,55 @@ def test_small_structures_are_left_out():
 def test_a_set_without_a_usable_structure_is_named():
     with pytest.raises(DatasetError, match="Set a set shows no structure"):
         HierarchicalSampler([a_set([[1]]), a_set([[], []])])
+
+
+def of_modality(modality: str) -> SegmentationSet:
+    return replace(a_set([[1]]), meta={"modality": modality})
+
+
+BY_MODALITY = [of_modality("MRI T1"), of_modality("T2 MRI"), of_modality("DCE-MRI breast"), of_modality("CT")]
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"),
+    [
+        (0.0, [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+        (1.0, [1 / 6, 1 / 6, 1 / 6, 1 / 2]),
+        (0.5, [5 / 24, 5 / 24, 5 / 24, 3 / 8]),
+    ],
+)
+def test_modalities_count_as_much_as_configured(balance, shares):
+    counts = Counter(
+        sample.set_index for sample in draw(HierarchicalSampler(BY_MODALITY, modality_balance=balance), 3000)
+    )
+    for index, share in enumerate(shares):
+        assert_share(counts[index], 3000, share)
+
+
+def test_sets_that_do_not_tell_their_modality_are_one_modality():
+    sets = [a_set([[1]]), a_set([[2]]), of_modality("CT")]
+    counts = Counter(sample.set_index for sample in draw(HierarchicalSampler(sets, modality_balance=1.0), 2000))
+    for index, share in enumerate((1 / 4, 1 / 4, 1 / 2)):
+        assert_share(counts[index], 2000, share)
+
+
+@pytest.mark.parametrize(
+    ("described", "name"),
+    [
+        ("CT (2 mm iso, 48x48 patches)", "ct"),
+        ("DCE-MRI breast", "mri"),
+        ("MRI/CT", "mri"),
+        ("phase-contrast microscopy", "microscopy"),
+        ("3D fluorescence (light-sheet)", "fluorescence"),
+        ("colour fundus photography", "fundus"),
+        ("Chest X-ray", "x-ray"),
+        ("OCT", "oct"),
+        ("spectral photography", "spectral photography"),
+        ("", ""),
+    ],
+)
+def test_a_modality_is_told_by_a_word_of_its_description(described, name):
+    assert modality(of_modality(described)) == name
 
 
 def test_the_same_generator_draws_the_same_samples():

@@ -24,6 +24,7 @@ from scribblesegment.training.checkpoint import export_network, load_checkpoint
 from scribblesegment.training.config import NetworkConfig, TrainingConfig
 from scribblesegment.training.loop import learning_rate, train
 from scribblesegment.training.losses import segmentation_loss
+from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 
 class KilledError(Exception):
@@ -122,6 +123,117 @@ def test_continuing_with_another_configuration_names_the_field(discs, tiny, once
     assert (once / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vary_rounds": True}, r"vary_rounds: False -> True\."),
+        ({"focus_p": 0.5}, r"focus_p: 0\.0 -> 0\.5\."),
+        ({"network": NetworkConfig(options={"features": (4, 9)})}, r"network\.options\.features: \[4, 8\] -> \[4, 9\]"),
+    ],
+)
+def test_continuing_with_another_network_or_other_looks_names_the_field(discs, tiny, once, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train([discs], replace(tiny, **changes), once, device="cpu", workers=0)
+
+
+@pytest.fixture(scope="module")
+def varied(tiny) -> TrainingConfig:
+    """One to three rounds, and now and then a second look."""
+    return replace(tiny, seed=4, batch_size=2, steps=8, rounds=3, vary_rounds=True, focus_p=0.5)
+
+
+@pytest.fixture(scope="module")
+def varied_run(discs, varied, tmp_path_factory) -> Path:
+    return train([discs], varied, tmp_path_factory.mktemp("varied"), device="cpu", workers=0).parent
+
+
+def test_rounds_and_second_looks_vary_and_the_columns_do_not(varied_run):
+    log = read_log(varied_run)
+    looks = [f"{what}_{look}" for look in ("1", "2", "3", "focus") for what in ("loss", "dice")]
+    assert [list(row) for row in log] == [["step", "learning_rate", *looks]] * 8
+    seen = [{look for look in looks if row[look]} for row in log]
+    assert all({"loss_1", "dice_1"} <= names for names in seen)
+    rounds = [max(int(name[-1]) for name in names if name[-1].isdigit()) for names in seen]
+    assert set(rounds) == {1, 2, 3}
+    for names, count in zip(seen, rounds, strict=True):
+        assert all(f"loss_{index + 1}" in names for index in range(count))
+    assert {"loss_focus" in names for names in seen} == {True, False}
+    values = [float(row[look]) for row, names in zip(log, seen, strict=True) for look in names]
+    assert all(math.isfinite(value) for value in values)
+
+
+def test_without_second_looks_the_log_has_no_column_for_them(once):
+    assert not any("focus" in name for name in read_log(once)[0])
+
+
+def test_the_log_tells_means_since_its_last_line(discs, varied, varied_run, tmp_path):
+    train([discs], replace(varied, log_every=4), tmp_path, device="cpu", workers=0)
+    single, means = read_log(varied_run), read_log(tmp_path)
+    assert [row["step"] for row in means] == ["4", "8"]
+    for mean, rows in zip(means, (single[:4], single[4:]), strict=True):
+        for name in mean:
+            values = [float(row[name]) for row in rows if row[name]]
+            if name != "step" and values:
+                assert float(mean[name]) == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def test_a_run_stopped_between_two_lines_of_its_log_continues_with_the_same_numbers(discs, varied, tmp_path):
+    config = replace(varied, log_every=4, checkpoint_every=3)
+    train([discs], config, tmp_path / "once", device="cpu", workers=0)
+    asked = iter([False, True])
+    train([discs], config, tmp_path / "resumed", device="cpu", workers=0, cancelled=lambda: next(asked))
+    assert not (tmp_path / "resumed" / "log.csv").exists()
+
+    def kill(step: int, values: dict[str, float]) -> None:
+        if step == 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train([discs], config, tmp_path / "resumed", device="cpu", workers=0, report=kill)
+    assert load_checkpoint(tmp_path / "resumed" / "checkpoint.pt")["step"] == 6
+    train([discs], config, tmp_path / "resumed", device="cpu", workers=0)
+    assert_same_run(tmp_path / "resumed", tmp_path / "once")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(discs, varied, tmp_path):
+    asked = iter([False, True])
+    path = train([discs], varied, tmp_path, device="cpu", workers=0, cancelled=lambda: next(asked))
+    state = load_checkpoint(path)
+    del state["unreported"]
+    torch.save(state, path)
+    train([discs], replace(varied, log_every=4), tmp_path, device="cpu", workers=0)
+    assert [row["step"] for row in read_log(tmp_path)] == ["1", "2", "4", "8"]
+
+
+def test_the_second_look_sees_finer_pixels_the_first_logits_and_is_averaged_in(discs, tiny, tmp_path, monkeypatch):
+    looked: list[tuple[Any, Any]] = []
+    second_look = loop.second_look
+
+    def spy(batch, logits, generators):
+        looked.append((batch, logits))
+        return second_look(batch, logits, generators)
+
+    losses: list[torch.Tensor] = []
+    monkeypatch.setattr(loop, "second_look", spy)
+    monkeypatch.setattr(loop, "segmentation_loss", lambda logits, target, **_: losses.append(logits) or logits.mean())
+    gradients: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy_on_gradient(parameters, limit):
+        parameters = list(parameters)
+        gradients.append(float(parameters[-1].grad))
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy_on_gradient)
+    config = replace(tiny, steps=1, focus_p=1.0, gradient_clip=1e9, batch_size=1)
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    assert len(losses) == 3
+    ((batch, logits),) = looked
+    torch.testing.assert_close(logits, losses[1].detach())
+    assert batch.fine_images.shape[-1] == 2 * batch.images.shape[-1] == 64
+    assert gradients == [pytest.approx(1.0, rel=1e-5)]
+
+
 def test_a_run_may_be_watched_more_closely_when_it_is_continued(discs, tiny, tmp_path):
     asked = iter([False, True])
     folder = tmp_path / "run"
@@ -160,6 +272,95 @@ def test_what_is_not_finite_stops_the_run_before_it_is_learnt(discs, tiny, tmp_p
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state["step"] == 2
     assert is_finite(state)
+
+
+def test_a_second_look_that_is_not_finite_stops_the_run_too(discs, tiny, tmp_path, monkeypatch):
+    factors = iter([1.0, 1.0, 1.0, math.nan])  # a round and a second look each of two steps
+    monkeypatch.setattr(
+        loop, "segmentation_loss", lambda logits, target, **options: next(factors) * logits.square().mean()
+    )
+    config = replace(tiny, rounds=1, focus_p=1.0, checkpoint_every=1, batch_size=2)
+    with pytest.raises(TrainingError, match="The loss became nan at step 2"):
+        train([discs], config, tmp_path, device="cpu", workers=0)
+    assert is_finite(load_checkpoint(tmp_path / "checkpoint.pt"))
+
+
+def failing(call: int, error: BaseException):
+    """A loss that raises at one of its calls."""
+    calls = 0
+
+    def loss(logits, target, **options):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        return segmentation_loss(logits, target, **options)
+
+    return loss
+
+
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 16384 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. "),
+    MemoryError("Unable to allocate 2.00 GiB for an array with shape (16384, 16384) and data type float64"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: f"{type(error).__name__} {str(error)[:20]}")
+def test_running_out_of_memory_is_told_and_leaves_the_last_checkpoint(discs, tiny, tmp_path, monkeypatch, error):
+    # The second round of the second step.
+    monkeypatch.setattr(loop, "segmentation_loss", failing(4, error))
+    config = replace(tiny, batch_size=2, checkpoint_every=1)
+    with pytest.raises(
+        TrainingError, match=r"^Memory ran out: .*last checkpoint is intact.*batch_size below 2\.$"
+    ) as told:
+        train([discs], config, tmp_path, device="cpu", workers=0)
+    assert "\n" not in str(told.value)
+    assert (str(error).splitlines() or ["MemoryError"])[0].rstrip(". ") in str(told.value)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state["step"] == 1
+    assert is_finite(state)
+
+
+def test_a_run_that_ran_out_of_memory_continues_from_its_checkpoint(discs, tiny, tmp_path, monkeypatch, once):
+    folder = tmp_path / "resumed"
+    monkeypatch.setattr(loop, "segmentation_loss", failing(10, MemoryError()))
+    with pytest.raises(TrainingError, match="Memory ran out"):
+        train([discs], tiny, folder, device="cpu", workers=0)
+    monkeypatch.undo()
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 3
+    train([discs], tiny, folder, device="cpu", workers=0)
+    assert_same_run(folder, once)
+
+
+def test_a_worker_that_runs_out_of_memory_is_told(discs, tiny, tmp_path, monkeypatch):
+    def full(dataset, index):
+        raise MemoryError("Unable to allocate 1 GiB")
+
+    monkeypatch.setattr(loop.SampleDataset, "__getitem__", full)
+    with pytest.raises(TrainingError, match=r"Memory ran out: .*fewer workers"):
+        train([discs], tiny, tmp_path, device="cpu", workers=1)
+
+
+def test_a_network_that_does_not_fit_is_told(discs, tiny, tmp_path, monkeypatch):
+    def too_large(name, options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loop, "build_network", too_large)
+    with pytest.raises(TrainingError, match="Memory ran out"):
+        train([discs], tiny, tmp_path, device="cpu", workers=0)
+
+
+def test_other_errors_stay_what_they_are(discs, tiny, tmp_path, monkeypatch):
+    error = RuntimeError("The size of tensor a (4) must match the size of tensor b (5)")
+    monkeypatch.setattr(loop, "segmentation_loss", failing(1, error))
+    with pytest.raises(RuntimeError, match="The size of tensor a") as raised:
+        train([discs], tiny, tmp_path, device="cpu", workers=0)
+    assert raised.value is error
 
 
 def test_an_absurd_learning_rate_is_told(discs, tiny, tmp_path):
@@ -362,3 +563,66 @@ def test_weights_of_another_network_are_refused(once, discs, tiny, tmp_path):
     config = replace(tiny, network=NetworkConfig(options={"features": (5, 8)}), initial_weights=str(weights))
     with pytest.raises(ConfigError, match="another network"):
         train([discs], config, tmp_path / "second", device="cpu", workers=0)
+
+
+def test_given_weights_are_not_needed_to_continue(once, discs, tiny, tmp_path):
+    weights = tmp_path / "first.safetensors"
+    export_network(once / "checkpoint.pt", weights)
+    config = replace(tiny, batch_size=2, initial_weights=str(weights))
+    asked = iter([True])
+    train([discs], config, tmp_path / "run", device="cpu", workers=0, cancelled=lambda: next(asked))
+    weights.unlink()
+    train([discs], config, tmp_path / "run", device="cpu", workers=0)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 6
+    with pytest.raises(WeightsError, match="no weights file"):
+        train([discs], config, tmp_path / "other", device="cpu", workers=0)
+
+
+def a_network(path: Path | None = None, **options: Any) -> torch.nn.Module:
+    """A small network with parameters that half precision holds exactly, written to a file if asked for."""
+    options = {"features": [4, 8], **options}
+    network = build_network("scribble_unet", options).half().float().eval()
+    if path is not None:
+        save_network(path, network.state_dict(), NetworkDescription("scribble_unet", options, size=16))
+    return network
+
+
+def some_input() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    given = torch.rand(1, 5, 16, 16, generator=generator)
+    given[:, 1:4] = (given[:, 1:4] > 0.9).float()
+    return given
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"intensity_cues": True}),
+        ({}, {"geodesic_cues": True}),
+        ({}, {"intensity_cues": True, "geodesic_cues": True}),
+        ({"intensity_cues": True}, {"intensity_cues": True, "geodesic_cues": True}),
+    ],
+)
+def test_a_network_that_is_given_more_cues_computes_what_it_did(tmp_path, before, after):
+    source, network = a_network(tmp_path / "first.safetensors", **before), a_network(**after)
+    loop._start_from(network, str(tmp_path / "first.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(network(some_input()), source(some_input()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # Intensity cues come before the geodesic ones, whose weights would read them.
+        ({"geodesic_cues": True}, {"intensity_cues": True, "geodesic_cues": True}),
+        ({"intensity_cues": True}, {"geodesic_cues": True}),
+        ({"intensity_cues": True}, {}),
+        ({"norm_groups": 2}, {"norm_groups": 4}),
+        ({}, {"activation": "leaky_relu"}),
+        ({}, {"convolutions": 2}),
+    ],
+)
+def test_weights_that_would_compute_something_else_are_refused(tmp_path, before, after):
+    a_network(tmp_path / "first.safetensors", **before)
+    with pytest.raises(ConfigError, match=r"first\.safetensors is of another network"):
+        loop._start_from(a_network(**after), str(tmp_path / "first.safetensors"))

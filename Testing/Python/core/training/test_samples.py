@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from scribblesegment.exceptions import DatasetError
 from scribblesegment.models import encoding
+from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
 from scribblesegment.training import samples
 from scribblesegment.training.augmentation import halve
 from scribblesegment.training.config import AugmentationConfig, TrainingConfig
 from scribblesegment.training.datasets import SegmentationSet
-from scribblesegment.training.samples import SampleDataset, TrainingSample, collate
+from scribblesegment.training.samples import FINE, SampleDataset, TrainingSample, collate
 
 ONLY_SPATIAL = AugmentationConfig(
     affine_p=1.0,
@@ -50,14 +51,22 @@ def left_and_right(image, scale):
     return partition
 
 
+def smoothed(image: np.ndarray) -> np.ndarray:
+    """What linear interpolation to twice the resolution and averaging back leave of an image: 1/8, 3/4, 1/8."""
+    for _ in range(2):
+        padded = np.pad(image.astype(float), [(1, 1), (0, 0)], mode="edge")
+        image = (0.125 * padded[:-2] + 0.75 * padded[1:-1] + 0.125 * padded[2:]).T
+    return image
+
+
 def assert_same(first: TrainingSample, second: TrainingSample) -> None:
-    np.testing.assert_array_equal(first.image, second.image)
-    np.testing.assert_array_equal(first.mask, second.mask)
+    for name in ("fine_image", "fine_mask", "image", "mask"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     for name in ("scribbles", "point_coords", "point_labels", "boxes"):
         np.testing.assert_array_equal(getattr(first.prompts, name), getattr(second.prompts, name))
 
 
-def test_a_plain_sample_of_the_grid_s_size_is_the_image_and_its_label(discs, only_real):
+def test_a_plain_sample_of_the_grid_s_size_is_the_image_smoothed_and_its_label(discs, only_real):
     sample = SampleDataset([discs], only_real)[0]
     matches = [
         (image, labels == label)
@@ -67,8 +76,23 @@ def test_a_plain_sample_of_the_grid_s_size_is_the_image_and_its_label(discs, onl
     ]
     assert len(matches) == 1
     image, _ = matches[0]
-    np.testing.assert_allclose(sample.image, np.clip(image / np.percentile(image, 99.5), 0, 1), atol=0.02)
+    normalised = IntensityRange.estimate(image).normalize(image)
+    np.testing.assert_allclose(sample.image, smoothed(normalised), atol=1e-5)
     assert (sample.image.dtype, sample.mask.dtype) == (np.float32, np.bool_)
+
+
+def test_a_plain_sample_of_an_image_of_twice_the_grid_s_side_is_fine_and_on_the_grid_its_mean(only_real, rng):
+    image = rng.integers(0, 256, (64, 64))
+    labels = np.zeros((64, 64))
+    labels[9:31, 20:41] = 1  # odd borders: half of a cell's pixels belong to it
+    sample = SampleDataset([a_set(image, labels)], only_real)[0]
+    normalised = IntensityRange.estimate(image).normalize(image)
+    np.testing.assert_allclose(sample.fine_image, normalised, atol=1e-5)
+    np.testing.assert_array_equal(sample.fine_mask, labels > 0)
+    np.testing.assert_allclose(sample.image, halve(normalised), atol=1e-5)
+    assert np.argwhere(sample.mask).min(axis=0).tolist() == [4, 10]
+    assert np.argwhere(sample.mask).max(axis=0).tolist() == [15, 20]
+    assert (sample.fine_image.dtype, sample.fine_mask.dtype) == (np.float32, np.bool_)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -105,7 +129,9 @@ def test_image_and_mask_move_together(tiny, seed, side):
         mask[top : top + side // 3, left : left + side // 4] = True
     config = replace(tiny, seed=seed, data=replace(tiny.data, synthetic_p=0.0, augmentation=ONLY_SPATIAL))
     sample = SampleDataset([a_set(255 * mask, mask)], config)[0]
-    np.testing.assert_array_equal(sample.image > 0.5, sample.mask)
+    np.testing.assert_array_equal(sample.fine_image > 0.5, sample.fine_mask)
+    np.testing.assert_array_equal(sample.mask, halve(sample.fine_mask) >= 0.5)
+    assert sample.prompts.shape == sample.mask.shape == (32, 32)
 
 
 @pytest.mark.usefixtures("no_user")
@@ -258,13 +284,21 @@ def test_a_corpus_whose_structures_fill_their_images_is_refused(only_real):
 
 def test_samples_become_a_batch_and_the_batch_the_network_s_input(rng):
     image = rng.random((2, 8, 8), dtype=np.float32)
+    fine_image, fine_mask = np.kron(image, np.ones((1, 2, 2), np.float32)), rng.random((2, 16, 16)) > 0.5
     mask = image > 0.5
     stroke = np.zeros((8, 8), bool)
     stroke[2, 2:5] = True
     prompts = Prompts.empty((8, 8)).with_scribble(stroke).with_click((6, 6), positive=False).with_box((1, 1), (4, 6))
     batch = collate(
-        [TrainingSample(image[0], mask[0], prompts), TrainingSample(image[1], mask[1], Prompts.empty((8, 8)))]
+        [
+            TrainingSample(fine_image[0], fine_mask[0], mask[0], prompts),
+            TrainingSample(fine_image[1], fine_mask[1], mask[1], Prompts.empty((8, 8))),
+        ]
     )
+    np.testing.assert_array_equal(batch.masks[:, 0].numpy(), mask)
+    np.testing.assert_array_equal(batch.fine_images[:, 0].numpy(), fine_image)
+    np.testing.assert_array_equal(batch.fine_masks[:, 0].numpy(), fine_mask)
+    assert batch.fine_masks.dtype == torch.float32
     assert batch.images.shape == batch.masks.shape == (2, 1, 8, 8)
     assert batch.masks.dtype == torch.float32
     previous = torch.full((2, 1, 8, 8), 3.0)
@@ -278,3 +312,85 @@ def test_samples_become_a_batch_and_the_batch_the_network_s_input(rng):
     assert not first[:, encoding.PREVIOUS_LOGITS].any()
     assert (second[:, encoding.PREVIOUS_LOGITS] == 3.0).all()
     torch.testing.assert_close(second[:, : encoding.PREVIOUS_LOGITS], first[:, : encoding.PREVIOUS_LOGITS])
+
+
+@pytest.fixture
+def only_shapes(only_real) -> TrainingConfig:
+    """Synthetic images alone, and few of them."""
+    return replace(only_real, steps=50, data=replace(only_real.data, shapes_p=1.0, shapes_pool=3))
+
+
+def test_with_shapes_alone_the_corpus_is_not_read(discs, only_shapes, monkeypatch):
+    dataset = SampleDataset([discs], only_shapes)
+    monkeypatch.setattr(dataset, "_draw_structure", None)
+    for number in range(6):
+        sample = dataset[number]
+        assert sample.fine_image.shape == sample.fine_mask.shape == (32 * FINE, 32 * FINE)
+        assert 0.0 <= sample.fine_image.min() <= sample.fine_image.max() <= 1.0
+        assert 4 <= sample.mask.sum() < sample.mask.size
+        assert sample.prompts.has_positive or len(sample.prompts.boxes)
+
+
+def two_squares(side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two labels of 64 pixels, one of a single pixel; the image tells which call it was."""
+    labels = np.zeros((side, side), np.uint8)
+    labels[4:12, 4:12], labels[30:38, 30:38], labels[50, 50] = 1, 2, 3
+    return np.full((side, side), rng.random(), np.float32), labels
+
+
+@pytest.mark.usefixtures("no_user")
+def test_synthetic_images_are_kept_and_do_not_depend_on_the_sample_that_asks_first(discs, only_shapes, monkeypatch):
+    sides: list[int] = []
+    monkeypatch.setattr(samples, "synthetic_image", lambda side, rng: sides.append(side) or two_squares(side, rng))
+    forward, backward = SampleDataset([discs], only_shapes), SampleDataset([discs], only_shapes)
+    values = [forward[number].fine_image.mean() for number in range(40)]
+    assert sides == [64] * 3
+    assert len({round(float(value), 4) for value in values}) == 3
+    assert [backward[number].fine_image.mean() for number in reversed(range(40))] == values[::-1]
+
+
+@pytest.mark.usefixtures("no_user")
+@pytest.mark.parametrize(("chance", "areas"), [(0.0, {16}), (1.0, {16, 32})])
+def test_shapes_are_united_as_often_as_labels_and_tiny_ones_never_asked_for(
+    discs, only_shapes, monkeypatch, chance, areas
+):
+    monkeypatch.setattr(samples, "synthetic_image", two_squares)
+    config = replace(only_shapes, data=replace(only_shapes.data, union_p=chance))
+    dataset = SampleDataset([discs], config)
+    assert {int(dataset[number].mask.sum()) for number in range(30)} == areas
+
+
+@pytest.mark.usefixtures("no_user")
+def test_a_synthetic_image_without_a_usable_label_is_passed_over(discs, only_shapes, monkeypatch):
+    calls = []
+
+    def empty_at_first(side, rng):
+        calls.append(side)
+        image, labels = two_squares(side, rng)
+        return image, labels * (len(calls) > 1)
+
+    monkeypatch.setattr(samples, "synthetic_image", empty_at_first)
+    dataset = SampleDataset([discs], only_shapes)
+    assert all(dataset[number].mask.sum() == 16 for number in range(10))
+    assert len(calls) > 1
+
+
+@pytest.mark.usefixtures("no_user")
+def test_shapes_come_as_often_as_configured(discs, only_real, monkeypatch):
+    monkeypatch.setattr(samples, "synthetic_image", two_squares)
+    config = replace(only_real, steps=75, data=replace(only_real.data, shapes_p=0.3))
+    dataset = SampleDataset([discs], config)
+    share = np.mean([dataset[number].mask.sum() == 16 for number in range(300)])
+    assert share == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 300))
+
+
+@pytest.mark.usefixtures("no_user")
+def test_superpixels_are_united_when_asked_to(discs, only_real, monkeypatch):
+    def quarters(image, scale):
+        return (2 * (np.indices(image.shape)[0] >= 8) + (np.indices(image.shape)[1] >= 8)).astype(np.uint8)
+
+    monkeypatch.setattr(samples, "superpixels", quarters)
+    for chance, shares in ((0.0, {0.25}), (1.0, {0.5, 0.75})):
+        data = replace(only_real.data, synthetic_p=1.0, superpixel_union_p=chance)
+        dataset = SampleDataset([discs], replace(only_real, steps=10, data=data))
+        assert {float(dataset[number].mask.mean()) for number in range(20)} == shares

@@ -71,3 +71,25 @@ def test_nothing_is_picked_where_all_superpixels_are_too_small(blocks, rng):
 
 def test_a_superpixel_that_covers_everything_is_no_structure(rng):
     assert pick_superpixel(np.zeros((8, 8), np.uint8), rng, min_area=1) is None
+
+
+def test_united_superpixels_are_two_to_four_and_one_is_left_out(rng):
+    partition = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8)
+    counts = {int(pick_superpixel(partition, rng, min_area=1, union_p=1.0).sum()) // 8 for _ in range(60)}
+    assert counts == {2, 3, 4}
+    few = partition[:3]
+    assert {int(pick_superpixel(few, rng, min_area=1, union_p=1.0).sum()) // 8 for _ in range(20)} == {2}
+
+
+def test_a_united_superpixel_is_whole_and_large_enough(blocks, rng):
+    for _ in range(30):
+        picked = pick_superpixel(blocks, rng, min_area=9, area_power=0.75, union_p=1.0)
+        # Two are large enough, of which one is left out.
+        assert picked.sum() in (24, 32)
+        assert len(np.unique(blocks[picked])) == 1
+
+
+def test_superpixels_are_united_as_often_as_configured(rng):
+    partition = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8)
+    united = [pick_superpixel(partition, rng, min_area=1, union_p=0.3).sum() > 8 for _ in range(400)]
+    assert np.mean(united) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 400))

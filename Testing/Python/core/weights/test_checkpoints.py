@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from scribblesegment.exceptions import FileFormatError, WeightsError
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.weights.checkpoints import METADATA_KEY, NetworkDescription, load_network, recognise, save_network
+from scribblesegment.weights.checkpoints import (
+    METADATA_KEY,
+    NetworkDescription,
+    load_network,
+    recognise,
+    redescribe_network,
+    save_network,
+)
 
 OPTIONS = {"features": [3, 4, 5], "convolutions": 2, "activation": "leaky_relu"}
 DESCRIPTION = NetworkDescription("scribble_unet", OPTIONS, size=64, name="tiny", licence="CC0-1.0")
@@ -150,3 +159,91 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path, descriptio
     save_file({"a": torch.zeros(1)}, path, metadata={METADATA_KEY: description})
     with pytest.raises(WeightsError, match=message):
         load_network(path)
+
+
+def test_a_temperature_travels_with_the_network(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "calibrated.safetensors"
+    save_network(path, parameters, dataclasses.replace(DESCRIPTION, temperature=1.75))
+    assert load_network(path)[1].temperature == 1.75
+
+
+def test_a_description_without_temperature_leaves_probabilities_as_they_are(
+    tmp_path: Path, parameters: dict[str, torch.Tensor]
+) -> None:
+    old = dataclasses.asdict(DESCRIPTION)
+    del old["temperature"]
+    path = tmp_path / "old.safetensors"
+    save_file(dict(parameters), path, metadata={METADATA_KEY: json.dumps(old)})
+    assert load_network(path)[1].temperature == 1.0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), "2", None, True])
+def test_a_temperature_that_is_no_positive_number_is_refused(
+    tmp_path: Path, parameters: dict[str, torch.Tensor], temperature: object
+) -> None:
+    with pytest.raises(WeightsError, match="positive finite number"):
+        dataclasses.replace(DESCRIPTION, temperature=temperature)
+    values = {**dataclasses.asdict(DESCRIPTION), "temperature": temperature}
+    path = tmp_path / "odd.safetensors"
+    save_file(dict(parameters), path, metadata={METADATA_KEY: json.dumps(values)})
+    with pytest.raises(WeightsError, match=r"odd\.safetensors .*positive finite number"):
+        load_network(path)
+
+
+def test_a_focus_size_travels_with_the_network(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "focusing.safetensors"
+    save_network(path, parameters, dataclasses.replace(DESCRIPTION, focus_size=128))
+    assert load_network(path)[1].focus_size == 128
+    old = dataclasses.asdict(DESCRIPTION)
+    del old["focus_size"]
+    save_file(dict(parameters), path, metadata={METADATA_KEY: json.dumps(old)})
+    assert load_network(path)[1].focus_size == 0
+
+
+@pytest.mark.parametrize("focus_size", [-1, 63, 128.0, "128", None])
+def test_a_focus_size_that_is_no_finer_grid_is_refused(
+    tmp_path: Path, parameters: dict[str, torch.Tensor], focus_size: object
+) -> None:
+    with pytest.raises(WeightsError, match="0 or at least its grid's, 64"):
+        dataclasses.replace(DESCRIPTION, focus_size=focus_size)
+    values = {**dataclasses.asdict(DESCRIPTION), "focus_size": focus_size}
+    path = tmp_path / "odd.safetensors"
+    save_file(dict(parameters), path, metadata={METADATA_KEY: json.dumps(values)})
+    with pytest.raises(WeightsError, match=r"odd\.safetensors .*focus size"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_another_description_leaves_every_parameter_as_it_was(
+    tmp_path: Path, parameters: dict[str, torch.Tensor], in_place: bool
+) -> None:
+    path = tmp_path / "source.safetensors"
+    mixed = {name: value.half() if n % 2 else value for n, (name, value) in enumerate(parameters.items())}
+    save_file(mixed, path, metadata={METADATA_KEY: "{}", "origin": "another tool"})
+    before = path.read_bytes()
+    output = path if in_place else tmp_path / "output.safetensors"
+    redescribe_network(path, output, DESCRIPTION)
+    written = load_file(output)
+    assert written.keys() == mixed.keys()
+    for name, value in mixed.items():
+        assert written[name].dtype == value.dtype
+        assert torch.equal(written[name], value)
+    assert load_network(output)[1] == DESCRIPTION
+    with safe_open(output, framework="pt") as file:
+        assert file.metadata()["origin"] == "another tool"
+    assert in_place or path.read_bytes() == before
+
+
+def test_a_file_that_can_hold_no_description_is_not_redescribed(
+    tmp_path: Path, parameters: dict[str, torch.Tensor]
+) -> None:
+    torch.save(parameters, tmp_path / "plain.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"1234")
+    for name, message in (
+        ("plain.pt", "no safetensors"),
+        ("gone.safetensors", "no weights"),
+        ("cut.safetensors", "damaged"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            redescribe_network(tmp_path / name, tmp_path / "out.safetensors", DESCRIPTION)
+    assert not (tmp_path / "out.safetensors").exists()
