@@ -8,17 +8,25 @@ from torch import Tensor
 from scribblesegment.models.geodesic_cues import GEODESIC_CHANNELS, geodesic_cues
 from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS, intensity_cues
 
+# The image, and likelihoods.
+_TERRAINS = 2
+
 
 def cue_channels(*, intensity: bool, geodesic: bool) -> int:
     """Count the channels that `with_cues` adds."""
-    return INTENSITY_CHANNELS * intensity + GEODESIC_CHANNELS * geodesic
+    return INTENSITY_CHANNELS * intensity + _TERRAINS * GEODESIC_CHANNELS * geodesic
 
 
 def with_cues(network_input: Tensor, *, intensity: bool, geodesic: bool) -> Tensor:
-    """Append cues to (B, C, H, W), the channels of `scribblesegment.models.encoding`."""
-    cues = [network_input]
-    if intensity:
-        cues.append(intensity_cues(network_input))
+    """Append cues to (B, C, H, W), the channels of `scribblesegment.models.encoding`.
+
+    Geodesic cues are measured over the image, and over the likelihoods that intensities give (Bai and Sapiro 2007): the
+    first are better where a structure has an outline, the second where it has intensities of its own.
+    """
+    if not intensity and not geodesic:
+        return network_input
+    compared = intensity_cues(network_input)
+    cues = [network_input, compared] if intensity else [network_input]
     if geodesic:
-        cues.append(geodesic_cues(network_input))
-    return torch.cat(cues, dim=1) if len(cues) > 1 else network_input
+        cues += [geodesic_cues(network_input), geodesic_cues(network_input, (compared[:, :1] + 1.0) / 2.0)]
+    return torch.cat(cues, dim=1)

@@ -22,7 +22,7 @@ _STEP_COST = 0.001
 _REACH = 0.5
 
 # Sweeps of rows and columns in turn. A path is followed around as many corners; more change little (see the test).
-_SWEEPS = 5
+_SWEEPS = 4
 
 # Prompts fainter than this are no seeds; strokes are drawn with soft borders.
 _SEED = 0.3
@@ -32,13 +32,14 @@ _FAR = 1e4
 
 
 @torch.no_grad()
-def geodesic_cues(network_input: Tensor) -> Tensor:
+def geodesic_cues(network_input: Tensor, terrain: Tensor | None = None) -> Tensor:
     """Measure shortest paths from the prompts.
 
     Paths are followed on half the resolution, along rows and columns.
 
     Args:
         network_input: (B, C, H, W), the channels of `scribblesegment.models.encoding`.
+        terrain: (B, 1, H, W) in [0, 1], what paths lead over; the image by default.
 
     Returns:
         (B, 3, H, W) of the input's type: nearness of positive prompts in [0, 1], nearness of negative ones in [0, 1],
@@ -47,10 +48,11 @@ def geodesic_cues(network_input: Tensor) -> Tensor:
         as a negative prompt, except where something positive is drawn. No gradient flows through it.
     """
     x = network_input.float()
+    terrain = x[:, IMAGE : IMAGE + 1] if terrain is None else terrain.float()
     if x.device.type == "mps":
-        x = x.cpu()  # older releases of torch lack the running minimum there
+        x, terrain = x.cpu(), terrain.cpu()  # older releases of torch lack the running minimum there
     height, width = x.shape[-2:]
-    image = functional.avg_pool2d(x[:, IMAGE : IMAGE + 1].contiguous(), 2, ceil_mode=True)[:, 0]
+    terrain = functional.avg_pool2d(terrain.contiguous(), 2, ceil_mode=True)[:, 0]
     positive, box = x[:, POSITIVE], x[:, BOX]
     outside = (box.amax(dim=(1, 2), keepdim=True) - box).clamp(min=0.0)
     negative = torch.maximum(x[:, NEGATIVE], torch.where(positive > _SEED, 0.0, outside))
@@ -58,8 +60,8 @@ def geodesic_cues(network_input: Tensor) -> Tensor:
     # A pixel that both claim says nothing about which of them is near.
     seeds = seeds & ~seeds.flip(1)
     distances = torch.where(seeds, 0.0, _FAR)
-    rows = _path_lengths(image)
-    columns = _path_lengths(image.mT)
+    rows = _path_lengths(terrain)
+    columns = _path_lengths(terrain.mT)
     for _ in range(_SWEEPS):
         distances = _sweep(distances, rows)
         distances = _sweep(distances.mT, columns).mT
@@ -71,9 +73,9 @@ def geodesic_cues(network_input: Tensor) -> Tensor:
     return functional.interpolate(cues, scale_factor=2, mode="bilinear")[..., :height, :width].to(network_input)
 
 
-def _path_lengths(image: Tensor) -> Tensor:
-    """Give the length of the path from the first pixel of each row, (B, 1, H, W) for an image (B, H, W)."""
-    steps = _STEP_COST * 2 + (image[..., 1:] - image[..., :-1]).abs()
+def _path_lengths(terrain: Tensor) -> Tensor:
+    """Give the length of the path from the first pixel of each row, (B, 1, H, W) for (B, H, W)."""
+    steps = _STEP_COST * 2 + (terrain[..., 1:] - terrain[..., :-1]).abs()
     return functional.pad(steps.cumsum(dim=-1), (1, 0))[:, None]
 
 

@@ -100,7 +100,7 @@ def test_squeeze_and_excitation_weighs_channels_by_their_means() -> None:
 @pytest.mark.parametrize(
     ("changes", "channels"),
     [
-        ({"intensity_cues": False}, GEODESIC_CHANNELS),
+        ({"intensity_cues": False}, 2 * GEODESIC_CHANNELS),
         ({"geodesic_cues": False}, INTENSITY_CHANNELS),
         ({"intensity_cues": False, "geodesic_cues": False}, 0),
     ],

@@ -113,7 +113,7 @@ def test_separable_blocks_have_fewer_parameters() -> None:
 @pytest.mark.parametrize(
     ("changes", "channels"),
     [
-        ({"intensity_cues": False}, GEODESIC_CHANNELS),
+        ({"intensity_cues": False}, 2 * GEODESIC_CHANNELS),
         ({"geodesic_cues": False}, INTENSITY_CHANNELS),
         ({"intensity_cues": False, "geodesic_cues": False}, 0),
     ],

@@ -85,8 +85,8 @@ def test_normalisation_leaves_full_resolution_alone() -> None:
     ("cues", "channels"),
     [
         ({"intensity_cues": True}, INTENSITY_CHANNELS),
-        ({"geodesic_cues": True}, GEODESIC_CHANNELS),
-        ({"intensity_cues": True, "geodesic_cues": True}, INTENSITY_CHANNELS + GEODESIC_CHANNELS),
+        ({"geodesic_cues": True}, 2 * GEODESIC_CHANNELS),
+        ({"intensity_cues": True, "geodesic_cues": True}, INTENSITY_CHANNELS + 2 * GEODESIC_CHANNELS),
     ],
 )
 def test_cues_widen_the_first_layer_only(cues: dict[str, bool], channels: int) -> None:
