@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from scribblesegment.evaluation.calibration_protocol import NEAR, Pixels, calibration_table, collect_pixels
 from scribblesegment.evaluation.datasets import PREFIX
 from scribblesegment.evaluation.label_tasks import LabelExample, read_label_examples
+from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.stepwise import InteractiveMethod, load_interactive
 from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 from scribblesegment.weights.checkpoints import load_network, redescribe_network
@@ -80,12 +80,7 @@ def _read(folder: Path | None, arguments: argparse.Namespace) -> list[LabelExamp
 def _collect(
     network: InteractiveMethod, examples: list[LabelExample], arguments: argparse.Namespace
 ) -> dict[str, Pixels]:
-    with tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {desc}") as bar:
-
-        def show(fraction: float, doing: str) -> None:
-            bar.set_description_str(doing, refresh=False)
-            bar.update(fraction - bar.n)
-
+    with progress_bar() as show:
         rng = np.random.default_rng(arguments.seed)
         return collect_pixels(network, examples, rng, steps=arguments.steps, progress=show)
 

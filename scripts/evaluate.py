@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from scribblesegment.evaluation.datasets import PREFIX, read_scribble_sets
 from scribblesegment.evaluation.label_tasks import EXAMPLES_PER_SET, read_label_examples
 from scribblesegment.evaluation.methods import classical_names
 from scribblesegment.evaluation.procedures import PROCEDURES
+from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.protocols import run_manual_scribbles
 from scribblesegment.evaluation.report import Report, make_folder, write_report
 from scribblesegment.evaluation.simulated import SimulationPlan, run_simulated
@@ -71,11 +69,11 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         print(f"{name} is left out: {reason}", file=sys.stderr)
     manual = simulation = None
     if sets:
-        with _bar("manual") as show:
+        with progress_bar("manual") as show:
             singly = {name: one_prediction(method) for name, method in methods.items()}
             manual = run_manual_scribbles(sets, singly, progress=show)
     if plan is not None:
-        with _bar("simulated") as show:
+        with progress_bar("simulated") as show:
             simulation = run_simulated(examples, methods, plan, progress=show)
     rng = np.random.default_rng(arguments.seed)
     return write_report(output, rng, manual=manual, simulation=simulation, skipped=skipped)
@@ -85,18 +83,6 @@ def _possible(folder: Path) -> list[str]:
     """Name the protocols that the files of a folder allow; all, where there is nothing, so that the lack is told."""
     with_strokes = {path.name.startswith(PREFIX) for path in folder.glob("*.npz")} or {True, False}
     return [MANUAL] * (True in with_strokes) + list(PROCEDURES) * (False in with_strokes)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[float, str], None]]:
-    """Give a function that shows a fraction done, and what is being done."""
-    with tqdm(total=1.0, desc=title, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {desc}") as bar:
-
-        def show(fraction: float, doing: str) -> None:
-            bar.set_description_str(doing, refresh=False)
-            bar.update(fraction - bar.n)
-
-        yield show
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from scribblesegment.evaluation.label_tasks import EXAMPLES_PER_SET, read_label_examples
 from scribblesegment.evaluation.methods import classical_names
+from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.report import make_folder
 from scribblesegment.evaluation.robustness import FACTORS, find_factors, measure_robustness
 from scribblesegment.evaluation.robustness_report import write_robustness
@@ -38,12 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         methods, skipped = load_interactive_methods(arguments.methods, device=arguments.device)
         for name, reason in skipped.items():
             print(f"{name} is left out: {reason}", file=sys.stderr)
-        with tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {desc}") as bar:
-
-            def show(fraction: float, doing: str) -> None:
-                bar.set_description_str(doing, refresh=False)
-                bar.update(fraction - bar.n)
-
+        with progress_bar() as show:
             results = measure_robustness(methods, examples, seed=arguments.seed, factors=factors, progress=show)
         report = write_robustness(output, results, np.random.default_rng(arguments.seed), skipped=skipped)
     except ScribbleSegmentError as error:

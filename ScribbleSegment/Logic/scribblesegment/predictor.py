@@ -61,6 +61,15 @@ class Prediction:
         return logits_to_mask(self.logits, threshold)
 
 
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """The image that predictions are for."""
+
+    image: FloatArray  # (H, W) in [0, 1]
+    whole: SliceView
+    on_grid: FloatArray  # the image as the first look sees it
+
+
 class Predictor:
     """Runs an interactive network on one image at a time.
 
@@ -120,9 +129,7 @@ class Predictor:
             self.network, torch.zeros((1, CHANNELS, size, size)), device=resolve_device(device)
         )
         self._prepared = prepare(self.network, self.plan)
-        self._image: FloatArray | None = None
-        self._whole: SliceView | None = None
-        self._whole_image: FloatArray | None = None
+        self._slice: _Slice | None = None
         self._previous_mask: NDArray[np.bool_] | None = None
 
     @property
@@ -152,7 +159,7 @@ class Predictor:
         shape = (int(array.shape[0]), int(array.shape[1]))
         whole = SliceView(((0, shape[0]), (0, shape[1])), spacing_mm, self.size)
         normalized = (intensity_range or IntensityRange.estimate(array)).normalize(array)
-        self._image, self._whole, self._whole_image = normalized, whole, whole.image_to_grid(normalized)
+        self._slice = _Slice(normalized, whole, whole.image_to_grid(normalized))
         self._previous_mask = None
 
     def predict(self, prompts: Prompts, *, region: Region | None = None) -> Prediction:
@@ -171,38 +178,39 @@ class Predictor:
                 that the network does not understand.
             GeometryError: If the region is empty or reaches outside the image.
         """
-        if self._whole is None or self._image is None:
+        current = self._slice
+        if current is None:
             raise PromptError("No image was set; call set_image before predict.")
-        if prompts.shape != self._image.shape:
+        if prompts.shape != current.image.shape:
             raise PromptError(
-                f"The prompts are for an image of shape {prompts.shape}, the current one has {self._image.shape}. "
+                f"The prompts are for an image of shape {prompts.shape}, the current one has {current.image.shape}. "
                 "Draw them on this image, or call set_image with the other one."
             )
-        view = self._whole if region is None else self._view(self._image, region)
+        view = current.whole if region is None else self._view(current, region)
         self._check(crop_prompts(prompts, view.region))
-        grid_logits = self._look(view, prompts)
+        grid_logits = self._look(current, view, prompts)
         logits = _paste(view.logits_from_grid(grid_logits), view.region, prompts.mask_input, prompts.shape)
-        focus = None if region is not None else self._focus(prompts, logits)
+        focus = None if region is not None else self._focus(current, prompts, logits)
         mask = logits > 0.0
         changed = changed_bbox(self._previous_mask, mask)
         self._previous_mask = mask
         return Prediction(logits, grid_logits, changed, focus)
 
-    def _focus(self, prompts: Prompts, logits: FloatArray) -> Region | None:
+    def _focus(self, current: _Slice, prompts: Prompts, logits: FloatArray) -> Region | None:
         """Look again at finer pixels, and write what is seen into the first logits."""
-        if self._whole is None or self.focus_size == 0:
+        if self.focus_size == 0:
             return None
         view = focus_view(
             logits > 0.0,
             prompts,
-            spacing_mm=self._whole.spacing_mm,
-            first_cell_mm=self._whole.grid.mm_per_cell,
+            spacing_mm=current.whole.spacing_mm,
+            first_cell_mm=current.whole.grid.mm_per_cell,
             size=self.size,
             max_size=self.focus_size,
         )
         if view is None:
             return None
-        logits[view.slices] = view.logits_from_grid(self._look(view, prompts.with_mask_input(logits)))
+        logits[view.slices] = view.logits_from_grid(self._look(current, view, prompts.with_mask_input(logits)))
         return view.region
 
     def predict_torch(
@@ -260,38 +268,28 @@ class Predictor:
                 f"{', '.join(sorted(self._capabilities))}. Use those, or another model."
             )
 
-    def _view(self, image: FloatArray, region: Region) -> SliceView:
+    def _view(self, current: _Slice, region: Region) -> SliceView:
         (top, bottom), (left, right) = region
-        height, width = image.shape
+        height, width = current.image.shape
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise GeometryError(
                 f"The region {region} is empty or not inside the image of {height} x {width} pixels; give half-open "
                 "ranges of rows and columns inside it."
             )
-        spacing_mm = (1.0, 1.0) if self._whole is None else self._whole.spacing_mm
-        return SliceView(region, spacing_mm, self.size)
+        return SliceView(region, current.whole.spacing_mm, self.size)
 
-    def _look(self, view: SliceView, prompts: Prompts) -> FloatArray:
+    def _look(self, current: _Slice, view: SliceView, prompts: Prompts) -> FloatArray:
         """Put image and prompts on a view's grid and run the network; returns (size, size) logits."""
         import torch
 
-        from scribblesegment.models.encoding import encode_prompts
+        from scribblesegment.models.encoding import encode_batch
 
-        if self._image is None or self._whole_image is None:
-            raise PromptError("No image was set; call set_image before predict.")
-        image = self._whole_image if view is self._whole else view.image_to_grid(self._image)
+        image = current.on_grid if view is current.whole else view.image_to_grid(current.image)
         seen = view.prompts_to_grid(prompts)
         previous = None
         if seen.mask_input is not None:
             previous = torch.from_numpy(seen.mask_input * np.float32(self.temperature))[None, None]
-        encoded = encode_prompts(
-            torch.from_numpy(image)[None, None],
-            scribbles=torch.from_numpy(np.array(seen.scribbles))[None],
-            point_coords=[torch.from_numpy(np.array(seen.point_coords))],
-            point_labels=[torch.from_numpy(np.array(seen.point_labels))],
-            boxes=[torch.from_numpy(np.array(seen.boxes))],
-            mask_input=previous,
-        )
+        encoded = encode_batch(torch.from_numpy(image)[None, None], [seen], previous)
         logits = run(self._prepared, encoded, self.plan)[0, 0].numpy()
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 

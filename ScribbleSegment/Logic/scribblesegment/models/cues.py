@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scribblesegment.models.encoding import IMAGE
 from scribblesegment.models.geodesic_cues import GEODESIC_CHANNELS, geodesic_cues
 from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS, intensity_cues
 
@@ -28,5 +29,6 @@ def with_cues(network_input: Tensor, *, intensity: bool, geodesic: bool) -> Tens
     compared = intensity_cues(network_input)
     cues = [network_input, compared] if intensity else [network_input]
     if geodesic:
-        cues += [geodesic_cues(network_input), geodesic_cues(network_input, (compared[:, :1] + 1.0) / 2.0)]
+        likelihoods = (compared[:, :1] + 1.0) / 2.0
+        cues.append(geodesic_cues(network_input, torch.cat([network_input[:, IMAGE : IMAGE + 1], likelihoods], dim=1)))
     return torch.cat(cues, dim=1)

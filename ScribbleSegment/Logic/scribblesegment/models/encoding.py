@@ -7,9 +7,14 @@ prediction (zeros before the first). Inference time therefore does not grow with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from scribblesegment.prompts import Prompts
 
 IMAGE, BOX, POSITIVE, NEGATIVE, PREVIOUS_LOGITS = range(5)
 CHANNELS = 5
@@ -53,3 +58,29 @@ def encode_prompts(
             for (top, left), (bottom, right) in boxes[index].tolist():
                 encoded[index, BOX, int(top) : int(bottom), int(left) : int(right)] = 1.0
     return encoded
+
+
+def encode_batch(images: Tensor, prompts: Sequence[Prompts], previous_logits: Tensor | None) -> Tensor:
+    """Build the network's input from prompts on its grid.
+
+    Args:
+        images: (B, 1, H, W), intensities in [0, 1].
+        prompts: One for each image; their `mask_input` is not read.
+        previous_logits: (B, 1, H, W) as the network gave them, or None before the first prediction.
+
+    Returns:
+        (B, 5, H, W), of the images' dtype and device.
+    """
+    device = images.device
+
+    def moved(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(device)  # a copy: arrays of prompts are read-only
+
+    return encode_prompts(
+        images,
+        scribbles=torch.from_numpy(np.stack([entry.scribbles for entry in prompts])).to(device),
+        point_coords=[moved(entry.point_coords) for entry in prompts],
+        point_labels=[moved(entry.point_labels) for entry in prompts],
+        boxes=[torch.from_numpy(np.array(entry.boxes)) for entry in prompts],
+        mask_input=previous_logits,
+    )

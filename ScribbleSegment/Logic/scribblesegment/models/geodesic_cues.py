@@ -32,51 +32,55 @@ _FAR = 1e4
 
 
 @torch.no_grad()
-def geodesic_cues(network_input: Tensor, terrain: Tensor | None = None) -> Tensor:
+def geodesic_cues(network_input: Tensor, terrains: Tensor | None = None) -> Tensor:
     """Measure shortest paths from the prompts.
 
     Paths are followed on half the resolution, along rows and columns.
 
     Args:
         network_input: (B, C, H, W), the channels of `scribblesegment.models.encoding`.
-        terrain: (B, 1, H, W) in [0, 1], what paths lead over; the image by default.
+        terrains: (B, T, H, W) in [0, 1], what paths lead over; the image alone by default.
 
     Returns:
-        (B, 3, H, W) of the input's type: nearness of positive prompts in [0, 1], nearness of negative ones in [0, 1],
-        and which of the two is nearer in [-1, 1] (1 at positive prompts). The first is 0 everywhere where nothing is
-        positive, the second where nothing is negative, the third where either is missing. The outside of boxes counts
-        as a negative prompt, except where something positive is drawn. No gradient flows through it.
+        (B, 3 T, H, W) of the input's type; for each terrain: nearness of positive prompts in [0, 1], nearness of
+        negative ones in [0, 1], and which of the two is nearer in [-1, 1] (1 at positive prompts). The first is 0
+        everywhere where nothing is positive, the second where nothing is negative, the third where either is missing.
+        The outside of boxes counts as a negative prompt, except where something positive is drawn. No gradient flows
+        through it.
     """
     x = network_input.float()
-    terrain = x[:, IMAGE : IMAGE + 1] if terrain is None else terrain.float()
+    terrains = x[:, IMAGE : IMAGE + 1] if terrains is None else terrains.float()
     if x.device.type == "mps":
-        x, terrain = x.cpu(), terrain.cpu()  # older releases of torch lack the running minimum there
+        x, terrains = x.cpu(), terrains.cpu()  # older releases of torch lack the running minimum there
     height, width = x.shape[-2:]
-    terrain = functional.avg_pool2d(terrain.contiguous(), 2, ceil_mode=True)[:, 0]
+    terrains = functional.avg_pool2d(terrains.contiguous(), 2, ceil_mode=True)[:, :, None]  # (B, T, 1, h, w)
+    distances = torch.where(_seeds(x)[:, None], 0.0, _FAR).expand(-1, terrains.shape[1], -1, -1, -1)  # (B, T, 2, h, w)
+    rows, columns = _path_lengths(terrains), _path_lengths(terrains.mT)
+    for _ in range(_SWEEPS):
+        distances = _sweep(distances, rows)
+        distances = _sweep(distances.mT, columns).mT
+    near = torch.exp(-distances / _REACH)
+    to_positive, to_negative = distances[:, :, 0], distances[:, :, 1]
+    is_known = (distances < _FAR / 2).all(dim=2)
+    nearer = torch.where(is_known, (to_negative - to_positive) / (to_negative + to_positive + 1e-3), 0.0)
+    cues = torch.cat([near, nearer[:, :, None]], dim=2).flatten(1, 2)
+    return functional.interpolate(cues, scale_factor=2, mode="bilinear")[..., :height, :width].to(network_input)
+
+
+def _seeds(x: Tensor) -> Tensor:
+    """Mark where paths begin at half the resolution, (B, 2, h, w): positive, negative."""
     positive, box = x[:, POSITIVE], x[:, BOX]
     outside = (box.amax(dim=(1, 2), keepdim=True) - box).clamp(min=0.0)
     negative = torch.maximum(x[:, NEGATIVE], torch.where(positive > _SEED, 0.0, outside))
     seeds = functional.max_pool2d(torch.stack([positive, negative], dim=1), 2, ceil_mode=True) > _SEED
     # A pixel that both claim says nothing about which of them is near.
-    seeds = seeds & ~seeds.flip(1)
-    distances = torch.where(seeds, 0.0, _FAR)
-    rows = _path_lengths(terrain)
-    columns = _path_lengths(terrain.mT)
-    for _ in range(_SWEEPS):
-        distances = _sweep(distances, rows)
-        distances = _sweep(distances.mT, columns).mT
-    near = torch.exp(-distances / _REACH)
-    to_positive, to_negative = distances[:, 0], distances[:, 1]
-    is_known = (distances < _FAR / 2).all(dim=1)
-    nearer = torch.where(is_known, (to_negative - to_positive) / (to_negative + to_positive + 1e-3), 0.0)
-    cues = torch.cat([near, nearer[:, None]], dim=1)
-    return functional.interpolate(cues, scale_factor=2, mode="bilinear")[..., :height, :width].to(network_input)
+    return seeds & ~seeds.flip(1)
 
 
-def _path_lengths(terrain: Tensor) -> Tensor:
-    """Give the length of the path from the first pixel of each row, (B, 1, H, W) for (B, H, W)."""
-    steps = _STEP_COST * 2 + (terrain[..., 1:] - terrain[..., :-1]).abs()
-    return functional.pad(steps.cumsum(dim=-1), (1, 0))[:, None]
+def _path_lengths(terrains: Tensor) -> Tensor:
+    """Give the length of the path from the first pixel of each row, of the terrains' shape."""
+    steps = _STEP_COST * 2 + (terrains[..., 1:] - terrains[..., :-1]).abs()
+    return functional.pad(steps.cumsum(dim=-1), (1, 0))
 
 
 def _sweep(distances: Tensor, lengths: Tensor) -> Tensor:

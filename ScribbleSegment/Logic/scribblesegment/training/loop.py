@@ -174,14 +174,14 @@ class _Run:
         rng = np.random.default_rng((config.seed, _ROUNDS_KEY, self.step))
         rounds = int(rng.integers(1, config.rounds + 1)) if config.vary_rounds else config.rounds
         focuses = rng.random() < config.focus_p
-        looks, self._looked = rounds + focuses, 0
+        looks = rounds + focuses
         for index in range(rounds):
             if logits is not None:
                 batch = self._correct(batch, truth, logits, index)
-            logits = self._look(batch, logits, f"{index + 1}", looks, values)
+            logits = self._look(batch, logits, index, looks, values)
         if focuses and logits is not None:
             part, first = second_look(batch, logits, self._generators(batch, rounds))
-            self._look(part, first, "focus", looks, values)
+            self._look(part, first, rounds, looks, values, name="focus")
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         # A finite loss can have a gradient that is not; taken, such a step would poison the next checkpoint.
         self._require_finite("norm of the gradient", norm.item())
@@ -190,12 +190,20 @@ class _Run:
         self._average()
         return values
 
-    def _look(self, batch: Batch, previous: Tensor | None, name: str, looks: int, values: dict[str, float]) -> Tensor:
+    def _look(
+        self,
+        batch: Batch,
+        previous: Tensor | None,
+        index: int,
+        looks: int,
+        values: dict[str, float],
+        *,
+        name: str | None = None,
+    ) -> Tensor:
         """Predict and differentiate one of a step's looks; gradients do not flow into the previous one."""
-        config = self.config
+        config, name = self.config, name or str(index + 1)
         encoded = batch.encode(previous).contiguous(memory_format=torch.channels_last)
-        self._looked += 1
-        last = self._looked == looks
+        last = index == looks - 1
         # Only the last look of a step exchanges gradients between processes.
         quiet = self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) and not last else None
         with quiet or contextlib.nullcontext():
@@ -322,7 +330,8 @@ def _start_from(network: nn.Module, path: str) -> None:
     for name, value in given.items():
         target = wanted.get(name)
         if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
-            given[name] = torch.cat([value, value.new_zeros(*_padding(value, target))], dim=1)
+            added = target.shape[1] - value.shape[1]
+            given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
     has_shapes = {name: value.shape for name, value in given.items()}
     if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
         raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
@@ -340,10 +349,6 @@ def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
 
 def _options(network: nn.Module) -> Any:
     return network.config
-
-
-def _padding(value: Tensor, target: Tensor) -> tuple[int, ...]:
-    return (value.shape[0], target.shape[1] - value.shape[1], *value.shape[2:])
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

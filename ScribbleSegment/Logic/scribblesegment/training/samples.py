@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scribblesegment.exceptions import DatasetError
-from scribblesegment.models.encoding import encode_prompts
+from scribblesegment.models.encoding import encode_batch
 from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
 from scribblesegment.simulation.fields import FloatArray
@@ -97,16 +97,7 @@ class Batch:
         Args:
             previous_logits: (B, 1, H, W), or None before the first prediction.
         """
-        device = self.images.device
-        scribbles = torch.from_numpy(np.stack([prompts.scribbles for prompts in self.prompts])).to(device)
-        return encode_prompts(
-            self.images,
-            scribbles=scribbles,
-            point_coords=[torch.from_numpy(np.array(prompts.point_coords)).to(device) for prompts in self.prompts],
-            point_labels=[torch.from_numpy(np.array(prompts.point_labels)).to(device) for prompts in self.prompts],
-            boxes=[torch.from_numpy(np.array(prompts.boxes)) for prompts in self.prompts],
-            mask_input=previous_logits,
-        )
+        return encode_batch(self.images, self.prompts, previous_logits)
 
 
 def collate(samples: Sequence[TrainingSample]) -> Batch:
