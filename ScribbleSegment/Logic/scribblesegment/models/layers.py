@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "prelu": nn.PReLU,
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
 }
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Keep training in mixed precision from rounding what prediction computes in float32."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def initialise(network: nn.Module, first: nn.Conv2d, *, slope: float = LEAKY_SLOPE) -> None:

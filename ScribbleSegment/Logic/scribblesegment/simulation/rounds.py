@@ -16,6 +16,7 @@ from scribblesegment.simulation.boxes import MAX_ENLARGEMENT, enclosing_box
 from scribblesegment.simulation.clicks import border_clicks, center_clicks, random_clicks
 from scribblesegment.simulation.fields import FloatArray
 from scribblesegment.simulation.graph_scribbles import graph_scribble
+from scribblesegment.simulation.margins import with_margins
 from scribblesegment.simulation.regions import BoolArray, require_mask, require_region
 from scribblesegment.simulation.scribbles import (
     DEFAULT_SCRIBBLES,
@@ -51,6 +52,7 @@ class SimulatedUserConfig:
         slip_p: Chance that scribbles are drawn as a hand with a brush draws them: a pixel beside what they mark, wider
             than it, or both, and not cut at its border (published: 0). Where it is above zero, structures thinner than
             the brush are always marked by strokes wider than they are.
+        margin_p: Chance that the first prompts keep away from the structure's border (published: 0).
 
     Raises:
         ConfigError: If weights are negative, of the wrong number, or all zero, or another value is out of range.
@@ -65,6 +67,7 @@ class SimulatedUserConfig:
     box_enlargement: int = MAX_ENLARGEMENT
     scribbles: ScribbleConfig = field(default_factory=ScribbleConfig)
     slip_p: float = 0.0
+    margin_p: float = 0.0
 
     def __post_init__(self) -> None:
         """Turn lists (from JSON) into tuples and refuse impossible habits."""
@@ -82,8 +85,9 @@ class SimulatedUserConfig:
                 "type_probabilities and correction_scribble_probability are probabilities in [0, 1], got "
                 f"{self.type_probabilities} and {self.correction_scribble_probability}."
             )
-        if not 0 <= self.slip_p <= 1:
-            raise ConfigError(f"slip_p is a probability in [0, 1], got {self.slip_p}.")
+        for name in ("slip_p", "margin_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a probability in [0, 1], got {getattr(self, name)}.")
         if self.max_interactions < 1 or not 0 <= self.min_initial_negative <= self.max_interactions:
             raise ConfigError(
                 "max_interactions must be at least 1 and min_initial_negative between 0 and it, "
@@ -120,7 +124,9 @@ def simulate_first_round(
     if use_boxes:
         start, stop = enclosing_box(mask, rng, max_enlargement=config.box_enlargement)
         prompts = prompts.with_box(start, stop)
-    for region, positive in ((mask, True), (~mask, False)):
+    keeps_margins = config.margin_p > 0 and rng.random() < config.margin_p
+    inside, outside = with_margins(mask, rng) if keeps_margins else (mask, ~mask)
+    for region, positive in ((inside, True), (outside, False)):
         fewest = 1 if positive else config.min_initial_negative
         if not region.any():
             continue  # a structure that fills the image has no background to mark

@@ -32,7 +32,7 @@ def test_the_counted_channels_are_appended_behind_the_input(
 def test_intensity_cues_come_before_geodesic_ones(network_input: torch.Tensor) -> None:
     extended = with_cues(network_input, intensity=True, geodesic=True)
     compared = intensity_cues(network_input)
-    over_likelihoods = geodesic_cues(network_input, (compared[:, :1] + 1) / 2)
+    over_likelihoods = geodesic_cues(network_input, (compared[:, -1:] + 1) / 2)
     expected = torch.cat([compared, geodesic_cues(network_input), over_likelihoods], dim=1)
     assert torch.equal(extended[:, CHANNELS:], expected)
     assert expected.any(dim=(0, 2, 3)).all()

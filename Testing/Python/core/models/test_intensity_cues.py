@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage, optimize
 from torch.nn import functional
 
 from scribblesegment.models.encoding import encode_prompts
-from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS, _local_mean, intensity_cues
+from scribblesegment.models.intensity_cues import (
+    _RIDGE,
+    INTENSITY_CHANNELS,
+    _features,
+    _local_mean,
+    _regression,
+    _top_hat,
+    compare,
+    filter_image,
+    intensity_cues,
+    learn_appearance,
+)
 
 
 def halves(bright: float = 0.8, dark: float = 0.2) -> torch.Tensor:
@@ -72,6 +85,73 @@ def test_the_third_channel_sees_a_thin_line_on_an_uneven_background() -> None:
     assert cues[2, 31, far].mean() > 0.5
     assert cues[2, 45, far].mean() < 0.0
     assert cues[0, 31, far].mean() < cues[2, 31, far].mean()
+
+
+def test_a_top_hat_tells_thin_vessels_from_the_background_under_strokes_wider_than_they_are() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.linspace(0.3, 0.8, 64).expand(1, 1, 64, 64).clone()
+    image += 0.01 * torch.randn(image.shape, generator=generator)
+    image[..., 8::12, :] -= 0.1  # one pixel wide
+    drawn = torch.zeros(1, 2, 64, 64)
+    drawn[0, 0, 19:22, 10:40] = 1.0  # three pixels wide: two thirds of it are background
+    drawn[0, 1, 24:30, 10:40] = drawn[0, 1, 33:36, 10:40] = 1.0  # some of it beside a vessel
+    cues = intensity_cues(encode_prompts(image, scribbles=drawn))[0]
+    vessels = torch.zeros(64, 64, dtype=torch.bool)
+    vessels[8::12] = True
+    assert ((cues[3] > 0.0) == vessels).float().mean() > 0.95
+    assert cues[6, vessels].mean() > cues[6, ~vessels].mean() + 0.5
+    assert ((cues[0] > 0.0) == vessels).float().mean() < 0.8
+
+
+def test_the_classifier_relies_on_what_tells_the_structure() -> None:
+    generator = torch.Generator().manual_seed(2)
+    image = torch.full((1, 1, 64, 64), 0.5)
+    image[..., :32] += 0.2 * torch.randn(64, 32, generator=generator)  # textured, of the same mean
+    drawn = torch.zeros(1, 2, 64, 64)
+    drawn[0, 0, 10:20, 10:13] = 1.0
+    drawn[0, 1, 10:20, 50:53] = 1.0
+    cues = intensity_cues(encode_prompts(image, scribbles=drawn))[0]
+    textured = torch.zeros(64, 64, dtype=torch.bool)
+    textured[:, :32] = True
+    found = ((cues > 0.0) == textured).float().mean(dim=(1, 2))
+    assert found[6] > 0.85
+    assert found[6] > found[0] + 0.03
+
+
+@pytest.mark.parametrize("window", [3, 9])
+def test_a_top_hat_is_the_one_of_mathematical_morphology(window: int) -> None:
+    image = torch.rand(1, 1, 24, 17, generator=torch.Generator().manual_seed(window))
+    array, size = image[0, 0].numpy(), (window, window)
+    expected = ndimage.white_tophat(array, size=size) - ndimage.black_tophat(array, size=size)
+    np.testing.assert_allclose(_top_hat(image, window)[0, 0], expected, atol=1e-6)
+
+
+def test_the_classifier_is_the_penalised_logistic_regression_of_the_marked_pixels() -> None:
+    generator = torch.Generator().manual_seed(3)
+    ratios = 1.9 * torch.rand(1, 3, 144, generator=generator, dtype=torch.float64) - 0.95
+    positive, negative = (torch.rand(2, 1, 144, generator=generator, dtype=torch.float64) > 0.8).double()
+    features = torch.cat([torch.logit((ratios + 1.0) / 2.0), torch.ones_like(ratios[:, :1])], dim=1)[0].numpy()
+    inside, outside = (0.5 * (marked / marked.sum()).flatten().numpy() for marked in (positive, negative))
+
+    def loss(factors: np.ndarray) -> float:
+        odds = factors @ features
+        penalty = 0.5 * _RIDGE * (factors[:-1] ** 2).sum()
+        return float(inside @ np.logaddexp(0.0, -odds) + outside @ np.logaddexp(0.0, odds) + penalty)
+
+    best = optimize.minimize(loss, np.zeros(4), tol=1e-12).x
+    np.testing.assert_allclose(_features(ratios)[0], features, atol=1e-9)
+    np.testing.assert_allclose(_regression(ratios, positive, negative)[0, :, 0], best, atol=1e-3)
+
+
+def test_an_appearance_learnt_from_one_image_recognises_the_structure_in_another() -> None:
+    first, second = halves(), halves().flip(3)
+    filtered = filter_image(first)
+    inside = (first > 0.5).float().flatten(1)
+    appearance = learn_appearance(filtered.flatten(2), inside, 1.0 - inside)
+    found = compare(appearance, filter_image(second))
+    assert found.shape == (1, INTENSITY_CHANNELS, 32, 32)
+    assert (found[0, 6, :, 18:] > 0.5).all()
+    assert (found[0, 6, :, :14] < -0.5).all()
 
 
 @settings(max_examples=15)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from scribblesegment.exceptions import ConfigError, PromptError
 from scribblesegment.prompts import Prompts
@@ -325,6 +327,7 @@ def test_corrections_on_different_grids_are_refused(prompted, predicted, rng):
         ("correction_scribble_probability", 1.2),
         ("correction_scribble_probability", float("nan")),
         ("slip_p", 1.5),
+        ("margin_p", -0.1),
         ("max_interactions", 0),
         ("min_initial_negative", -1),
         ("min_initial_negative", 4),
@@ -349,3 +352,17 @@ def test_the_example_in_the_documentation_runs():
     exec(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL).group(1), names)
     assert isinstance(names["prompts"], Prompts)
     assert names["prompts"].has_positive
+
+
+def test_a_user_who_keeps_margins_draws_away_from_the_border() -> None:
+    rows, columns = np.mgrid[:96, :96]
+    mask = np.hypot(rows - 48, columns - 48) < 8
+    config = SimulatedUserConfig(type_probabilities=(1.0, 0.0, 0.0), margin_p=1.0)
+    usual = replace(config, margin_p=0.0)
+    reach = ndimage.distance_transform_edt(~mask)
+
+    def farthest(config: SimulatedUserConfig) -> float:
+        drawn = [simulate_first_round(mask, np.random.default_rng(seed), config=config) for seed in range(12)]
+        return float(np.mean([reach[prompts.scribbles[1] > 0].max(initial=0.0) for prompts in drawn]))
+
+    assert farthest(config) < 0.6 * farthest(usual)
