@@ -23,6 +23,10 @@ class PromptError(ScribbleSegmentError, ValueError):
     """Scribbles, clicks or boxes that cannot be used with the image they were given for."""
 
 
+class ContextError(ScribbleSegmentError, ValueError):
+    """Images with masks that cannot form a context set, or a context set that is not there."""
+
+
 class FileFormatError(ScribbleSegmentError, OSError):
     """A file that cannot be read or written: unknown extension, truncated, damaged, or of unexpected content."""
 

@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +20,7 @@ from typing import Any
 
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.exceptions import ScribbleSegmentError, WeightsError
+from scribblesegment.user_folder import user_folder
 
 FOLDER_VARIABLE = "SCRIBBLESEGMENT_WEIGHTS_DIR"
 
@@ -71,16 +71,7 @@ def weights_folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
         weights_dir: The answer, if given; else the environment variable SCRIBBLESEGMENT_WEIGHTS_DIR, else the
             user's data folder of the operating system.
     """
-    chosen = weights_dir or os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    return base / "ScribbleSegment" / "weights"
+    return user_folder("weights", FOLDER_VARIABLE, weights_dir)
 
 
 def list_weights(

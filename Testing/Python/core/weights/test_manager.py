@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -205,7 +206,7 @@ def test_the_folder_follows_argument_environment_and_system(monkeypatch: pytest.
         ("linux", "XDG_DATA_HOME", tmp_path / "ScribbleSegment" / "weights"),
         ("win32", "LOCALAPPDATA", tmp_path / "ScribbleSegment" / "weights"),
     ):
-        monkeypatch.setattr(manager.sys, "platform", platform)
+        monkeypatch.setattr(sys, "platform", platform)
         monkeypatch.setenv(variable, str(tmp_path))
         assert weights_folder() == expected
 

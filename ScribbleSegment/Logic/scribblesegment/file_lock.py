@@ -1,0 +1,79 @@
+"""One program at a time, also across processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scribblesegment.atomic_file import PathLike
+from scribblesegment.exceptions import FileFormatError
+
+_STEP_S = 0.02
+
+# What a file system answers that has no locks, such as some network drives.
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def file_lock(path: PathLike, *, timeout_s: float = 10.0) -> Iterator[None]:
+    """Keep other users of the same lock file waiting while the block runs.
+
+    The lock belongs to the operating system and ends with the process that holds it, however that ends, so nothing ever
+    has to be cleaned up. The empty file stays: were it removed, two programs could hold locks on two files of one name.
+    Where the file system has no locks the block runs without one. A program that holds the lock must not ask for it
+    again.
+
+    Args:
+        path: The lock file, which is created if need be; its folder must exist.
+        timeout_s: How long to wait.
+
+    Raises:
+        FileFormatError: The lock was not free in time, or the file cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as cause:
+        raise FileFormatError(
+            f"Cannot open the lock file {path}: {cause.strerror or cause}. Check the folder and its permissions."
+        ) from cause
+    try:
+        _wait_for(handle, path, time.monotonic() + timeout_s)
+        yield
+    finally:
+        os.close(handle)  # which frees the lock
+
+
+def _wait_for(handle: int, path: PathLike, deadline: float) -> None:
+    while True:
+        try:
+            _try_to_lock(handle)
+            return
+        except OSError as cause:
+            if cause.errno in _UNSUPPORTED:
+                return
+            if cause.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise FileFormatError(f"Cannot lock {path}: {cause.strerror or cause}.") from cause
+            if time.monotonic() > deadline:
+                raise FileFormatError(
+                    f"Another program has been writing for too long; it holds the lock {path}. Try again, and close "
+                    "other windows of the program if it stays so."
+                ) from cause
+        time.sleep(_STEP_S)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_to_lock(handle: int) -> None:
+        os.lseek(handle, 0, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # the first byte, which need not exist
+
+else:
+    import fcntl
+
+    def _try_to_lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

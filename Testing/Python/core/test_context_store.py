@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import scribblesegment
+from scribblesegment import context_store
+from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context_store import FOLDER_VARIABLE, ContextStore
+from scribblesegment.exceptions import ContextError, FileFormatError
+from scribblesegment.io.context_files import write_context_file
+
+
+def an_entry(seed: int, shape=(5, 7), **values) -> ContextEntry:
+    rng = np.random.default_rng(seed)
+    return ContextEntry(rng.random(shape), rng.random(shape) > 0.5, (1.0, 1.0), **values)
+
+
+def a_set(count: int = 2, label_name: str = "liver") -> ContextSet:
+    return ContextSet(label_name, tuple(an_entry(n, identifier=f"entry{n}") for n in range(count)))
+
+
+def digests(context: ContextSet) -> list[str]:
+    return [entry.digest for entry in context]
+
+
+@pytest.fixture
+def store(tmp_path) -> ContextStore:
+    return ContextStore(tmp_path / "contexts")
+
+
+def names(store: ContextStore) -> list[str]:
+    return [info.name for info in store.list_tasks()]
+
+
+def test_sets_lie_in_the_users_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    assert ContextStore().folder == tmp_path / "ScribbleSegment" / "contexts"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "env"))
+    assert ContextStore().folder == tmp_path / "env"
+    assert ContextStore(tmp_path / "given").folder == tmp_path / "given"
+    assert os.listdir(tmp_path) == []  # asking creates nothing
+
+
+def test_a_new_store_is_empty(store):
+    assert store.list_tasks() == []
+    assert "liver" not in store
+    with pytest.raises(ContextError, match=r"no task 'liver' .*Known are: none"):
+        store.load("liver")
+
+
+def test_what_is_saved_is_there_for_another_program(store):
+    store.save("Liver, CT", a_set(3, "Leber"))
+    other = ContextStore(store.folder)
+    assert digests(other.load("Liver, CT")) == digests(a_set(3))
+    (info,) = other.list_tasks()
+    assert (info.name, info.label_name, info.entries, info.problem) == ("Liver, CT", "Leber", 3, "")
+    store.save("Liver, CT", a_set(1))
+    assert len(other.load("Liver, CT")) == 1
+
+
+def test_case_and_spaces_around_it_make_no_other_task(store):
+    store.save("Straße", a_set(1))
+    store.save("  STRASSE ", a_set(2))
+    assert names(store) == ["Straße"]
+    assert len(store.load("strasse")) == 2
+    assert "straße" in store
+    assert "strass" not in store
+    assert " " not in store
+    assert 7 not in store
+
+
+def test_unicode_has_several_spellings_of_one_name(store):
+    store.save("Rücken", a_set(1))
+    store.save("Ru\u0308cken", a_set(2))
+    assert names(store) == ["Rücken"]
+
+
+def test_names_that_look_alike_as_folders_are_kept_apart(store):
+    alike = ["a b", "a/b", "a-b", "a\\b", "..", ".", "肝臓", "脾臓", "CON", "nul.txt", "x" * 150, "x" * 151]
+    for number, name in enumerate(alike):
+        store.save(name, a_set(number))
+    assert {info.name: info.entries for info in store.list_tasks()} == {name: n for n, name in enumerate(alike)}
+    folders = [info.folder for info in store.list_tasks()]
+    assert {folder.parent for folder in folders} == {store.folder}
+    assert len({folder.name.lower() for folder in folders}) == len(alike)
+
+
+@given(st.text(min_size=1, max_size=200))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_name_becomes_a_folder_that_every_system_allows_or_is_refused(tmp_path, name):
+    store = ContextStore(tmp_path)
+    try:
+        store.save(name, ContextSet("x"))
+    except ContextError:
+        assert not name.strip() or not name.isprintable()
+        return
+    (folder,) = (info.folder for info in store.list_tasks() if info.name == name.strip())
+    assert len(folder.name) <= 60
+    assert set(folder.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert folder.name.partition(".")[0] not in ("con", "nul", "aux", "prn")
+    store.delete(name)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 201, None])
+def test_names_that_are_none_are_refused(store, name):
+    for act in (lambda: store.save(name, a_set()), lambda: store.load(name), lambda: store.delete(name)):
+        with pytest.raises(ContextError, match="name of the task"):
+            act()
+
+
+def test_a_renamed_task_keeps_its_pictures_where_they_are(store):
+    store.save("liver", a_set())
+    folder = store.list_tasks()[0].folder
+    store.rename("liver", "Leber")
+    assert names(store) == ["Leber"]
+    assert store.list_tasks()[0].folder == folder
+    store.save("liver", a_set(1))  # the old name is free, its folder is not
+    assert {info.name: info.entries for info in store.list_tasks()} == {"Leber": 2, "liver": 1}
+    store.rename("Leber", "LEBER")
+    assert names(store) == ["LEBER", "liver"]
+    with pytest.raises(ContextError, match="'Liver' already"):
+        store.rename("LEBER", "Liver")
+    with pytest.raises(ContextError, match="no task 'spleen'"):
+        store.rename("spleen", "Milz")
+
+
+def test_deleting_takes_the_task_and_nothing_else(store):
+    for name in ("liver", "spleen", "kidney"):
+        store.save(name, a_set())
+    folders = {info.name: info.folder for info in store.list_tasks()}
+    (folders["spleen"] / "notes.txt").write_text("mine")
+    store.delete("Liver")
+    store.delete("spleen")
+    assert names(store) == ["kidney"]
+    assert not folders["liver"].exists()
+    assert os.listdir(folders["spleen"]) == ["notes.txt"]
+    assert digests(store.load("kidney")) == digests(a_set())
+    with pytest.raises(ContextError, match="no task 'liver'"):
+        store.delete("liver")
+    store.save("spleen", a_set(1))  # beside the folder with the notes
+    assert digests(store.load("spleen")) == digests(a_set(1))
+    assert os.listdir(folders["spleen"]) == ["notes.txt"]
+
+
+def test_a_damaged_task_does_not_hide_the_others(store):
+    for name in ("liver", "spleen"):
+        store.save(name, a_set())
+    (store.list_tasks()[0].folder / "context.json").write_text("{")
+    damaged, sound = store.list_tasks()
+    assert "no JSON" in damaged.problem
+    assert (sound.problem, sound.entries) == ("", 2)
+    with pytest.raises(FileFormatError):
+        store.load("liver")
+    store.save("liver", a_set(1))
+    assert store.list_tasks()[0].problem == ""
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": 3}', '{"name": ""}', "[" * 100_000, "\xff"])
+def test_folders_of_others_are_no_tasks(store, content):
+    store.save("liver", a_set())
+    (store.folder / "other").mkdir()
+    (store.folder / "other" / "task.json").write_text(content, encoding="latin-1")
+    (store.folder / "file.txt").write_text("mine")
+    assert names(store) == ["liver"]
+
+
+def test_listing_reads_no_picture(store):
+    store.save("liver", a_set())
+    for picture in store.list_tasks()[0].folder.glob("*.png"):
+        picture.unlink()
+    assert store.list_tasks()[0].entries == 2
+
+
+def test_a_task_goes_to_another_computer_in_one_file(store, tmp_path):
+    store.save("Liver", a_set(3, "Leber"))
+    store.export_file("liver", tmp_path / "liver.context.zip")
+    other = ContextStore(tmp_path / "other")
+    assert other.import_file(tmp_path / "liver.context.zip") == "Leber"
+    assert other.import_file(tmp_path / "liver.context.zip", "second") == "second"
+    assert other.import_file(store.list_tasks()[0].folder, "from a folder") == "from a folder"
+    assert names(other) == ["from a folder", "Leber", "second"]
+    assert all(digests(other.load(name)) == digests(a_set(3)) for name in names(other))
+    with pytest.raises(ContextError, match="'Leber' already; import"):
+        other.import_file(tmp_path / "liver.context.zip")
+    with pytest.raises(ContextError, match="no task"):
+        other.export_file("spleen", tmp_path / "x.context.zip")
+
+
+def test_a_bad_file_leaves_no_trace_in_the_store(store, tmp_path):
+    write_context_file(tmp_path / "a.context.zip", a_set())
+    data = (tmp_path / "a.context.zip").read_bytes()
+    (tmp_path / "a.context.zip").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FileFormatError):
+        store.import_file(tmp_path / "a.context.zip")
+    assert not store.folder.exists()
+
+
+def test_an_interrupted_first_save_leaves_no_task_and_is_made_good_by_the_next(store, monkeypatch):
+    monkeypatch.setattr(context_store, "_write_name", lambda folder, name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.save("liver", a_set(3))
+    assert store.list_tasks() == []
+    monkeypatch.undo()
+    store.save("liver", a_set(2))
+    assert digests(store.load("liver")) == digests(a_set(2))
+    assert len(list(store.folder.iterdir())) == 2  # the lock and one folder
+
+
+def test_a_store_that_cannot_be_created_says_so(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileFormatError, match=FOLDER_VARIABLE):
+        ContextStore(tmp_path / "file" / "contexts").save("liver", a_set())
+
+
+def test_programs_that_save_at_once_leave_a_whole_set(store):
+    """Each of two writers uses pictures the other one removes; a reader must always find a whole set."""
+    common = [an_entry(n, identifier=f"common{n}") for n in range(3)]
+    choices = [ContextSet("x", (*common[n % 3 :], an_entry(10 + n, identifier=f"own{n}"))) for n in range(13)]
+    known = {tuple(digests(context)) for context in choices}
+    store.save("liver", choices[12])
+    problems: list[BaseException] = []
+
+    def write(first: int) -> None:
+        try:
+            for context in choices[first:12:2]:
+                ContextStore(store.folder).save("liver", context)
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (0, 1)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert tuple(digests(store.load("liver"))) in known
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert tuple(digests(store.load("liver"))) in known
+    (info,) = store.list_tasks()
+    assert len(list(info.folder.glob("*.png"))) == 2 * info.entries
+
+
+PROGRAM = """
+import sys, numpy as np
+from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context_store import ContextStore
+image = np.full((40, 40), float(sys.argv[2]))
+entries = [ContextEntry(image, image > 0.1, (1, 1), identifier=f"e{n}") for n in range(4)]
+store = ContextStore(sys.argv[1])
+for turn in range(10):
+    store.save("liver", ContextSet("x", tuple(entries[turn % 3 :])))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_save_at_once_leave_a_whole_set(store):
+    environment = {**os.environ, "PYTHONPATH": str(Path(scribblesegment.__file__).parents[1])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(store.folder), level], env=environment)
+        for level in ("0.2", "0.8")
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    context = store.load("liver")
+    assert len(context) == 4
+    assert len({entry.image[0, 0] for entry in context}) == 1
+
+
+def test_a_task_is_described_in_plain_text(store):
+    store.save("肝臓", a_set())
+    assert json.loads((store.list_tasks()[0].folder / "task.json").read_text(encoding="utf-8")) == {"name": "肝臓"}
