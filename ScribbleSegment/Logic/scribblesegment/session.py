@@ -15,6 +15,7 @@ from scribblesegment.exceptions import ConfigError, PromptError
 from scribblesegment.prompts import Prompts
 
 if TYPE_CHECKING:
+    from scribblesegment.context import ContextSet
     from scribblesegment.preprocessing import IntensityRange
 
 
@@ -84,8 +85,8 @@ class InteractiveSession(Generic[AnyPrediction]):
 
     Every gesture (stroke, click, box, reset) is one undo step. `predict` adds its result to the current step, so that
     undo and redo restore prompts and prediction together, unchanged to the bit. Several sessions may share a predictor:
-    each hands its image over again when another session has used the predictor in between. Setting another image
-    directly on a predictor that a session uses is not noticed.
+    each hands its image and context over again when another session has used the predictor in between. Whoever sets
+    another image or context directly on a predictor that a session uses calls `release_predictor`.
 
     Args:
         predictor: Anything with `set_image` and `predict`, normally a `scribblesegment.Predictor`.
@@ -93,12 +94,14 @@ class InteractiveSession(Generic[AnyPrediction]):
         spacing_mm: Distance between neighbouring (rows, columns) in millimetres.
         intensity_range: The range of the volume the slice belongs to, so that neighbouring slices look alike to the
             network; None estimates it from `image`.
+        context: Images of the same structure that are segmented already; for predictors with `set_context`. With one,
+            the first prediction needs no prompts.
         max_history: How many gestures can be undone, from 0. Older ones are forgotten.
 
     Raises:
         ImageError: The image is not 2D, empty, or not numeric.
         GeometryError: The spacing is not two positive numbers.
-        ConfigError: `max_history` is negative.
+        ConfigError: `max_history` is negative, or the predictor takes no context.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class InteractiveSession(Generic[AnyPrediction]):
         *,
         spacing_mm: tuple[float, float] = (1.0, 1.0),
         intensity_range: IntensityRange | None = None,
+        context: ContextSet | None = None,
         max_history: int = 100,
     ) -> None:
         if not max_history >= 0:
@@ -117,6 +121,9 @@ class InteractiveSession(Generic[AnyPrediction]):
         self._spacing_mm = (row_mm, column_mm)
         self._intensity_range = intensity_range
         self._predictor = predictor
+        self._context = context
+        if self._has_context and not hasattr(predictor, "set_context"):
+            raise ConfigError(f"A {type(predictor).__name__} takes no context set. Leave the context out.")
         self._max_history = max_history
         self._history: list[_Step[AnyPrediction]] = [_Step(Prompts.empty(self._image.shape))]
         self._position = 0
@@ -185,12 +192,13 @@ class InteractiveSession(Generic[AnyPrediction]):
             The prediction, which is also part of `state` from now on.
 
         Raises:
-            PromptError: There are no prompts, or only negative ones and no earlier prediction that they could correct.
+            PromptError: Without a context, there are no prompts, or only negative ones and no earlier prediction that
+                they could correct.
         """
         step = self._step
-        if step.prompts.is_empty:
+        if step.prompts.is_empty and not self._has_context:
             raise PromptError("There is nothing to predict from: add a stroke, a click or a box first.")
-        if step.previous is None and not step.prompts.has_positive:
+        if step.previous is None and not step.prompts.has_positive and not self._has_context:
             raise PromptError("All prompts are negative: mark the object with a positive stroke, a click or a box.")
         self._claim_predictor()
         logits = None if step.previous is None else step.previous.logits
@@ -241,6 +249,10 @@ class InteractiveSession(Generic[AnyPrediction]):
     def _step(self) -> _Step[AnyPrediction]:
         return self._history[self._position]
 
+    @property
+    def _has_context(self) -> bool:
+        return self._context is not None and len(self._context) > 0
+
     def _record(self, prompts: Prompts) -> None:
         step = self._step
         self._append(_Step(prompts, previous=step.prediction if step.prediction is not None else step.previous))
@@ -255,9 +267,17 @@ class InteractiveSession(Generic[AnyPrediction]):
         owner = _session_of.get(self._predictor)
         if owner is None or owner() is not self:
             _session_of.pop(self._predictor, None)  # should set_image fail, nobody's image is in the predictor
+            set_context = getattr(self._predictor, "set_context", None)
+            if set_context is not None:
+                set_context(self._context)
             self._predictor.set_image(self._image, spacing_mm=self._spacing_mm, intensity_range=self._intensity_range)
             _session_of[self._predictor] = ref(self)
 
 
 _session_of: WeakKeyDictionary[InteractivePredictor[Any], ref[InteractiveSession[Any]]] = WeakKeyDictionary()
 """The session whose image each predictor holds; both may be collected at any time."""
+
+
+def release_predictor(predictor: InteractivePredictor[Any]) -> None:
+    """Say that another image or context is set on a predictor: a session that uses it hands its own over again."""
+    _session_of.pop(predictor, None)

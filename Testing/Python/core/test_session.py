@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy import ndimage
 
+from scribblesegment.context import ContextEntry, ContextSet
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
-from scribblesegment.session import InteractiveSession, SessionState
+from scribblesegment.session import InteractiveSession, SessionState, release_predictor
 
 SHAPE = (12, 17)
 
@@ -486,6 +487,66 @@ def test_a_negative_history_is_refused(predictor: NearestPromptPredictor, image:
 
 
 # --- Any order of gestures --------------------------------------------------------------------------------------------
+
+
+class ContextPredictor(NearestPromptPredictor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.contexts: list[ContextSet | None] = []
+
+    def set_context(self, context: ContextSet | None) -> None:
+        self.contexts.append(context)
+
+    def predict(self, prompts: Prompts) -> NearestPrediction:
+        return super().predict(prompts if prompts.has_positive else prompts.with_click((0, 0)))
+
+
+def a_context() -> ContextSet:
+    entry = ContextEntry(np.zeros((4, 4), np.float32), np.eye(4, dtype=bool), spacing_mm=(1.0, 1.0))
+    return ContextSet("liver", (entry,))
+
+
+def test_with_a_context_the_first_prediction_needs_no_prompts(image: np.ndarray) -> None:
+    predictor, context = ContextPredictor(), a_context()
+    session = InteractiveSession(predictor, image, context=context)
+    assert predictor.contexts == [context]
+    session.predict()
+    session.add_click((1, 1), positive=False)
+    session.predict()
+    assert session.state.prediction is not None
+
+
+def test_an_empty_context_says_nothing(image: np.ndarray) -> None:
+    session = InteractiveSession(ContextPredictor(), image, context=ContextSet("liver"))
+    with pytest.raises(PromptError, match="nothing to predict from"):
+        session.predict()
+
+
+def test_sessions_on_one_predictor_hand_their_contexts_over(image: np.ndarray) -> None:
+    predictor, context = ContextPredictor(), a_context()
+    first = InteractiveSession(predictor, image, context=context)
+    second = InteractiveSession(predictor, image)
+    assert predictor.contexts == [context, None]
+    first.predict()
+    second.add_click((1, 1))
+    second.predict()
+    assert predictor.contexts == [context, None, context, None]
+
+
+def test_a_released_predictor_is_given_image_and_context_again(image: np.ndarray) -> None:
+    predictor, context = ContextPredictor(), a_context()
+    session = InteractiveSession(predictor, image, context=context)
+    release_predictor(predictor)
+    session.predict()
+    assert predictor.contexts == [context, context]
+    release_predictor(ContextPredictor())  # of which no session knows
+
+
+def test_a_context_for_a_predictor_that_takes_none_is_refused(
+    predictor: NearestPromptPredictor, image: np.ndarray
+) -> None:
+    with pytest.raises(ConfigError, match="NearestPromptPredictor takes no context set"):
+        InteractiveSession(predictor, image, context=a_context())
 
 
 class AnyOrderOfGestures(RuleBasedStateMachine):

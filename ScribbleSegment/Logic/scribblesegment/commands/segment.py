@@ -7,8 +7,6 @@ large CT costs little more memory than its own voxels.
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.commands.job_files import (
+    check_format_holds,
+    check_labelmap_target,
+    check_same_grid,
+    check_target,
+    listed_slices,
+    same_file,
+    show_download,
+)
 from scribblesegment.commands.labelled_prompts import (
-    AXES,
     LabelBox,
     LabelClick,
     LabelledPrompts,
@@ -27,8 +33,8 @@ from scribblesegment.commands.labelled_prompts import (
     Strokes,
 )
 from scribblesegment.commands.slice_display import SliceDisplay
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError, PromptError
-from scribblesegment.io import WRITE_EXTENSIONS, read_labelmap, read_volume, write_labelmap
+from scribblesegment.exceptions import FileFormatError, PromptError
+from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 from scribblesegment.postprocessing import probability_to_logit, resolve_labels
 from scribblesegment.preprocessing import IntensityRange
@@ -36,11 +42,6 @@ from scribblesegment.volume import LabelVolume, Segment, SliceImage, Volume
 
 if TYPE_CHECKING:
     from scribblesegment.session import InteractivePredictor, PredictionLike
-
-# Formats without a place in the patient: one slice, matched by its size alone.
-_FLAT = (".png", ".tif", ".tiff")
-# Formats that cannot hold axes that are not at right angles.
-_STRAIGHT = (*_FLAT, ".nii", ".nii.gz")
 
 # Slices that make up less than this part of the volume are copied, so that the volume can be let go.
 _SMALL_PART = 1 / 8
@@ -114,7 +115,7 @@ def segment(request: SegmentRequest, *, load: LoadPredictor, say: Callable[[str]
     """
     _check_request(request)
     case = _read(request, say)
-    predictor = load(request.model, device=request.device, progress=_show_download)
+    predictor = load(request.model, device=request.device, progress=show_download)
     results = _predict(predictor, case, request.threshold)
     picture = None
     if request.overlay is not None:
@@ -148,49 +149,25 @@ def _check_request(request: SegmentRequest) -> None:
     if request.scribbles is None and request.background is not None:
         raise PromptError("--background names a label of the scribbles. Give --scribbles, or use negative clicks.")
     probability_to_logit(request.threshold)
-    if not _extension(request.output, WRITE_EXTENSIONS):
-        raise FileFormatError(
-            f"Cannot write {request.output}: unknown extension. Choose one of {', '.join(WRITE_EXTENSIONS)}."
-        )
-    _check_target(request.output, request)
+    sources = (request.image, request.scribbles)
+    check_labelmap_target(request.output, sources)
     if request.overlay is not None:
         if request.overlay.suffix.lower() != ".png":
             raise FileFormatError(f"Cannot write the picture {request.overlay}: its name must end in .png.")
-        _check_target(request.overlay, request)
-        if _same_file(request.overlay, request.output):
+        check_target(request.overlay, sources)
+        if same_file(request.overlay, request.output):
             raise FileFormatError(f"Segmentation and picture would be one file, {request.output}. Name them apart.")
-
-
-def _check_target(path: Path, request: SegmentRequest) -> None:
-    folder = path.resolve().parent
-    if path.is_dir():
-        raise FileFormatError(f"Cannot write {path}: it is a folder. Add a file name.")
-    if not folder.is_dir():
-        raise FileFormatError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
-    if not os.access(folder, os.W_OK):
-        raise FileFormatError(f"Cannot write {path}: the folder {folder} is write-protected. Choose another.")
-    for source in (request.image, request.scribbles):
-        if source is not None and _same_file(source, path):
-            raise FileFormatError(f"Cannot write {path}: it is the file that is read. Choose another name.")
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    return first.resolve() == second.resolve()
-
-
-def _extension(path: Path, known: Sequence[str]) -> str:
-    return next((extension for extension in known if path.name.lower().endswith(extension)), "")
 
 
 def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
     painted = None if request.scribbles is None else _read_strokes(request.scribbles)
     volume = read_volume(request.image)
-    _check_output_holds(request.output, volume)
+    check_format_holds(request.output, volume)
     names: tuple[Segment, ...] = ()
     strokes = Strokes.none(volume.shape)
     if painted is not None and request.scribbles is not None:
         strokes, grid, names = painted
-        _check_same_grid(request, grid, volume)
+        check_same_grid(request.scribbles, grid, request.image, volume, what="strokes")
         if not len(strokes.positions):
             raise PromptError(f"{request.scribbles} holds no stroke. Paint at least one pixel of the object.")
     background = None if request.background is None else _background_label(request.background, names)
@@ -199,7 +176,7 @@ def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
     unused = prompts.unused_slices(axis, indices)
     if unused:
         chosen = request.slices is not None and request.slices.index is not None
-        say(f"not used: prompts in {_listed(axis, unused)}" + ("" if chosen else ", which mark background only"))
+        say(f"not used: prompts in {listed_slices(axis, unused)}" + ("" if chosen else ", which mark background only"))
     slices = [volume.slice(axis, index) for index in indices]
     if sum(piece.image.nbytes for piece in slices) < _SMALL_PART * volume.array.nbytes:
         slices = [dataclasses.replace(piece, image=np.array(piece.image)) for piece in slices]
@@ -221,39 +198,6 @@ def _read_strokes(path: Path) -> tuple[Strokes, Volume, tuple[Segment, ...]]:
     labelmap = read_labelmap(path)
     grid = Volume(np.broadcast_to(np.zeros((), np.uint8), labelmap.shape), labelmap.ijk_to_ras)
     return Strokes.of(labelmap), grid, labelmap.segments
-
-
-def _check_output_holds(path: Path, volume: Volume) -> None:
-    extension = _extension(path, WRITE_EXTENSIONS)
-    if extension in _FLAT and volume.shape[0] != 1:
-        raise ImageError(f"{extension} holds one slice, the image has {volume.shape[0]}. Write .seg.nrrd or .nii.gz.")
-    if extension in _STRAIGHT and volume.is_sheared:
-        raise GeometryError(
-            f"The image's axes are not at right angles, which {extension} cannot hold. Write .seg.nrrd or .nrrd."
-        )
-
-
-def _check_same_grid(request: SegmentRequest, grid: Volume, volume: Volume) -> None:
-    # A picture of strokes has no place in the patient, and its resolution is whatever the paint program wrote.
-    flat = request.scribbles is not None and _extension(request.scribbles, _FLAT)
-    if grid.shape == volume.shape if flat else volume.same_grid(grid):
-        return
-    raise GeometryError(
-        f"{request.scribbles} is not on the grid of {request.image}: {_described(grid)} against {_described(volume)}. "
-        "Resample the strokes to the image with nearest neighbours, or paint them on it."
-    )
-
-
-def _described(volume: Volume) -> str:
-    def numbers(values: Sequence[float] | NDArray[Any]) -> str:
-        # Rounded first, plus zero: "-3.7e-09" and "-0" are noise of file headers.
-        return "(" + ", ".join(f"{round(float(value), 6) + 0.0:.6g}" for value in values) + ")"
-
-    return (
-        f"shape (k, j, i) {volume.shape}, spacing {numbers(volume.spacing_kji_mm)} mm, origin "
-        f"{numbers(volume.origin_ras)} RAS, directions of i, j, k "
-        + " ".join(numbers(column) for column in volume.directions.T)
-    )
 
 
 def _background_label(wanted: str, names: Sequence[Segment]) -> int:
@@ -299,27 +243,7 @@ def _write(path: Path, case: _Case, results: Sequence[NDArray[Any]]) -> None:
 def _tell(case: _Case, results: Sequence[NDArray[Any]], say: Callable[[str], None]) -> None:
     axis = case.prompts[0].axis
     plane = SliceDisplay.radiological(case.ijk_to_ras, axis).plane
-    say(f"segmented {_listed(axis, [prompts.index for prompts in case.prompts])} ({plane})")
+    say(f"segmented {listed_slices(axis, [prompts.index for prompts in case.prompts])} ({plane})")
     for entry in case.segments:
         count = sum(int(np.count_nonzero(result == entry.label)) for result in results)
         say(f"  {entry.label}  {entry.name}: {count} pixels" + ("" if count else ", nothing found"))
-
-
-def _listed(axis: int, indices: Sequence[int]) -> str:
-    """Write slices as ranges: "slices k:3-7,12"."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
-    shown = ",".join(parts[:10]) + (",..." if len(parts) > 10 else "")
-    return f"{'slice' if len(indices) == 1 else f'{len(indices)} slices'} {AXES[axis]}:{shown}"
-
-
-def _show_download(fraction: float, text: str) -> None:
-    """Show how far the download of a network is, if somebody is watching."""
-    if sys.stderr.isatty():
-        end = "\n" if fraction >= 1.0 else ""
-        print(f"\r{text} ({100 * fraction:.0f} %)", end=end, file=sys.stderr, flush=True)
