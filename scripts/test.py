@@ -13,7 +13,7 @@ import sys
 
 from _environment import ROOT, SetupError, ensure_environment
 
-EXTRAS = ("evaluation", "test")
+EXTRAS = ("batch", "evaluation", "test")
 
 
 def main() -> int:

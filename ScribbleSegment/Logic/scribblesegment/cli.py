@@ -1,4 +1,4 @@
-"""The command `scribblesegment`: its arguments and its exit codes. The work is done by the `..._command` modules."""
+"""The command `scribblesegment`: its arguments and its exit codes. The work is done by `scribblesegment.commands`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import argparse
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from scribblesegment import ScribbleSegmentError, __version__
 from scribblesegment.commands.labelled_prompts import AXES, LabelBox, LabelClick, SliceChoice
-
-if TYPE_CHECKING:
-    from scribblesegment.commands.segment import LoadPredictor
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,6 +43,22 @@ examples:
 
 """
 
+_PROPAGATE = """\
+Segment the rest of a volume from a few annotated slices.
+
+The annotation is a label map or segmentation on the image's grid in which some slices along one axis are segmented, one
+segment or several. From there slices are segmented outward in both directions until the structure ends. Annotated
+slices stay as they are; names and colours of segments are kept. What is done when Ctrl-C is pressed is written.
+"""
+
+_PROPAGATE_EXAMPLES = """\
+examples:
+  scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd
+  scribblesegment propagate mri_folder --annotated few.seg.nrrd -o all.seg.nrrd --axis i --range 20-90
+  scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd --context Liver
+
+"""
+
 _SIGN = re.compile(r"([+-])(\d+)?")
 
 
@@ -56,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(REFUSED, f"error: {message} (see {self.prog} --help)\n")
 
 
-def main(argv: Sequence[str] | None = None, *, load: LoadPredictor | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, load: Callable[..., Any] | None = None) -> int:
     """Run the command line.
 
     Args:
@@ -76,6 +89,10 @@ def main(argv: Sequence[str] | None = None, *, load: LoadPredictor | None = None
             from scribblesegment.commands.info import info
 
             info(options.image, print)
+        elif options.command == "propagate":
+            _propagate(options, load)
+        elif options.command == "batch":
+            _batch(options, load)
         else:
             _segment(options, load)
     except ScribbleSegmentError as error:
@@ -90,15 +107,33 @@ def main(argv: Sequence[str] | None = None, *, load: LoadPredictor | None = None
     return OK
 
 
-def _segment(options: argparse.Namespace, load: LoadPredictor | None) -> None:
+def _segment(options: argparse.Namespace, load: Callable[..., Any] | None) -> None:
     from scribblesegment.commands.segment import SegmentRequest, segment
 
-    if load is None:
-        from scribblesegment.predictor import load_predictor
+    segment(SegmentRequest(**_fields(options)), load=load or _load_predictor(), say=print)
 
-        load = load_predictor
-    fields = {name: value for name, value in vars(options).items() if name != "command"}
-    segment(SegmentRequest(**fields), load=load, say=print)
+
+def _propagate(options: argparse.Namespace, load: Callable[..., Any] | None) -> None:
+    from scribblesegment.commands.propagate import PropagateRequest, propagate
+
+    propagate(PropagateRequest(**_fields(options)), load=load or _load_predictor(), say=print)
+
+
+def _batch(options: argparse.Namespace, load: Callable[..., Any] | None) -> None:
+    from scribblesegment.batch.network import load_for_batch
+    from scribblesegment.commands.batch import BatchRequest, batch
+
+    batch(BatchRequest(**_fields(options)), load=load or load_for_batch, say=print)
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name != "command"}
+
+
+def _load_predictor() -> Callable[..., Any]:
+    from scribblesegment.predictor import load_predictor
+
+    return load_predictor
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +145,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"scribblesegment {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{segment,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{segment,propagate,batch,info}")
     _add_segment(commands)
+    _add_propagate(commands)
+    _add_batch(commands)
     about = commands.add_parser(
         "info",
         help="tell what is installed, or what an image is",
@@ -184,6 +221,78 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
 
 
+def _add_propagate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "propagate",
+        help="segment the rest of a volume from a few slices",
+        description=_PROPAGATE,
+        epilog=_PROPAGATE_EXAMPLES + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("image", type=Path, metavar="VOLUME", help=".nrrd, .nii.gz, .mha, ... or a DICOM folder")
+    add("--annotated", type=Path, required=True, metavar="SEG", help="segmentation of some slices, on the same grid")
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help=".seg.nrrd, .nrrd, .nii.gz, .mha")
+    add(
+        "--axis",
+        type=parse_axis,
+        metavar="AXIS",
+        help="k, j or i: axis the annotated slices lie along. Default: the one along which few slices have labels",
+    )
+    add(
+        "--range",
+        dest="index_range",
+        type=parse_range,
+        metavar="FIRST-LAST",
+        help="segment only these slices, both included: 20-90",
+    )
+    add(
+        "--complete",
+        action="store_true",
+        help="every annotated slice shows all segments: where one is missing it is absent, and ends there",
+    )
+    add(
+        "--context",
+        dest="contexts",
+        action=_Collected,
+        default=(),
+        metavar="FILE_OR_TASK",
+        help="segmented images from elsewhere: a context set's file or folder, or the name of a task; may be given "
+        "again, each set for the segment of its name",
+    )
+    add(
+        "--weights",
+        "--model",
+        dest="model",
+        default="default",
+        metavar="NAME",
+        help="name (see: scribblesegment info) or file of a network",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability from which a pixel belongs to a segment (default 0.5)",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+
+
+def _add_batch(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from scribblesegment.commands import batch_arguments
+
+    parser = commands.add_parser(
+        "batch",
+        help="segment all images of a folder as those of a context set",
+        description=batch_arguments.DESCRIPTION,
+        epilog=batch_arguments.EXAMPLES + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    batch_arguments.add_batch_arguments(parser, parse_axis=parse_axis)
+
+
 class _Collected(argparse.Action):
     """Appends to a tuple, so that the default cannot be changed by accident."""
 
@@ -231,6 +340,30 @@ def parse_slice(text: str) -> SliceChoice:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no slice. Give an axis k, j or i and an index: k:12")
     return SliceChoice(AXES.index(match[1]), None if match[2] is None else int(match[2]))
+
+
+def parse_axis(text: str) -> int:
+    """Read "k", "j" or "i" as 0, 1 or 2.
+
+    Raises:
+        argparse.ArgumentTypeError: Something else.
+    """
+    name = text.strip().lower()
+    if len(name) != 1 or name not in AXES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no axis. Give k, j or i")
+    return AXES.index(name)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read "20-90", both included, as (20, 91).
+
+    Raises:
+        argparse.ArgumentTypeError: Something else.
+    """
+    match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
+    if match is None or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of slices. Give the first and the last: 20-90")
+    return int(match[1]), int(match[2]) + 1
 
 
 def _integers(parts: Sequence[str]) -> tuple[int, ...] | None:

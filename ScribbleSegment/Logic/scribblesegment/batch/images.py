@@ -1,0 +1,136 @@
+"""Which images a folder holds, what they are called, and which files each consists of."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scribblesegment.exceptions import FileFormatError
+from scribblesegment.io import READ_EXTENSIONS
+from scribblesegment.io.dicom import is_dicom_file
+from scribblesegment.io.segmentation import EXTENSION as SEGMENTATION
+
+# Text headers whose voxels lie in files of their own.
+_HEADERS = (".mhd", ".nhdr")
+_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, order=True)
+class BatchImage:
+    """One image of a folder.
+
+    Attributes:
+        name: Its path from the folder, with "/" on every operating system; by it results are told apart.
+        path: File, or folder with a DICOM series.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def result_name(self) -> str:
+        """Path of its result from the output folder. The whole name is kept: "a.nrrd" may lie beside "a.nii.gz"."""
+        return self.name + SEGMENTATION
+
+
+def find_images(folder: Path, *, recursive: bool, leave_out: Path | None = None) -> list[BatchImage]:
+    """List the images of a folder by name.
+
+    Images are files of a known extension, and folders that directly hold DICOM files, which are one image each. Without
+    `recursive` only the folder itself is searched, and for DICOM also the folders directly in it. Segmentations
+    (.seg.nrrd) and what begins with a dot are no images.
+
+    Args:
+        folder: Where to search.
+        recursive: Whether folders inside are searched too, however deep.
+        leave_out: A folder that is not searched: where results are written.
+
+    Raises:
+        FileFormatError: The folder is missing or cannot be listed.
+    """
+    if not folder.is_dir():
+        raise FileFormatError(f"Cannot read {folder}: there is no such folder. Check the path.")
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as cause:
+        raise FileFormatError(f"Cannot read {folder}: {cause.strerror or cause}. Check its permissions.") from cause
+    skipped = None if leave_out is None or leave_out.resolve() == folder.resolve() else leave_out.resolve()
+    found = [BatchImage(entry.name, Path(entry.path)) for entry in entries if _is_image_file(entry)]
+    found += _inside(entries, prefix="", recursive=recursive, skipped=skipped, seen={folder.resolve()})
+    if any(map(_is_dicom, entries)):
+        name, taken = folder.resolve().name or "image", {image.name for image in found}
+        while name in taken:
+            name += "_"
+        found.append(BatchImage(name, folder))
+    return sorted(found)
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files an image consists of, sorted by name.
+
+    Raises:
+        OSError: The image is missing or cannot be listed.
+    """
+    if path.is_dir():
+        return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_file())
+    if not path.name.lower().endswith(_HEADERS):
+        return [path]
+    with open(path, "rb") as file:
+        header = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
+    beside = [Path(entry.path) for entry in os.scandir(path.parent) if entry.is_file() and Path(entry.path) != path]
+    # A numbered list of files, as "slice%03d.raw", may mean any of them.
+    named = beside if "%" in header else [other for other in beside if _names(header, other.name)]
+    return sorted([path, *named])
+
+
+def _inside(
+    entries: list[os.DirEntry[str]], *, prefix: str, recursive: bool, skipped: Path | None, seen: set[Path]
+) -> Iterator[BatchImage]:
+    """Images in the folders among `entries`, whose names begin with `prefix`."""
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        path, name = Path(entry.path), prefix + entry.name
+        real = path.resolve()
+        if real == skipped or real in seen:  # a link may lead back
+            continue
+        try:
+            below = sorted(os.scandir(path), key=lambda one: one.name)
+        except OSError:
+            yield BatchImage(name, path)  # reading it will tell why it cannot be read
+            continue
+        if any(map(_is_dicom, below)):
+            yield BatchImage(name, path)
+        if recursive:
+            yield from (BatchImage(f"{name}/{one.name}", Path(one.path)) for one in below if _is_image_file(one))
+            yield from _inside(below, prefix=name + "/", recursive=True, skipped=skipped, seen={*seen, real})
+
+
+def _is_image_file(entry: os.DirEntry[str]) -> bool:
+    name = entry.name.lower()
+    if name.startswith(".") or name.endswith((SEGMENTATION, ".dcm")):
+        return False
+    return name.endswith(READ_EXTENSIONS) and entry.is_file()
+
+
+def _is_dicom(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is DICOM by its extension, or, where it has no known one, by its content."""
+    name = entry.name.lower()
+    if name.startswith(".") or not entry.is_file():
+        return False
+    if name.endswith(".dcm"):
+        return True
+    if name.endswith(READ_EXTENSIONS):
+        return False
+    try:
+        return is_dicom_file(entry.path)
+    except OSError:
+        return False
+
+
+def _names(header: str, name: str) -> bool:
+    """Whether the name of a file stands by itself in a header, or at the end of a path."""
+    return re.search(rf"(?<![^\s/\\=:]){re.escape(name)}(?![^\s])", header) is not None
