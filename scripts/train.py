@@ -27,6 +27,7 @@ from scribblesegment.exceptions import ScribbleSegmentError
 from scribblesegment.training.config import load_config
 from scribblesegment.training.datasets import load_corpus
 from scribblesegment.training.loop import CHECKPOINT_NAME, train
+from scribblesegment.training.volume_sets import load_volume_sets
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
@@ -45,6 +46,8 @@ def main() -> int:
         sets = load_corpus(
             arguments.data, exclude=config.data.exclude, skip_bad=tell_skipped if arguments.skip_bad else None
         )
+        if arguments.volumes is not None:
+            sets += load_volume_sets(arguments.volumes)
         with (
             tqdm(total=config.steps, unit="step", disable=not shows_progress) as bar,
             interrupt_between_steps() as was_asked,
@@ -96,6 +99,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train an interactive segmentation network.")
     parser.add_argument("--config", type=Path, required=True, help="JSON configuration")
     parser.add_argument("--data", type=Path, required=True, help="folder with training sets (*.npz)")
+    parser.add_argument("--volumes", type=Path, help="folder with volumes, whose slices are more sets")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint and log")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")

@@ -10,15 +10,17 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scribblesegment.exceptions import DeviceError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+ResultT = TypeVar("ResultT")
 
 # Runs of each candidate; the fastest counts, because a busy machine only ever adds time.
 _MIN_TRIALS, _MAX_TRIALS = 3, 8
@@ -144,25 +146,33 @@ def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:
     return prepared
 
 
-def run(prepared: nn.Module, network_input: torch.Tensor, plan: ExecutionPlan) -> torch.Tensor:
+def run(prepared: nn.Module, network_input: torch.Tensor, plan: ExecutionPlan, *context: Any) -> torch.Tensor:
     """Run a prepared network.
 
     Args:
         prepared: Result of `prepare` for the same plan.
         network_input: float32 (B, C, H, W) on any device.
         plan: The plan.
+        *context: What the network takes besides, from `compute` with the same plan.
 
     Returns:
         float32 (B, 1, H, W) logits on the processor.
     """
+    logits: torch.Tensor = compute(lambda moved: prepared(moved, *context), plan, network_input)
+    return logits.float().cpu()
+
+
+def compute(function: Callable[..., ResultT], plan: ExecutionPlan, *tensors: torch.Tensor) -> ResultT:
+    """Call a function of a prepared network with tensors in the device, number format and layout of its plan."""
     import torch
 
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(device=plan.device, dtype=torch.bfloat16 if plan.bfloat16 else torch.float32)
+        is_image = plan.channels_last and tensor.ndim == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if is_image else tensor
+
     with torch.inference_mode(), _threads(plan.threads):
-        moved = network_input.to(device=plan.device, dtype=torch.bfloat16 if plan.bfloat16 else torch.float32)
-        if plan.channels_last:
-            moved = moved.contiguous(memory_format=torch.channels_last)
-        logits: torch.Tensor = prepared(moved)
-        return logits.float().cpu()
+        return function(*(moved(tensor) for tensor in tensors))
 
 
 @contextlib.contextmanager

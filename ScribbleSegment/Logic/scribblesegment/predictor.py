@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment import checks
+from scribblesegment.context import ContextSet
 from scribblesegment.devices import ExecutionPlan, choose_plan, prepare, resolve_device, run
 from scribblesegment.exceptions import ConfigError, GeometryError, PromptError
 from scribblesegment.postprocessing import changed_bbox, logits_to_mask
 from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
+from scribblesegment.shown_context import ShownContext
 from scribblesegment.slice_view import Region, SliceView, crop_prompts, focus_view
 
 if TYPE_CHECKING:
@@ -130,12 +132,31 @@ class Predictor:
         )
         self._prepared = prepare(self.network, self.plan)
         self._slice: _Slice | None = None
+        self._context: ShownContext | None = None
         self._previous_mask: NDArray[np.bool_] | None = None
 
     @property
     def capabilities(self) -> frozenset[str]:
         """Prompts the network understands."""
         return self._capabilities
+
+    def set_context(self, context: ContextSet | None) -> None:
+        """Take the segmented images that the next predictions are to be like; None or an empty set for none.
+
+        Raises:
+            ConfigError: If the network takes no context.
+        """
+        if context is None or len(context) == 0:
+            self._context = None
+            return
+        if "context" not in self._capabilities:
+            raise ConfigError(
+                f"The network {self.name or 'in use'} takes no context set, only "
+                f"{', '.join(sorted(self._capabilities))}. Use a model that does: see list_weights()."
+            )
+        self._context = ShownContext(context, self._prepared, self.plan, self.size)
+        if self._slice is not None:
+            self._context.set_image(self._slice.on_grid)
 
     def set_image(
         self,
@@ -161,6 +182,8 @@ class Predictor:
         normalized = (intensity_range or IntensityRange.estimate(array)).normalize(array)
         self._slice = _Slice(normalized, whole, whole.image_to_grid(normalized))
         self._previous_mask = None
+        if self._context is not None:
+            self._context.set_image(self._slice.on_grid)
 
     def predict(self, prompts: Prompts, *, region: Region | None = None) -> Prediction:
         """Segment the current image.
@@ -174,8 +197,8 @@ class Predictor:
             The prediction.
 
         Raises:
-            PromptError: If no image was set, the prompts are for another shape, empty, only negative, or of a kind
-                that the network does not understand.
+            PromptError: If no image was set, the prompts are for another shape, of a kind that the network does not
+                understand, or, without a context and previous logits, empty or only negative.
             GeometryError: If the region is empty or reaches outside the image.
         """
         current = self._slice
@@ -250,9 +273,10 @@ class Predictor:
         return logits
 
     def _check(self, prompts: Prompts) -> None:
-        if prompts.is_empty and prompts.mask_input is None:
+        says_where = prompts.mask_input is not None or self._context is not None
+        if prompts.is_empty and not says_where:
             raise PromptError("There are no prompts here. Draw a stroke, click, or drag a box on the structure.")
-        if not prompts.has_positive and prompts.mask_input is None:
+        if not prompts.has_positive and not says_where:
             raise PromptError(
                 "All prompts are negative, so nothing says where the structure is. Add a positive stroke or click."
             )
@@ -290,7 +314,8 @@ class Predictor:
         if seen.mask_input is not None:
             previous = torch.from_numpy(seen.mask_input * np.float32(self.temperature))[None, None]
         encoded = encode_batch(torch.from_numpy(image)[None, None], [seen], previous)
-        logits = run(self._prepared, encoded, self.plan)[0, 0].numpy()
+        context = () if self._context is None else (self._context.seen_in(view, current.whole),)
+        logits = run(self._prepared, encoded, self.plan, *context)[0, 0].numpy()
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
 

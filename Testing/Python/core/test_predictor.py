@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from scribblesegment import IntensityRange, Prompts, load_predictor, predictor
+from scribblesegment.context import ContextEntry, ContextSet
 from scribblesegment.devices import ExecutionPlan
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError, WeightsError
 from scribblesegment.models.encoding import PREVIOUS_LOGITS
@@ -451,3 +452,116 @@ def test_the_embedded_model_segments_a_disc_from_one_stroke() -> None:
 def test_unknown_weights_are_refused_with_the_known_names() -> None:
     with pytest.raises(WeightsError, match="scribble-unet-embedded"):
         load_predictor("no-such-model")
+
+
+def a_context(*masks: np.ndarray, shape: tuple[int, int] = (40, 60)) -> ContextSet:
+    rng = np.random.default_rng(1)
+    entries = tuple(
+        ContextEntry(rng.random(shape, dtype=np.float32), mask, spacing_mm=(1.0, 1.0), source=f"image {number}")
+        for number, mask in enumerate(masks)
+    )
+    return ContextSet("liver", entries)
+
+
+def left_half(shape: tuple[int, int] = (40, 60)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[:, : shape[1] // 2] = True
+    return mask
+
+
+class ContextMean(nn.Module):
+    """Logits are how often a pixel belongs to the structure in the context, in maps or as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(10.0))
+
+    def encode_context(self, images: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+        return (masks.mean(dim=1),)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, ...] | Tensor | None = None) -> Tensor:
+        if context is None:
+            return torch.full_like(x[:, :1], -1.0)
+        return self.gain * ((context if isinstance(context, Tensor) else context[0]) - 0.5) + x[:, 2:3]
+
+
+class ContextMeanMaps(ContextMean):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matched = 0
+
+    def context_maps(self, image: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        self.matched += 1
+        return context[0].expand(len(image), -1, -1, -1)
+
+
+def in_context(network: nn.Module, **options: object) -> Predictor:
+    return predictor_of(network, capabilities=("scribbles", "context"), **options)
+
+
+@pytest.mark.parametrize("network", [ContextMean(), ContextMeanMaps()])
+def test_with_a_context_no_prompts_are_needed(network: nn.Module) -> None:
+    predictor = in_context(network, size=32)
+    predictor.set_image(np.zeros((40, 60)))
+    with pytest.raises(PromptError, match="no prompts"):
+        predictor.predict(Prompts.empty((40, 60)))
+    predictor.set_context(a_context(left_half(), left_half()))
+    mask = predictor.predict(Prompts.empty((40, 60))).mask()
+    assert (mask == left_half()).mean() > 0.97
+    predictor.set_context(None)
+    with pytest.raises(PromptError, match="no prompts"):
+        predictor.predict(Prompts.empty((40, 60)))
+
+
+def test_a_context_outlives_the_image_and_an_empty_one_is_none() -> None:
+    predictor = in_context(ContextMeanMaps(), size=32)
+    predictor.set_context(a_context(left_half()))
+    for _ in range(2):
+        predictor.set_image(np.zeros((40, 60)))
+        assert predictor.predict(Prompts.empty((40, 60))).mask().any()
+    predictor.set_context(ContextSet("liver"))
+    with pytest.raises(PromptError, match="no prompts"):
+        predictor.predict(Prompts.empty((40, 60)))
+
+
+def test_a_context_is_matched_once_an_image() -> None:
+    predictor = in_context(ContextMeanMaps(), size=32)
+    network = predictor._prepared
+    predictor.set_context(a_context(left_half()))
+    predictor.set_image(np.zeros((40, 60)))
+    for row in (3, 9, 20):
+        predictor.predict(a_stroke((40, 60), row=row))
+    assert network.matched == 1
+
+
+@settings(max_examples=20)
+@given(top=st.integers(0, 20), left=st.integers(0, 30), height=st.integers(8, 20), width=st.integers(8, 30))
+def test_a_region_shows_the_part_of_the_context_that_lies_there(top: int, left: int, height: int, width: int) -> None:
+    predictor = in_context(ContextMeanMaps(), size=32)
+    predictor.set_context(a_context(left_half()))
+    predictor.set_image(np.zeros((40, 60)))
+    region = ((top, top + height), (left, left + width))
+    mask = predictor.predict(Prompts.empty((40, 60)), region=region).mask()
+    inside = (slice(top, top + height), slice(left, left + width))
+    agreement = mask[inside] == left_half()[inside]
+    assert agreement[:, np.abs(np.arange(left, left + width) + 0.5 - 30) > 2].all()
+    outside = np.ones((40, 60), bool)
+    outside[inside] = False
+    assert not mask[outside].any()
+
+
+def test_a_second_look_shows_the_context_at_finer_pixels() -> None:
+    disc = np.hypot(*(np.mgrid[:200, :200] - 60.0)) < 12
+    predictor = in_context(ContextMeanMaps(), size=32, focus_size=64)
+    predictor.set_context(a_context(disc, shape=(200, 200)))
+    predictor.set_image(np.zeros((200, 200)))
+    prediction = predictor.predict(Prompts.empty((200, 200)))
+    assert prediction.focus is not None
+    assert 2 * (prediction.mask() & disc).sum() / (prediction.mask().sum() + disc.sum()) > 0.85
+
+
+def test_a_network_without_contexts_says_so() -> None:
+    predictor = predictor_of(ChannelSum(), name="plain")
+    with pytest.raises(ConfigError, match="plain takes no context set, only boxes, clicks, scribbles"):
+        predictor.set_context(a_context(left_half()))
+    predictor.set_context(None)

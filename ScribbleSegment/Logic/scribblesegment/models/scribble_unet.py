@@ -95,15 +95,20 @@ class ConvBlock(nn.Module):
 class ScribbleUNet(nn.Module):
     """Encoder-decoder from image and prompts to the logits of one structure."""
 
-    def __init__(self, config: ScribbleUNetConfig | None = None) -> None:
-        """Build the network with freshly initialised parameters."""
+    def __init__(self, config: ScribbleUNetConfig | None = None, *, added_channels: int = 0) -> None:
+        """Build the network with freshly initialised parameters.
+
+        Args:
+            config: Its shape.
+            added_channels: Channels that a derived network appends behind the cues.
+        """
         super().__init__()
         self.config = config or ScribbleUNetConfig()
         *levels, bottleneck = self.config.features
         block = partial(ConvBlock, convolutions=self.config.convolutions, activation=self.config.activation)
         groups = self.config.norm_groups
         cues = cue_channels(intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues)
-        inputs = [self.config.in_channels + cues, *levels]
+        inputs = [self.config.in_channels + cues + added_channels, *levels]
         self.downs = nn.ModuleList(
             block(before, after, norm_groups=groups if level > 0 else 0)
             for level, (before, after) in enumerate(zip(inputs[:-1], levels, strict=True))
@@ -130,7 +135,10 @@ class ScribbleUNet(nn.Module):
         Returns:
             Logits (B, 1, H, W).
         """
-        x = with_cues(x, intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues)
+        return self.segment(with_cues(x, intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues))
+
+    def segment(self, x: Tensor) -> Tensor:
+        """Predict logits (B, 1, H, W) from the input with all its cues, (B, C, H, W)."""
         skips: list[Tensor] = []
         for down in self.downs:
             x = down(x)  # (B, features[level], H / 2**level, W / 2**level)

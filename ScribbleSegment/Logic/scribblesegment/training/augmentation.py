@@ -117,8 +117,8 @@ def resample(image: NDArray[np.generic], rows: FloatArray, columns: FloatArray, 
     )
 
 
-def change_intensities(image: FloatArray, rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
-    """Apply the intensity changes to (H, W) in [0, 1]; the result is float32 in [0, 1]."""
+def change_contrast(image: FloatArray, rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
+    """Change how intensities (H, W) in [0, 1] are shown, as another scanner or display would; float32."""
     if rng.random() < config.invert_p:
         image = 1.0 - image
     if rng.random() < config.gamma_p:
@@ -126,6 +126,11 @@ def change_intensities(image: FloatArray, rng: np.random.Generator, config: Augm
     if rng.random() < config.brightness_contrast_p:
         mean = image.mean()
         image = (image - mean) * rng.uniform(*config.contrast) + mean + rng.uniform(*config.brightness)
+    return np.asarray(image, dtype=np.float32)
+
+
+def change_texture(image: FloatArray, rng: np.random.Generator, config: AugmentationConfig) -> FloatArray:
+    """Sharpen, blur and add noise to (H, W); the result is float32 in [0, 1]."""
     if rng.random() < config.sharpness_p:
         image = _sharpen(image, rng.uniform(0.0, config.sharpness))
     if rng.random() < config.blur_p:

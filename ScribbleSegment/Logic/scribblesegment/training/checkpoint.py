@@ -11,7 +11,7 @@ import torch
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.exceptions import ConfigError, FileFormatError, WeightsError
 from scribblesegment.training.config import TrainingConfig, config_from_dict, config_to_dict, differing_fields
-from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+from scribblesegment.weights.checkpoints import DEFAULT_CAPABILITIES, NetworkDescription, save_network
 
 # Fields that may differ when a run is continued: they change how it is watched, not what it computes.
 _FREE_FIELDS = ("log_every", "checkpoint_every")
@@ -87,7 +87,7 @@ _FOCUS = 1.5
 def export_network(checkpoint: Path, target: Path, *, name: str = "", licence: str = "") -> None:
     """Write the averaged parameters of a training state as a weights file.
 
-    A network that was trained to take second looks (`focus_p`) is described as taking them.
+    A network that was trained to take second looks (`focus_p`) or context sets is described as taking them.
 
     Args:
         checkpoint: File of `save_checkpoint`.
@@ -108,5 +108,6 @@ def export_network(checkpoint: Path, target: Path, *, name: str = "", licence: s
         name=name or target.stem,
         licence=licence,
         focus_size=round(_FOCUS * config.size) if config.focus_p > 0 else 0,
+        capabilities=(*DEFAULT_CAPABILITIES, "context") if config.data.context.max_size > 0 else DEFAULT_CAPABILITIES,
     )
     save_network(target, state["averaged"], description)

@@ -85,6 +85,74 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
+class ContextConfig:
+    """Context sets that samples come with (MultiverSeg, section 3.3 and appendix B).
+
+    Attributes:
+        max_size: Largest number of entries; every step draws one from 0 to this (published: 64). 0 trains without.
+        copy_p: Chance that all entries of a real label's context are copies of its image, each deformed on its own, and
+            not other images; superpixels and synthetic images have no others.
+        neighbour_p: Chance that an entry is a slice near the target's, where the set has some.
+        reach: Farthest slice that counts as near.
+        silent_p: Chance that the first look has the context alone, and no prompts.
+        previous_p: Chance that such a look has the mask of a context entry as previous prediction, as propagation from
+            slice to slice gives it.
+        edges_p: Chance that the task is the border of the structure instead (published: 0.5).
+        within: Changes of every example of a task on its own (table 5 (a)).
+        of_copies: Changes of copies, which have nothing else that tells them apart (table 4).
+    """
+
+    max_size: int = 0
+    copy_p: float = 0.1
+    neighbour_p: float = 0.5
+    reach: int = 12
+    silent_p: float = 0.5
+    previous_p: float = 0.4
+    edges_p: float = 0.05
+    within: AugmentationConfig = field(
+        default_factory=lambda: AugmentationConfig(
+            affine_p=0.25,
+            degrees=(-25.0, 25.0),
+            translate=0.1,
+            scale=(0.9, 1.1),
+            elastic_p=0.8,
+            elastic_alpha=(1.0, 2.5),
+            elastic_sigma=(7.0, 9.0),
+            brightness_contrast_p=0.25,
+            contrast=(0.5, 1.5),
+            sharpness_p=0.25,
+            blur_p=0.25,
+            blur_sigma=(0.1, 1.0),
+            noise_p=0.25,
+            flip_p=0.0,
+        )
+    )
+    of_copies: AugmentationConfig = field(
+        default_factory=lambda: AugmentationConfig(
+            affine_p=0.8,
+            degrees=(-25.0, 25.0),
+            translate=0.2,
+            scale=(0.9, 1.5),
+            elastic_p=0.8,
+            elastic_alpha=(1.0, 10.0),
+            elastic_sigma=(8.0, 15.0),
+            contrast=(0.5, 1.5),
+            blur_sigma=(0.1, 1.5),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values no context can be drawn with.
+
+        Raises:
+            ConfigError: Naming the field and its value.
+        """
+        _require_fractions(self, "copy_p", "neighbour_p", "silent_p", "previous_p", "edges_p")
+        _require_at_least(0, self, "max_size")
+        _require_at_least(1, self, "reach")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which images are drawn, and how.
 
@@ -100,7 +168,8 @@ class DataConfig:
         modality_balance: 0 draws all sets alike, 1 all modalities alike and then their sets; between, a mixture.
         union_p: Chance that a real label is united with some of the other labels of its image.
         min_area: Fewest pixels of a structure on the network's grid.
-        augmentation: Changes of image and mask.
+        augmentation: Changes of image and mask; of all examples of a task alike where there is a context.
+        context: Context sets.
     """
 
     exclude: tuple[str, ...] = ()
@@ -115,6 +184,7 @@ class DataConfig:
     union_p: float = 0.0
     min_area: int = 16
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
 
     def __post_init__(self) -> None:
         """Refuse values no sample can be drawn with.

@@ -112,6 +112,18 @@ class HierarchicalSampler:
         label = _pick(sorted(self._images_of_label[set_index]), rng)
         return Sample(set_index, _pick(self._images_of_label[set_index][label], rng), label)
 
+    def images_with(self, set_index: int, labels: Sequence[int] | None) -> list[int]:
+        """List the images of a set that show all of some labels large enough, or any object for None."""
+        if labels is None:
+            return sorted(self._labels_of_image[set_index])
+        by_label = self._images_of_label[set_index]
+        shared = set.intersection(*(set(by_label.get(label, ())) for label in labels))
+        return sorted(shared)
+
+    def is_instance_set(self, set_index: int) -> bool:
+        """Tell whether a set's label numbers are objects and not structures."""
+        return self._instances[set_index]
+
     def labels_of(self, sample: Sample) -> list[int]:
         """List all labels of the sample's image that are large enough."""
         return self._labels_of_image[sample.set_index][sample.image_index]

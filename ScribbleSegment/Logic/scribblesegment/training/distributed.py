@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as torch_distributed
+from torch import nn
 
 from scribblesegment.devices import device_problem
 from scribblesegment.exceptions import DeviceError
@@ -26,6 +27,17 @@ class Processes:
     def is_main(self) -> bool:
         """Tell whether this process writes files and shows progress."""
         return self.rank == 0
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Give the parameters of all processes' networks the mean of their gradients; all of them must ask."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        torch_distributed.all_reduce(together)
+        together /= self.count
+        for gradient, mean in zip(gradients, together.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
 
     def any(self, value: bool) -> bool:
         """Tell whether a value is true in any of the processes; all of them must ask."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,24 @@ _PART = 0.5
 _JITTER = 0.05
 
 
-def second_look(batch: Batch, logits: Tensor, generators: Sequence[np.random.Generator]) -> tuple[Batch, Tensor]:
+@dataclass(frozen=True)
+class SecondLook:
+    """Parts of samples at finer pixels.
+
+    Attributes:
+        batch: The parts, with the prompts that fall into them.
+        logits: (B, 1, size, size), the first look's logits there.
+        regions: Of each sample's fine image, the part.
+        side: Pixels a side of the fine images.
+    """
+
+    batch: Batch
+    logits: Tensor
+    regions: list[Region]
+    side: int
+
+
+def second_look(batch: Batch, logits: Tensor, generators: Sequence[np.random.Generator]) -> SecondLook:
     """Show parts of the samples at finer pixels, with the first logits.
 
     Args:
@@ -33,15 +50,16 @@ def second_look(batch: Batch, logits: Tensor, generators: Sequence[np.random.Gen
         generators: One for each sample.
 
     Returns:
-        The batch of parts, whose prompts are those that fall into them, and the first logits there, (B, 1, size, size).
+        The parts.
     """
     size = logits.shape[-1]
     first = logits.detach().float().cpu().numpy()[:, 0]
-    images, masks, prompts, previous = [], [], [], []
+    images, masks, prompts, previous, regions = [], [], [], [], []
     fine_images, fine_masks = batch.fine_images.cpu().numpy()[:, 0], batch.fine_masks.cpu().numpy()[:, 0]
     for index, rng in enumerate(generators):
         on_fine = enlarge_prompts(batch.prompts[index].with_mask_input(first[index]))
-        view = SliceView(_region(on_fine, size, rng), (1.0, 1.0), size)
+        regions.append(_region(on_fine, size, rng))
+        view = SliceView(regions[-1], (1.0, 1.0), size)
         seen = view.prompts_to_grid(on_fine)
         images.append(view.image_to_grid(fine_images[index]))
         masks.append(view.image_to_grid(fine_masks[index]) > 0.5)
@@ -54,7 +72,7 @@ def second_look(batch: Batch, logits: Tensor, generators: Sequence[np.random.Gen
         masks=torch.from_numpy(np.stack(masks).astype(np.float32))[:, None].to(device),
         prompts=prompts,
     )
-    return part, torch.from_numpy(np.stack(previous))[:, None].to(device)
+    return SecondLook(part, torch.from_numpy(np.stack(previous))[:, None].to(device), regions, fine_images.shape[-1])
 
 
 def enlarge_prompts(prompts: Prompts) -> Prompts:

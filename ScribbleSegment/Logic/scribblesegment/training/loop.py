@@ -14,25 +14,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.devices import has_bfloat16_units
 from scribblesegment.exceptions import ConfigError, FileFormatError, ScribbleSegmentError, TrainingError
+from scribblesegment.models.context_unet import ContextUNet, crop_maps
 from scribblesegment.models.factory import build_network
+from scribblesegment.models.in_context import ContextMapsNetwork, InContextNetwork
+from scribblesegment.models.scribble_unet import ScribbleUNet
 from scribblesegment.simulation.rounds import simulate_corrections
 from scribblesegment.training.allocator import keep_freed_memory
 from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from scribblesegment.training.config import TrainingConfig, config_to_dict
 from scribblesegment.training.datasets import SegmentationSet
 from scribblesegment.training.distributed import Processes, processes
-from scribblesegment.training.focus import second_look
+from scribblesegment.training.focus import SecondLook, second_look
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.training.samples import Batch, SampleDataset, collate
 from scribblesegment.weights.checkpoints import load_network
@@ -145,6 +147,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
             torch.default_generator.manual_seed(config.seed)
             network = build_network(config.network.name, config.network.options)
+        _require_context(network, config)
         if config.initial_weights and not path.exists():
             _start_from(network, config.initial_weights)
         network.to(group.device)
@@ -155,10 +158,6 @@ class _Run:
         if path.exists():
             self._restore()
         self._autocast = _use_bfloat16(config.precision, group.device)
-        self._forward: nn.Module = self.network
-        if group.count > 1:
-            ids = [group.device.index] if group.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.network, device_ids=ids)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step; returns loss and Dice of every round."""
@@ -166,22 +165,28 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        batch = replace(batch, images=batch.images.to(self.group.device), masks=batch.masks.to(self.group.device))
+        batch = batch.to(self.group.device)
         truth = batch.masks[:, 0].bool().cpu().numpy()
-        logits: Tensor | None = None
+        logits, previous = None, batch.previous_logits
         values: dict[str, float] = {"learning_rate": learning_rate(config, self.step)}
         # Of the step alone, so that all processes do the same and a continued run what it would have done.
         rng = np.random.default_rng((config.seed, _ROUNDS_KEY, self.step))
         rounds = int(rng.integers(1, config.rounds + 1)) if config.vary_rounds else config.rounds
         focuses = rng.random() < config.focus_p
         looks = rounds + focuses
+        maps = self._context_maps(batch)
+        # All looks see the same maps: their gradients are gathered, and go through what made the maps only once.
+        shown = None if maps is None else maps.detach().requires_grad_()
         for index in range(rounds):
             if logits is not None:
                 batch = self._correct(batch, truth, logits, index)
-            logits = self._look(batch, logits, index, looks, values)
+            logits = previous = self._look(batch, previous, shown, looks, values, name=str(index + 1))
         if focuses and logits is not None:
-            part, first = second_look(batch, logits, self._generators(batch, rounds))
-            self._look(part, first, rounds, looks, values, name="focus")
+            second = second_look(batch, logits, self._generators(batch, rounds))
+            self._look(second.batch, second.logits, _part(shown, second), looks, values, name="focus")
+        if maps is not None and maps.requires_grad and shown is not None:
+            maps.backward(shown.grad)
+        self.group.average_gradients(self.network)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         # A finite loss can have a gradient that is not; taken, such a step would poison the next checkpoint.
         self._require_finite("norm of the gradient", norm.item())
@@ -190,32 +195,49 @@ class _Run:
         self._average()
         return values
 
+    def _context_maps(self, batch: Batch) -> Tensor | None:
+        """Compute what the context says; None in a run without, and for networks that it does not speak to in maps."""
+        if not isinstance(self.network, ContextMapsNetwork) or batch.context_images is None:
+            return None
+        # Networks may draw which patches they learn from; a continued run draws the same.
+        with torch.random.fork_rng(devices=[]), self._mixed_precision():
+            torch.default_generator.manual_seed(self.config.seed + self.step)
+            context = self.network.encode_context(batch.context_images, cast(Tensor, batch.context_masks))
+            return self.network.context_maps(batch.images, context)
+
     def _look(
         self,
         batch: Batch,
         previous: Tensor | None,
-        index: int,
+        maps: Tensor | None,
         looks: int,
         values: dict[str, float],
         *,
-        name: str | None = None,
+        name: str,
     ) -> Tensor:
         """Predict and differentiate one of a step's looks; gradients do not flow into the previous one."""
-        config, name = self.config, name or str(index + 1)
+        config = self.config
         encoded = batch.encode(previous).contiguous(memory_format=torch.channels_last)
-        last = index == looks - 1
-        # Only the last look of a step exchanges gradients between processes.
-        quiet = self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) and not last else None
-        with quiet or contextlib.nullcontext():
-            with torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-                logits: Tensor = self._forward(encoded)
-            loss = segmentation_loss(logits, batch.masks, gamma=config.focal_gamma, focal_weight=config.focal_weight)
-            self._require_finite("loss", loss.item())
-            (loss / looks).backward()
+        with self._mixed_precision():
+            logits: Tensor
+            if maps is not None:
+                logits = self.network(encoded, maps)
+            elif batch.context_images is not None:
+                network = cast(InContextNetwork, self.network)
+                context = network.encode_context(batch.context_images, cast(Tensor, batch.context_masks))
+                logits = network(encoded, context)
+            else:
+                logits = self.network(encoded)
+        loss = segmentation_loss(logits, batch.masks, gamma=config.focal_gamma, focal_weight=config.focal_weight)
+        self._require_finite("loss", loss.item())
+        (loss / looks).backward()
         logits = logits.detach().float()
         values[f"loss_{name}"] = loss.item()
         values[f"dice_{name}"] = _mean_dice(logits > 0, batch.masks > 0.5)
         return logits
+
+    def _mixed_precision(self) -> torch.autocast:
+        return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=self._autocast)
 
     def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -320,8 +342,35 @@ class _Log:
             raise FileFormatError(f"Cannot write the log {self._path}: {error.strerror}.") from error
 
 
+def _part(maps: Tensor | None, second: SecondLook) -> Tensor | None:
+    """Show the context's maps where the second look is."""
+    if maps is None:
+        return None
+    size = second.logits.shape[-1]
+    parts = []
+    for index, region in enumerate(second.regions):
+        rows, columns = ((start / second.side, stop / second.side) for start, stop in region)
+        parts.append(crop_maps(maps[index : index + 1], rows, columns, size))
+    return torch.cat(parts)
+
+
+def _require_context(network: nn.Module, config: TrainingConfig) -> None:
+    """Refuse contexts for networks that take none, and second looks at contexts that cannot be shown in part."""
+    if config.data.context.max_size == 0:
+        return
+    if not hasattr(network, "encode_context"):
+        raise ConfigError(
+            f"The network {config.network.name} takes no context set; train context_unet or multiverseg, or set "
+            "data.context.max_size to 0."
+        )
+    if not hasattr(network, "context_maps") and config.focus_p > 0:
+        raise ConfigError(
+            f"The network {config.network.name} sees its context set on whole images only; set focus_p to 0."
+        )
+
+
 def _start_from(network: nn.Module, path: str) -> None:
-    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels.
+    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels, or contexts.
 
     What is new, the weights of channels added behind the input's, starts at zero: the network computes what it did.
     """
@@ -332,6 +381,8 @@ def _start_from(network: nn.Module, path: str) -> None:
         if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
             added = target.shape[1] - value.shape[1]
             given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
+    if type(source) is not type(network):
+        given.update({name: value for name, value in wanted.items() if name.startswith("matching.")})
     has_shapes = {name: value.shape for name, value in given.items()}
     if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
         raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
@@ -341,10 +392,13 @@ def _start_from(network: nn.Module, path: str) -> None:
 def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
     """Tell whether two networks of the same parameters differ at most by cues that come after those of the first."""
     old, new = asdict(_options(source)), asdict(_options(network))
+    gains_context = type(source) is ScribbleUNet and type(network) is ContextUNet
+    if gains_context:
+        new = {name: value for name, value in new.items() if name in old}
     added = [name for name in ("intensity_cues", "geodesic_cues") if new.get(name) and not old.get(name)]
     if added == ["intensity_cues"] and old.get("geodesic_cues"):
         return False  # they would come before the geodesic ones, whose weights would read them
-    return type(source) is type(network) and {**old, **dict.fromkeys(added, True)} == new
+    return (gains_context or type(source) is type(network)) and {**old, **dict.fromkeys(added, True)} == new
 
 
 def _options(network: nn.Module) -> Any:

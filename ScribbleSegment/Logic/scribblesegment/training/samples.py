@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,21 @@ from scribblesegment.prompts import Prompts
 from scribblesegment.simulation.fields import FloatArray
 from scribblesegment.simulation.rounds import simulate_first_round
 from scribblesegment.training.augmentation import (
-    change_intensities,
+    change_contrast,
+    change_texture,
     halve,
-    is_inside,
     random_coordinates,
     refine_coordinates,
-    resample,
 )
 from scribblesegment.training.config import TrainingConfig
+from scribblesegment.training.context_samples import (
+    ContextDrawer,
+    Drawn,
+    TaskChange,
+    as_previous,
+    label_mask,
+    read_example,
+)
 from scribblesegment.training.datasets import HierarchicalSampler, Sample, SegmentationSet
 from scribblesegment.training.synthesis import UnsignedArray, pick_superpixel, superpixels
 from scribblesegment.training.synthetic_images import synthetic_image
@@ -47,8 +54,11 @@ _ATTEMPTS = 6
 # Structures drawn for one sample before the corpus or the configuration is found unusable.
 _MAX_DRAWS = 200
 
-# Reading every second source pixel or fewer would alias: beyond this step a halved copy is read.
-_HALVE_ABOVE = 1.5
+# Tells the generator of a step's context size from those of its samples.
+_CONTEXT_KEY = 2**31 + 1
+
+# Chance that all objects of an image are the structure, where objects have no counterparts in other images.
+_ALL_OBJECTS_P = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,19 @@ class TrainingSample:
         fine_image: float32 (2 size, 2 size) in [0, 1]: at twice the resolution of the network's grid.
         fine_mask: bool (2 size, 2 size).
         mask: bool (size, size), on the network's grid.
-        prompts: On the network's grid.
+        prompts: On the network's grid; without any where the first look has the context alone.
+        context_images: float32 (S, size, size) in [0, 1], other examples of the task; None in a run without.
+        context_masks: bool (S, size, size).
+        previous_logits: float32 (size, size), what the first look is given as previous prediction; None for nothing.
     """
 
     fine_image: FloatArray
     fine_mask: BoolArray
     mask: BoolArray
     prompts: Prompts
+    context_images: FloatArray | None = None
+    context_masks: BoolArray | None = None
+    previous_logits: FloatArray | None = None
 
     @property
     def image(self) -> FloatArray:
@@ -83,6 +99,10 @@ class Batch:
         prompts: One for each image.
         fine_images: (B, 1, 2 H, 2 W), the same images at twice the resolution.
         fine_masks: (B, 1, 2 H, 2 W).
+        context_images: (B, S, 1, H, W), other examples of each image's task; None in a run without.
+        context_masks: (B, S, 1, H, W), 0 or 1.
+        previous_logits: (B, 1, H, W), what the first look is given as previous prediction; zeros for nothing, and None
+            where no sample has any.
     """
 
     images: Tensor
@@ -90,6 +110,24 @@ class Batch:
     prompts: list[Prompts]
     fine_images: Tensor
     fine_masks: Tensor
+    context_images: Tensor | None = None
+    context_masks: Tensor | None = None
+    previous_logits: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Bring what the network sees to a device; second looks are cut from the fine images where they are."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            context_images=moved(self.context_images),
+            context_masks=moved(self.context_masks),
+            previous_logits=moved(self.previous_logits),
+        )
 
     def encode(self, previous_logits: Tensor | None) -> Tensor:
         """Build the network's input, (B, 5, H, W) on the images' device.
@@ -106,12 +144,23 @@ def collate(samples: Sequence[TrainingSample]) -> Batch:
     def stack(arrays: list[NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[:, None]
 
+    def stack_contexts(arrays: list[NDArray[Any] | None]) -> Tensor | None:
+        given = [array for array in arrays if array is not None]
+        return stack(given).swapaxes(1, 2) if given else None
+
+    previous = [sample.previous_logits for sample in samples]
+    nothing = np.zeros_like(samples[0].mask, dtype=np.float32)
     return Batch(
         images=stack([sample.image for sample in samples]),
         masks=stack([sample.mask for sample in samples]),
         prompts=[sample.prompts for sample in samples],
         fine_images=stack([sample.fine_image for sample in samples]),
         fine_masks=stack([sample.fine_mask for sample in samples]),
+        context_images=stack_contexts([sample.context_images for sample in samples]),
+        context_masks=stack_contexts([sample.context_masks for sample in samples]),
+        previous_logits=None
+        if all(logits is None for logits in previous)
+        else stack([nothing if logits is None else logits for logits in previous]),
     )
 
 
@@ -128,6 +177,7 @@ class SampleDataset(Dataset[TrainingSample]):
         self._config = config
         fraction = config.data.min_area / config.size**2
         self._sampler = HierarchicalSampler(sets, min_fraction=fraction, modality_balance=config.data.modality_balance)
+        self._contexts = ContextDrawer(sets, self._sampler, config.data, config.size)
         self._superpixels: dict[tuple[int, int, int], UnsignedArray] = {}
         self._shapes: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
 
@@ -142,39 +192,72 @@ class SampleDataset(Dataset[TrainingSample]):
             DatasetError: If no drawn structure can be seen on the network's grid.
         """
         rng = np.random.default_rng((self._config.seed, index))
-        image, fine_mask = self._draw(rng)
+        drawn, change, image, fine_mask = self._draw(rng)
         mask = halve(fine_mask) >= 0.5
-        return TrainingSample(image, fine_mask, mask, simulate_first_round(mask, rng, config=self._config.user))
+        prompts = simulate_first_round(mask, rng, config=self._config.user)
+        context = self._config.data.context
+        if context.max_size == 0:
+            return TrainingSample(image, fine_mask, mask, prompts)
+        images, masks = self._contexts.draw(drawn, change, self._context_size(index), rng)
+        previous = None
+        if len(images) > 0 and rng.random() < context.silent_p:
+            prompts = Prompts.empty((self._config.size, self._config.size))
+            if rng.random() < context.previous_p:
+                previous = as_previous(masks[int(rng.integers(len(masks)))], rng)
+        return TrainingSample(image, fine_mask, mask, prompts, images, masks, previous)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
-        """Draw structures and augmentations until one shows enough of its structure; both at twice the resolution."""
+    def _context_size(self, index: int) -> int:
+        """Draw the number of context entries, the same for all samples of a step."""
+        step = index // self._config.batch_size
+        rng = np.random.default_rng((self._config.seed, _CONTEXT_KEY, step))
+        return int(rng.integers(self._config.data.context.max_size + 1))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Drawn, TaskChange, FloatArray, BoolArray]:
+        """Draw structures and augmentations until one shows enough of its structure.
+
+        Returns:
+            The structure, what is changed alike in its context, and the augmented image and mask at twice the grid.
+        """
         data = self._config.data
         for _ in range(_MAX_DRAWS):
             drawn = self._draw_shape(rng) if rng.random() < data.shapes_p else self._draw_structure(rng)
             if drawn is None:
                 continue
-            image, mask = drawn
+            border_only = data.context.max_size > 0 and rng.random() < data.context.edges_p
             for _ in range(_ATTEMPTS):
-                moved, moved_mask, inside = self._move(image, mask, rng)
-                on_grid = halve(moved_mask) >= 0.5
+                rows, columns = random_coordinates(len(drawn.image), self._config.size, rng, data.augmentation)
+                image, mask, inside = read_example(
+                    drawn, refine_coordinates(rows, FINE), refine_coordinates(columns, FINE), border_only=border_only
+                )
+                on_grid = halve(mask) >= 0.5
                 if data.min_area <= on_grid.sum() < on_grid.size:
+                    change = TaskChange(rows, columns, int(rng.integers(2**31)), border_only)
+                    contrast = np.random.default_rng(change.contrast_seed)
+                    image = change_texture(change_contrast(image, contrast, data.augmentation), rng, data.augmentation)
                     # The padding of a real slice is exactly zero, whatever its contrast: keep it so.
-                    return change_intensities(moved, rng, data.augmentation) * inside, moved_mask
+                    return drawn, change, image * inside, mask
         raise DatasetError(
             f"None of {_MAX_DRAWS} drawn structures covers at least {data.min_area} pixels, and not everything, of a "
             f"{self._config.size} x {self._config.size} grid. Lower data.min_area, or leave out sets whose structures "
             "fill the image."
         )
 
-    def _draw_structure(self, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
+    def _draw_structure(self, rng: np.random.Generator) -> Drawn:
         """Draw an image of the corpus and one of its labels, or a superpixel in a label's place."""
         sample = self._sampler.draw(rng)
         source = self._sets[sample.set_index].images[sample.image_index]
         image = IntensityRange.estimate(source).normalize(source)
-        mask = self._synthetic_mask(sample, image, rng) if rng.random() < self._config.data.synthetic_p else None
-        return image, self._real_mask(sample, rng) if mask is None else mask
+        if rng.random() < self._config.data.synthetic_p:
+            mask = self._synthetic_mask(sample, image, rng)
+            if mask is not None:
+                return Drawn(image, mask, sample)
+        wanted = self._real_labels(sample, rng)
+        mask = label_mask(self._sets[sample.set_index].labels[sample.image_index], wanted)
+        if self._sampler.is_instance_set(sample.set_index) and wanted is not None:
+            return Drawn(image, mask, sample)  # an object has no others of its own in other images
+        return Drawn(image, mask, sample, wanted)
 
-    def _draw_shape(self, rng: np.random.Generator) -> tuple[FloatArray, BoolArray] | None:
+    def _draw_shape(self, rng: np.random.Generator) -> Drawn | None:
         """Draw a synthetic image and one of its labels, or several; None where it shows none that is large enough."""
         data = self._config.data
         number = int(rng.integers(data.shapes_pool))
@@ -189,30 +272,18 @@ class SampleDataset(Dataset[TrainingSample]):
         if large.size == 0:
             return None
         count = int(rng.integers(1, large.size + 1)) if rng.random() < data.union_p else 1
-        return image.astype(np.float32) / np.float32(255), np.isin(labels, rng.permutation(large)[:count])
+        return Drawn(image.astype(np.float32) / np.float32(255), np.isin(labels, rng.permutation(large)[:count]))
 
-    def _move(
-        self, image: FloatArray, mask: BoolArray, rng: np.random.Generator
-    ) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Bring image and mask to twice the grid by one random map; also tell which pixels lie inside the image."""
-        side = image.shape[0]
-        rows, columns = random_coordinates(side, self._config.size, rng, self._config.data.augmentation)
-        rows, columns = refine_coordinates(rows, FINE), refine_coordinates(columns, FINE)
-        inside = is_inside(side, rows, columns)
-        pixels_apart = float(np.hypot(rows[-1, 0] - rows[0, 0], columns[-1, 0] - columns[0, 0])) / (len(rows) - 1)
-        halvings = max(0, math.ceil(math.log2(pixels_apart / _HALVE_ABOVE)))
-        of_mask = 0 if len(mask) == side else 1  # superpixels come on the half-size grid
-        moved = resample(halve(image, halvings), rows, columns, halvings=halvings)
-        moved_mask = resample(halve(mask, halvings - of_mask), rows, columns, halvings=max(halvings, of_mask))
-        return moved * inside, (moved_mask > 0.5) & inside, inside
-
-    def _real_mask(self, sample: Sample, rng: np.random.Generator) -> BoolArray:
-        labels = self._sets[sample.set_index].labels[sample.image_index]
+    def _real_labels(self, sample: Sample, rng: np.random.Generator) -> tuple[int, ...] | None:
+        """Choose the labels that make up the structure; None for all objects of an instance set's image."""
+        with_context = self._config.data.context.max_size > 0
+        if with_context and self._sampler.is_instance_set(sample.set_index) and rng.random() < _ALL_OBJECTS_P:
+            return None
         others = [label for label in self._sampler.labels_of(sample) if label != sample.label]
         if others and rng.random() < self._config.data.union_p:
             extra = rng.permutation(others)[: int(rng.integers(1, len(others) + 1))]
-            return np.isin(labels, [sample.label, *extra])
-        return np.asarray(labels == sample.label, dtype=np.bool_)
+            return (sample.label, *(int(label) for label in extra))
+        return (sample.label,)
 
     def _synthetic_mask(self, sample: Sample, image: FloatArray, rng: np.random.Generator) -> BoolArray | None:
         """Pick a superpixel; the mask has half the image's side, which is where superpixels are computed."""

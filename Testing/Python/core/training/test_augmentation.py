@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scribblesegment.training.augmentation import (
-    change_intensities,
+    change_contrast,
+    change_texture,
     halve,
     is_inside,
     random_coordinates,
@@ -33,6 +34,10 @@ EVERYTHING = AugmentationConfig(
     flip_p=1.0,
     invert_p=0.5,
 )
+
+
+def change_intensities(image, rng, config):
+    return change_texture(change_contrast(image, rng, config), rng, config)
 
 
 def test_halving_averages_two_by_two_pixels():

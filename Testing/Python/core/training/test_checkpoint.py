@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scribblesegment.exceptions import ConfigError, FileFormatError, WeightsError
 from scribblesegment.models.factory import build_network
 from scribblesegment.training.checkpoint import check_same_run, export_network, load_checkpoint, save_checkpoint
-from scribblesegment.training.config import TrainingConfig, config_to_dict
+from scribblesegment.training.config import ContextConfig, TrainingConfig, config_to_dict
 from scribblesegment.weights.checkpoints import load_network
 
 
@@ -201,6 +201,14 @@ def test_a_network_is_exported_as_taking_second_looks_only_where_it_was_trained_
     save_checkpoint(tmp_path / "checkpoint.pt", a_state(replace(tiny, focus_p=focus_p)))
     export_network(tmp_path / "checkpoint.pt", tmp_path / "net.safetensors")
     assert load_network(tmp_path / "net.safetensors")[1].focus_size == focus_size
+
+
+@pytest.mark.parametrize(("max_size", "takes_context"), [(0, False), (8, True)])
+def test_a_network_is_exported_as_taking_contexts_only_where_it_was_trained_to(tiny, tmp_path, max_size, takes_context):
+    config = replace(tiny, data=replace(tiny.data, context=ContextConfig(max_size=max_size)))
+    save_checkpoint(tmp_path / "checkpoint.pt", a_state(config))
+    export_network(tmp_path / "checkpoint.pt", tmp_path / "net.safetensors")
+    assert ("context" in load_network(tmp_path / "net.safetensors")[1].capabilities) is takes_context
 
 
 def test_a_checkpoint_from_before_second_looks_is_exported_without(tiny, tmp_path):

@@ -61,7 +61,6 @@ def test_a_gpu_that_is_not_there_is_told_with_the_process(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_refused(discs, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "processes", lambda device: nullcontext(Processes(0, 3, torch.device("cpu"))))
-    monkeypatch.setattr(loop, "DistributedDataParallel", lambda network, device_ids: network)
     with pytest.raises(ConfigError, match="batch_size 4 does not divide among 3 processes"):
         train([discs], tiny, tmp_path)
 

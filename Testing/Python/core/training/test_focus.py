@@ -40,9 +40,14 @@ def generators(seed: int = 0, count: int = 2) -> list[np.random.Generator]:
     return [np.random.default_rng((seed, number)) for number in range(count)]
 
 
+def look_again(batch, logits, generators):
+    look = second_look(batch, logits, generators)
+    return look.batch, look.logits
+
+
 def test_a_part_has_the_form_of_a_batch():
     batch = a_batch()
-    part, first = second_look(batch, logits_of(batch), generators())
+    part, first = look_again(batch, logits_of(batch), generators())
     assert part.images.shape == part.masks.shape == first.shape == (2, 1, SIZE, SIZE)
     assert part.images.dtype == part.masks.dtype == first.dtype == torch.float32
     assert set(part.masks.unique().tolist()) <= {0.0, 1.0}
@@ -55,7 +60,7 @@ def test_the_batch_that_is_given_stays_as_it_is():
     batch = a_batch()
     logits = logits_of(batch).requires_grad_()
     before = (batch.images.clone(), batch.masks.clone(), batch.fine_images.clone(), list(batch.prompts))
-    _, first = second_look(batch, logits, generators())
+    _, first = look_again(batch, logits, generators())
     assert not first.requires_grad
     assert torch.equal(batch.images, before[0])
     assert torch.equal(batch.masks, before[1])
@@ -65,10 +70,10 @@ def test_the_batch_that_is_given_stays_as_it_is():
 
 def test_generators_decide_what_is_looked_at_and_each_decides_for_its_sample():
     batch = a_batch()
-    one, other = (second_look(batch, logits_of(batch), generators())[0] for _ in range(2))
+    one, other = (look_again(batch, logits_of(batch), generators())[0] for _ in range(2))
     assert torch.equal(one.images, other.images)
     assert not torch.equal(one.images[0], one.images[1])
-    swapped, _ = second_look(batch, logits_of(batch), generators()[::-1])
+    swapped, _ = look_again(batch, logits_of(batch), generators()[::-1])
     assert torch.equal(swapped.images, one.images.flip(0))
 
 
@@ -76,7 +81,7 @@ def test_image_mask_prompts_and_logits_show_the_same_place(monkeypatch):
     region = ((4, 20), (6, 22))  # at the fine image's own resolution, so that nothing is interpolated
     monkeypatch.setattr(focus, "_region", lambda prompts, size, rng: region)
     batch = a_batch()
-    part, first = second_look(batch, logits_of(batch), generators())
+    part, first = look_again(batch, logits_of(batch), generators())
     torch.testing.assert_close(part.images[0, 0], batch.fine_images[0, 0, 4:20, 6:22])
     torch.testing.assert_close(part.masks[0, 0], batch.fine_masks[0, 0, 4:20, 6:22])
     assert np.argwhere(part.masks[0, 0].numpy()).min(axis=0).tolist() == [8 - 4, 8 - 6]
@@ -92,14 +97,14 @@ def test_image_mask_prompts_and_logits_show_the_same_place(monkeypatch):
 def test_any_prediction_can_be_looked_at_again(kind):
     batch = a_batch()
     logits = {"uncertain": 0.0, "nothing": -20.0, "everything": 20.0}[kind] + torch.zeros_like(batch.masks)
-    part, first = second_look(batch, logits, generators())
+    part, first = look_again(batch, logits, generators())
     torch.testing.assert_close(first, logits)
     assert torch.isfinite(part.images).all()
 
 
 def test_without_prompts_and_prediction_a_part_from_the_middle_is_looked_at():
     batch = replace(a_batch(), prompts=[Prompts.empty((SIZE, SIZE))] * 2)
-    part, _ = second_look(batch, torch.full((2, 1, SIZE, SIZE), -9.0), generators())
+    part, _ = look_again(batch, torch.full((2, 1, SIZE, SIZE), -9.0), generators())
     width = part.images[:, 0, 0, -1] - part.images[:, 0, 0, 0]
     assert ((width > 0.3) & (width < 0.65)).all()
 

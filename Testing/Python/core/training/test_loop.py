@@ -18,10 +18,11 @@ from scribblesegment.exceptions import (
     TrainingError,
     WeightsError,
 )
+from scribblesegment.models.context_unet import ContextUNet
 from scribblesegment.models.factory import build_network
 from scribblesegment.training import loop
 from scribblesegment.training.checkpoint import export_network, load_checkpoint
-from scribblesegment.training.config import NetworkConfig, TrainingConfig
+from scribblesegment.training.config import ContextConfig, NetworkConfig, TrainingConfig
 from scribblesegment.training.loop import learning_rate, train
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
@@ -626,3 +627,75 @@ def test_weights_that_would_compute_something_else_are_refused(tmp_path, before,
     a_network(tmp_path / "first.safetensors", **before)
     with pytest.raises(ConfigError, match=r"first\.safetensors is of another network"):
         loop._start_from(a_network(**after), str(tmp_path / "first.safetensors"))
+
+
+CONTEXT_OPTIONS = {"features": [4, 8], "intensity_cues": True}
+
+
+@pytest.fixture
+def in_context(tiny) -> TrainingConfig:
+    return replace(
+        tiny,
+        network=NetworkConfig("context_unet", dict(CONTEXT_OPTIONS)),
+        data=replace(tiny.data, context=ContextConfig(max_size=3)),
+        focus_p=0.5,
+    )
+
+
+def test_a_network_is_trained_in_context_and_all_of_it_learns(discs, in_context, tmp_path):
+    path = train([discs], in_context, tmp_path, device="cpu", workers=0)
+    state = load_checkpoint(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(in_context.seed)
+        fresh = build_network("context_unet", CONTEXT_OPTIONS).state_dict()
+    assert state["step"] == in_context.steps
+    assert [name for name, value in state["network"].items() if torch.equal(value, fresh[name])] == []
+
+
+def test_a_run_in_context_that_was_interrupted_ends_as_one_that_was_not(discs, in_context, tmp_path):
+    train([discs], in_context, tmp_path / "whole", device="cpu", workers=0)
+    asked = iter([False, True])
+    train([discs], in_context, tmp_path / "parts", device="cpu", workers=0, cancelled=lambda: next(asked))
+    train([discs], in_context, tmp_path / "parts", device="cpu", workers=0)
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.pt")["network"] for name in ("whole", "parts"))
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+
+def test_gradients_of_all_looks_reach_what_made_the_maps(discs, in_context, tmp_path, monkeypatch):
+    config = replace(in_context, steps=1, rounds=2, focus_p=1.0, batch_size=1)
+    shown: list[torch.Tensor] = []
+    forward = ContextUNet.forward
+
+    def spy(self, x, context=None):
+        shown.append(context)
+        return forward(self, x, context)
+
+    monkeypatch.setattr(ContextUNet, "forward", spy)
+    train([discs], config, tmp_path, device="cpu", workers=0)
+    assert len(shown) == 3
+    assert shown[0] is shown[1]
+    assert shown[2].shape == shown[0].shape  # the part that the second look shows
+    assert shown[0].grad is not None or not shown[0].any()
+
+
+def test_a_network_without_contexts_cannot_be_trained_in_context(discs, in_context, tmp_path):
+    config = replace(in_context, network=NetworkConfig("scribble_unet", {"features": [4, 8]}))
+    with pytest.raises(ConfigError, match=r"scribble_unet takes no context set; .* data\.context\.max_size to 0"):
+        train([discs], config, tmp_path, device="cpu", workers=0)
+
+
+def test_an_interactive_network_gains_a_context_and_computes_what_it_did(tmp_path):
+    options = {"intensity_cues": True, "geodesic_cues": True}
+    source = a_network(tmp_path / "first.safetensors", **options)
+    network = build_network("context_unet", {"features": [4, 8], **options}).eval()
+    loop._start_from(network, str(tmp_path / "first.safetensors"))
+    given = some_input()
+    context = network.encode_context(torch.rand(1, 2, 1, 16, 16), torch.ones(1, 2, 1, 16, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(network(given), source(given), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(given, context), source(given), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="of another network"):
+        loop._start_from(
+            build_network("context_unet", {"features": [4, 8], "norm_groups": 2}), str(tmp_path / "first.safetensors")
+        )
