@@ -45,6 +45,46 @@ def both(data):
     return data
 
 
+@pytest.fixture
+def several(tmp_path):
+    """A set of five images, each with a bright square at another place."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    labels = np.zeros((5, 32, 32), np.uint8)
+    for n in range(5):
+        labels[n, 6 + n : 20 + n, 8:22] = 1
+    np.savez(folder / "squares.npz", images=labels * 200, labels=labels, meta=json.dumps({"name": "squares"}))
+    return folder
+
+
+@pytest.fixture
+def in_context(tmp_path):
+    """Weights of a small network with random parameters that segments in context."""
+    from scribblesegment.models.factory import build_network
+    from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+
+    options = {"features": [4, 4]}
+    path = tmp_path / "untrained.safetensors"
+    capabilities = ("scribbles", "clicks", "boxes", "context")
+    description = NetworkDescription("context_unet", options, size=32, capabilities=capabilities)
+    save_network(path, build_network("context_unet", options).state_dict(), description)
+    return path
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """A volume of a bright box."""
+    import SimpleITK
+
+    folder = tmp_path / "volumes" / "boxes"
+    folder.mkdir(parents=True)
+    labels = np.zeros((14, 16, 16), np.uint8)
+    labels[2:12, 4:12, 4:12] = 1
+    for name, array in (("image", labels.astype(np.int16) * 200), ("label", labels)):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(folder / f"one_{name}.nii.gz"))
+    return folder.parent
+
+
 def run(evaluate, *arguments):
     return evaluate.main([str(argument) for argument in arguments])
 
@@ -75,6 +115,59 @@ def test_one_command_runs_all_protocols_that_the_data_allow(evaluate, both, tmp_
     lines = (output / "simulated_steps.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) >= 1 + 6 * 2
     assert sum("center-clicks" in line for line in lines) == 2
+
+
+def test_experiments_in_context_are_run_where_they_are_asked_for(evaluate, several, in_context, tmp_path, capsys):
+    output = tmp_path / "out"
+    options = ("--interactive", "random-walker", "--in-context", in_context, "label-transfer", "--device", "cpu")
+    numbers = ("--images", 2, "--simulations", 2, "--sizes", 1, 2, "--targets", 2, "--draws", 1, "--steps", 2)
+    procedures = ("--procedures", "in-context-sequences", "in-context-sizes")
+    assert run(evaluate, "--data", several, *procedures, *options, *numbers, "-o", output) == 0
+    captured = capsys.readouterr()
+    for text in ("# Image after image", "random-walker alone", "untrained", "# Dice by context size", "label-transfer"):
+        assert text in captured.out
+    assert "100%" in captured.err
+    assert "Manual" not in captured.out
+    lines = (output / "in_context_sequences.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * 2 * 2 * 2  # procedures, methods, simulations, images
+    assert (output / "in_context_sizes.csv").is_file()
+    assert str(output / "in_context_table.md") in captured.out
+
+
+def test_a_seed_gives_the_same_sequences(evaluate, several, in_context, tmp_path):
+    def steps(name):
+        options = ("--interactive", "random-walker", "--in-context", in_context, "--images", 2, "--fast")
+        chosen = ("--procedures", "in-context-sequences", "--device", "cpu", "-o", tmp_path / name)
+        assert run(evaluate, "--data", several, *options, *chosen) == 0
+        lines = (tmp_path / name / "in_context_sequences.csv").read_text(encoding="utf-8").splitlines()
+        return [line.split(",")[:14] for line in lines]  # all but the seconds
+
+    assert steps("a") == steps("b")
+
+
+def test_propagation_is_run_without_other_data(evaluate, volumes, in_context, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "DEFAULT_DATA", tmp_path / "nowhere")
+    options = ("--procedures", "propagation", "--volumes", volumes, "--in-context", in_context, "--device", "cpu")
+    assert run(evaluate, *options, "--fast", "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "Structures: 1, with their axes: 1." in printed
+    assert "shape interpolation" in printed
+    assert (tmp_path / "out" / "propagation_structures.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--procedures", "in-context-sizes", "--images", 2), "--in-context or --universeg"),
+        (("--procedures", "in-context-sequences"), "shown by 19 images"),
+        (("--procedures", "in-context-sequences", "--images", 2, "--in-context", "nothing.pt"), "nothing.pt"),
+        (("--procedures", "propagation", "--volumes", "nowhere"), "no volumes"),
+    ],
+)
+def test_experiments_that_cannot_be_run_end_with_two(evaluate, several, tmp_path, capsys, options, message):
+    options = ("--data", several, "--interactive", "random-walker", *options)
+    assert run(evaluate, *options, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_procedures_can_be_chosen(evaluate, both, tmp_path, capsys):
