@@ -131,6 +131,11 @@ class OptionsPanel:
             ),
         )
 
+    def addSection(self, section):
+        """Add a widget above the status area."""
+        layout = self.widget.layout()
+        layout.insertWidget(layout.indexOf(self.ui.statusLabel), section)
+
     def swapPolarity(self):
         """Change between marking structure and background."""
         self._effect.setParameter("Positive", int(not self.positive))

@@ -14,6 +14,7 @@ from scribblesegment import ScribbleSegmentError
 from scribblesegment.gesture_recorder import GestureRecorder, RecordedGesture
 from scribblesegment.mrml.controller import ScribbleController
 from scribblesegment.mrml.geometry import xy_to_world
+from scribblesegment.mrml.source_image import SourceImages
 from ScribbleSegmentLib.EffectName import EFFECT_NAME
 from ScribbleSegmentLib.SharedInference import sharedInference
 
@@ -21,10 +22,12 @@ from .OptionsPanel import OptionsPanel, setDefaults
 from .ResultTimer import ResultTimer
 from .SceneObserver import SceneObserver
 from .SliceViews import SliceViews
+from .VolumeTools import VolumeTools
 
 _ICON_FILE = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "SegmentEditorScribbleSegment.svg"
 _BRUSH_STEP = 1.2
 _HEAD_START_SECONDS = 0.02
+_WAIT_SECONDS = 0.006
 
 
 class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
@@ -43,6 +46,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         scriptedEffect.requireSegments = True
         AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
         self.options = None
+        self.volume = None
         self.controller = None
         self.recorder = GestureRecorder()
         self.views = None
@@ -50,6 +54,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         self.observer = None
         self._statusIsProblem = False
         self._inferenceKind = ""
+        self._viewName = "Red"
 
     # What Slicer calls ------------------------------------------------------------------------------------------
 
@@ -73,8 +78,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             _("<b>Left button, press:</b> click prompt. Box tool: drag a box around the structure."),
             _("<b>X:</b> swap structure and background."),
             _("<b>Shift + wheel:</b> size of the brush."),
-            _("<b>Enter:</b> accept a preview."),
+            _("<b>Enter:</b> accept a preview, or the shown slice as it is."),
             _("Each gesture is one undo step. Prompts are saved with the segmentation."),
+            _("<b>Propagate</b> carries accepted slices on through the volume; <b>Context</b> keeps them as examples."),
         ]
         return (
             "<html>"
@@ -87,11 +93,17 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
     def setupOptionsFrame(self):
         """Build the options."""
         self.options = OptionsPanel(self.scriptedEffect, onResultOption=self.onResultOption, onAction=self.onAction)
+        self.volume = VolumeTools(
+            self.scriptedEffect, attempt=self.attempt, tell=self.showStatus, startTimer=self.startTimer
+        )
+        for section in self.volume.widgets:
+            self.options.addSection(section)
         self.scriptedEffect.addOptionsWidget(self.options.widget)
 
     def setMRMLDefaults(self):
         """Give the parameters their first values."""
         setDefaults(self.scriptedEffect)
+        VolumeTools.setDefaults(self.scriptedEffect)
 
     def createCursor(self, widget):
         """Show a plain cross; the brush is drawn around it."""
@@ -99,11 +111,17 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def activate(self):
         """Get ready: load the network in the background, show what was drawn."""
-        inference = sharedInference()
+        inference, images = sharedInference(), SourceImages()
         self.controller = ScribbleController(
-            inference, save_state=self.scriptedEffect.saveStateForUndo, options=self.options.controllerOptions
+            inference,
+            save_state=self.scriptedEffect.saveStateForUndo,
+            images=images,
+            options=self.options.controllerOptions,
+            context_of=self.volume.context.contextOf,
+            on_finished=self.volume.context.onFinished,
         )
-        self.views = SliceViews(self.scriptedEffect, self.controller, self.options)
+        self.views = SliceViews(self.scriptedEffect, self.controller, self.options, onActiveSlice=self.volume.showSlice)
+        self.volume.activate(self.controller, self.views, images)
         self.timer = ResultTimer(inference, self.onTimer)
         self.observer = SceneObserver(
             self.scriptedEffect.parameterSetNode(), onChanged=self.onSceneChanged, onClosing=self.onSceneClosing
@@ -115,16 +133,18 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
     def deactivate(self):
         """Leave nothing behind; what was drawn stays with its segment."""
         self.recorder.cancel()
+        if self.controller is not None:
+            # Not waited for: a thread that is importing PyTorch takes seconds to end, and does so by itself.
+            self.volume.deactivate(lambda: sharedInference().rest(timeout_s=0.1))
         if self.timer is not None:
             self.timer.stop()
         if self.observer is not None:
             self.observer.stop()
         if self.views is not None:
             self.views.remove()
+            self._viewName = self.views.preferredName
         if self.controller is not None:
             self.controller.forget()
-            # Not waited for: a thread that is importing PyTorch takes seconds to end, and does so by itself.
-            sharedInference().rest(timeout_s=0.1)
         self.controller = self.views = self.timer = self.observer = None
 
     def cleanup(self):
@@ -136,7 +156,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         if self.options is None:
             return
         # Again: a loaded scene may have brought an editor node that lacks them.
-        setDefaults(self.scriptedEffect)
+        self.setMRMLDefaults()
         self.options.update()
         if self.controller is not None:
             self.controller.options = self.options.controllerOptions
@@ -162,7 +182,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
     def processViewNodeEvents(self, callerViewNode, eventId, viewWidget):
         """Move what is drawn along with the view."""
         if self.views is not None and viewWidget.className() == "qMRMLSliceWidget":
-            self.views.refresh(viewWidget)
+            self.views.follow(viewWidget)
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
         """Draw. Returns whether nobody else may have the event."""
@@ -194,6 +214,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             return True
         if self._statusIsProblem:
             self.showStatus("")
+        self.volume.interrupt()
         positive = self.options.positive != bool(interactor.GetControlKey())
         xy = interactor.GetEventPosition()
         self.recorder.press(xy, self.world(xy, viewWidget), positive=positive, box=self.options.box)
@@ -236,8 +257,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         if key in ("x", "X"):
             self.options.swapPolarity()
             return True
-        if key in ("Return", "KP_Enter") and self.controller.preview is not None:
-            self.onAction("accept")
+        if key in ("Return", "KP_Enter"):
+            self.views.lastUsed = viewWidget
+            self.volume.accept()
             return True
         return False
 
@@ -277,6 +299,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             "clearSegment": lambda: self.controller.clear_segment(self.editorNode),
         }
         if self.controller is not None:
+            self.volume.interrupt()
             self.attempt(actions[action])
 
     def onShownSlice(self, method, *arguments):
@@ -289,6 +312,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Make a changed threshold or clean-up count."""
         if self.controller is None:
             return
+        self.volume.interrupt()
         self.controller.options = self.options.controllerOptions
         viewWidget = self.views.activeView
         if viewWidget is not None:
@@ -303,6 +327,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             # What was drawn while there was no network is answered now.
             self.controller.retry()
             self.showStatus(state.message)
+            self.volume.context.refresh()
         self._inferenceKind = state.kind
         update = self.controller.poll()
         if update.problem:
@@ -313,9 +338,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             self.showStatus(state.message, problem=state.kind == "failed")
         elif not self._statusIsProblem and state.message:
             self.showStatus(state.message)
-        if update.changed:
+        changed = self.volume.poll(0.0 if sharedInference().busy else _WAIT_SECONDS)
+        if update.changed or changed:
             self.views.refreshSoon()
-        return self.controller.busy or state.kind == "loading"
+        return self.controller.busy or state.kind == "loading" or self.volume.busy
 
     def hiddenNote(self) -> str:
         """Say that a result cannot be seen, where Slicer's other effects would ask in a dialog."""
@@ -333,6 +359,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Drop what belongs to a scene that goes."""
         self.recorder.cancel()
         if self.controller is not None:
+            self.volume.forget()
             self.controller.forget()
             self.views.hideAll()
 
@@ -355,8 +382,13 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         except ScribbleSegmentError as error:
             self.showStatus(str(error), problem=True)
             logging.debug("Scribble Segment: %s", error)
-        self.timer.start()
+        self.startTimer()
         self.views.refreshSoon()
+
+    def startTimer(self):
+        """Look for results until there are none to come."""
+        if self.timer is not None:
+            self.timer.start()
 
     def showStatus(self, text: str, *, problem: bool = False):
         """Say something in the status area."""

@@ -18,7 +18,7 @@ from scribblesegment.gesture_picture import (
     paint_line,
     probability_picture,
 )
-from scribblesegment.mrml.geometry import length_scale, transformed, world_to_mm, world_to_xy
+from scribblesegment.mrml.geometry import array_of, length_scale, transformed, world_to_mm, world_to_xy
 from scribblesegment.mrml.slice_overlay import SliceOverlay, circle, rectangle
 
 # Strokes are painted on a raster this much finer than the slice's pixels, so that their edges look smooth.
@@ -29,10 +29,31 @@ class SliceViews:
     """Draws over all slice views while the effect is active.
 
     Attributes:
-        lastUsed: The qMRMLSliceWidget that was drawn in last, or None.
+        lastUsed: The qMRMLSliceWidget that was drawn in, or moved to another slice, last; None before.
+        preferredName: Name of the view that buttons act on before that, if it is shown.
     """
 
-    def __init__(self, scriptedEffect, controller, options) -> None:
+    def __init__(
+        self,
+        scriptedEffect,
+        controller,
+        options,
+        *,
+        onActiveSlice=lambda target=None, plane=None: None,
+        preferredName: str = "Red",
+    ) -> None:
+        """Connect the parts.
+
+        Args:
+            scriptedEffect: The qSlicerSegmentEditorScriptedEffect.
+            controller: The ScribbleController.
+            options: The OptionsPanel.
+            onActiveSlice: Called with target and plane of the active view whenever it is shown anew; with nothing
+                where it shows no slice of the volume.
+            preferredName: Name of the view that buttons act on before one is used.
+        """
+        self.preferredName = preferredName
+        self._onActiveSlice = onActiveSlice
         self._effect = scriptedEffect
         self._controller = controller
         self._options = options
@@ -45,11 +66,21 @@ class SliceViews:
         self._refreshTimer.setInterval(0)
         self._refreshTimer.timeout.connect(self.refreshAll)
         self.lastUsed = None
+        self._places: dict = {}
+        self._moved: set = set()
 
     @property
     def activeView(self):
-        """The slice view that buttons act on: the one drawn in last, else the first; None where there is none."""
-        return self.lastUsed or next(iter(self._sliceWidgets()), None)
+        """The slice view that buttons act on: the one used last, else a preferred one; None where there is none."""
+        if self.lastUsed is not None:
+            return self.lastUsed
+        widgets = self._sliceWidgets()
+        preferred = (widget for widget in widgets if widget.mrmlSliceNode().GetLayoutName() == self.preferredName)
+        return next(preferred, next(iter(widgets), None))
+
+    def sliceNodes(self) -> list:
+        """Give the vtkMRMLSliceNodes of all slice views."""
+        return [widget.mrmlSliceNode() for widget in self._sliceWidgets()]
 
     # The brush --------------------------------------------------------------------------------------------------
 
@@ -119,6 +150,15 @@ class SliceViews:
 
     # What is there ----------------------------------------------------------------------------------------------
 
+    def follow(self, viewWidget) -> None:
+        """Show a slice view anew that has changed; one that has gone to another slice alone is the one in use."""
+        before, now = self._places.get(viewWidget), _placeOf(viewWidget)
+        if before is not None and before != now:
+            self._moved.add(viewWidget)
+            self.refreshSoon()
+        self._places[viewWidget] = now
+        self.refresh(viewWidget)
+
     def refreshSoon(self) -> None:
         """Show the current state as soon as Slicer has nothing more urgent to do."""
         if not self._refreshTimer.isActive():
@@ -128,7 +168,11 @@ class SliceViews:
         """Show the current state in all slice views."""
         if self._currentIsDone:
             self._hideCurrent()
+        if len(self._moved) == 1:  # not the crosshair, which moves all of them
+            (self.lastUsed,) = self._moved
+        self._moved.clear()
         for viewWidget in self._sliceWidgets():
+            self._places[viewWidget] = _placeOf(viewWidget)
             self.refresh(viewWidget)
         self._options.showPreview(self._controller.preview is not None)
 
@@ -143,12 +187,15 @@ class SliceViews:
             for texture in (overlay.strokes, overlay.preview, overlay.probability):
                 texture.hide()
             self._render(viewWidget)
+            if viewWidget is self.activeView:
+                self._onActiveSlice()
             return
         drawn = target.gestures.on(plane)
         self._showStrokes(overlay, viewWidget, target, drawn)
-        self._showResult(overlay, viewWidget, target, plane, drawn)
+        self._showResult(overlay, viewWidget, target, plane)
         if viewWidget is self.activeView:
             self._options.showPrompts(() if drawn is None else drawn.gestures)
+            self._onActiveSlice(target, plane)
         self._render(viewWidget)
 
     def _showStrokes(self, overlay, viewWidget, target, drawn) -> None:
@@ -162,7 +209,7 @@ class SliceViews:
             overlay.strokes.set_picture(gestures_picture(drawn.gestures, drawn.plane, supersampling=_SUPERSAMPLING))
         self._lay(overlay.strokes, raster, viewWidget, target)
 
-    def _showResult(self, overlay, viewWidget, target, plane, drawn) -> None:
+    def _showResult(self, overlay, viewWidget, target, plane) -> None:
         preview = self._controller.preview
         if preview is not None and preview.is_for(target, plane):
             madeFrom = (preview, self._controller.options.clean_up, target.segment.GetColor())
@@ -173,7 +220,7 @@ class SliceViews:
         else:
             overlay.preview.hide()
             overlay.shown.pop("preview", None)
-        result = self._controller.result_for(target, drawn) if self._options.showProbability else None
+        result = self._controller.result_on(target, plane) if self._options.showProbability else None
         if result is None:
             overlay.probability.hide()
             overlay.shown.pop("probability", None)
@@ -199,7 +246,10 @@ class SliceViews:
             for actor in overlay.actors:
                 self._effect.removeActor2D(viewWidget, actor)
             self._render(viewWidget)
-        self._overlays = {}
+        if self.lastUsed is not None:
+            self.preferredName = self.lastUsed.mrmlSliceNode().GetLayoutName()
+        self._overlays, self._places = {}, {}
+        self._moved.clear()
         self._current = self.lastUsed = None
 
     # ------------------------------------------------------------------------------------------------------------
@@ -240,3 +290,7 @@ class SliceViews:
 
     def _render(self, viewWidget) -> None:
         self._effect.scheduleRender(viewWidget)
+
+
+def _placeOf(viewWidget) -> bytes:
+    return array_of(viewWidget.mrmlSliceNode().GetSliceToRAS()).tobytes()

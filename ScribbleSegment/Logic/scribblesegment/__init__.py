@@ -10,8 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .context import ContextEntry, ContextSet
+    from .context_store import ContextStore
     from .exceptions import (
         ConfigError,
+        ContextError,
         DatasetError,
         DeviceError,
         FileFormatError,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from .predictor import Prediction, Predictor, load_predictor
     from .preprocessing import IntensityRange
     from .prompts import Prompts
+    from .propagation import AnnotatedSegment, PropagatedSlice, Propagation, PropagationConfig, Propagator
     from .session import InteractiveSession
     from .volume import LabelVolume, Segment, Volume
     from .weights.manager import fetch_weights, list_weights
@@ -32,7 +36,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnotatedSegment",
     "ConfigError",
+    "ContextEntry",
+    "ContextError",
+    "ContextSet",
+    "ContextStore",
     "DatasetError",
     "DeviceError",
     "FileFormatError",
@@ -45,6 +54,10 @@ __all__ = [
     "Predictor",
     "PromptError",
     "Prompts",
+    "PropagatedSlice",
+    "Propagation",
+    "PropagationConfig",
+    "Propagator",
     "ScribbleSegmentError",
     "Segment",
     "Volume",
@@ -60,7 +73,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "AnnotatedSegment": "propagation",
     "ConfigError": "exceptions",
+    "ContextEntry": "context",
+    "ContextError": "exceptions",
+    "ContextSet": "context",
+    "ContextStore": "context_store",
     "DatasetError": "exceptions",
     "DeviceError": "exceptions",
     "FileFormatError": "exceptions",
@@ -73,6 +91,10 @@ _MODULE_OF = {
     "Predictor": "predictor",
     "PromptError": "exceptions",
     "Prompts": "prompts",
+    "PropagatedSlice": "propagation",
+    "Propagation": "propagation",
+    "PropagationConfig": "propagation",
+    "Propagator": "propagation",
     "ScribbleSegmentError": "exceptions",
     "Segment": "volume",
     "Volume": "volume",

@@ -12,48 +12,25 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.exceptions import DeviceError, ScribbleSegmentError, WeightsError
+from scribblesegment.loaded_predictor import LoadedPredictor, SlicePredictor
+from scribblesegment.propagation_request import PropagationFeed
 from scribblesegment.slice_request import SliceOutcome, SliceRequest
 from scribblesegment.worker import JobOutcome, Worker
-
-if TYPE_CHECKING:
-    from scribblesegment.devices import ExecutionPlan
-    from scribblesegment.predictor import Prediction
-    from scribblesegment.preprocessing import IntensityRange
-    from scribblesegment.prompts import Prompts
 
 __all__ = ["PredictorService", "ServiceState", "SlicePredictor", "Worker", "explain"]
 
 Logits = NDArray[np.float32]
+T = TypeVar("T")
 
 _SET_UP = "In 3D Slicer, press 'Set up' in the module Scribble Segment"
-
-
-class SlicePredictor(Protocol):
-    """What the service needs of a predictor; `scribblesegment.Predictor` has it."""
-
-    @property
-    def plan(self) -> ExecutionPlan:
-        """Where and how it runs."""
-
-    def set_image(
-        self,
-        image: NDArray[Any],
-        *,
-        spacing_mm: tuple[float, float] = (1.0, 1.0),
-        intensity_range: IntensityRange | None = None,
-    ) -> None:
-        """Takes the image (H, W) that the following predictions are about."""
-
-    def predict(self, prompts: Prompts, /) -> Prediction:
-        """Segments the image."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +44,7 @@ class ServiceState:
         message: What the user should know or do; empty while there is nothing to say.
         milliseconds: Duration of the newest prediction; before the first one, that of a run of the network alone, if
             it was measured.
+        takes_context: Whether the network segments in context; False until it is loaded.
     """
 
     kind: Literal["idle", "loading", "ready", "failed"]
@@ -74,6 +52,7 @@ class ServiceState:
     device: str
     message: str = ""
     milliseconds: float | None = None
+    takes_context: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +87,9 @@ class _Failure:
 
 
 class PredictorService:
-    """Predicts slices on a thread of its own; a `slice_request.SliceInference`.
+    """Predicts slices on a thread of its own, and propagates them.
+
+    It is a `slice_request.SliceInference` and a `propagation_request.VolumeInference`; slices wait while it propagates.
 
     One service serves everything in the application that predicts. The thread starts with the first request. Every
     method is called from one thread, normally the main one; `state` may be read from any.
@@ -128,9 +109,10 @@ class PredictorService:
         self._state = ServiceState("idle", self._wanted.model, self._wanted.device)
         # What only the worker's thread touches, as long as it runs.
         self._current: _Attempt | None = None
-        self._predictor: SlicePredictor | None = None
+        self._loaded: LoadedPredictor | None = None
         self._failure: _Failure | None = None
-        self._image_token: Hashable = None
+        # What only the caller's thread touches.
+        self._feed: PropagationFeed | None = None
 
     @property
     def state(self) -> ServiceState:
@@ -172,6 +154,14 @@ class PredictorService:
         """
         return self._worker.run(lambda: self._answer(request))
 
+    def propagate(self, feed: PropagationFeed) -> None:
+        """Begin a propagation, after what is being predicted; what comes of it, errors included, is on the feed.
+
+        A request that has not begun is dropped for it, and it is dropped for a newer request before it has begun.
+        """
+        self._feed = feed
+        self._worker.run(lambda: self._propagate(feed), report=False)
+
     def poll(self) -> list[SliceOutcome]:
         """Take the outcomes since the last call; what went wrong is part of an outcome, nothing is raised."""
         return [_slice_outcome(outcome) for outcome in self._worker.poll()]
@@ -188,8 +178,12 @@ class PredictorService:
         """End the thread and drop requests and outcomes, but keep the network: the next request starts at once.
 
         Returns:
-            Whether the thread ended within `timeout_s`; if not, it ends after what it is doing.
+            Whether the thread ended within `timeout_s`; if not, it ends after what it is doing. A propagation ends
+            after the slice it is at.
         """
+        if self._feed is not None:
+            self._feed.cancel()
+            self._feed = None
         return self._worker.close(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> bool:
@@ -198,7 +192,7 @@ class PredictorService:
         Returns:
             Whether the thread ended within `timeout_s`; if not, it ends after what it is doing.
         """
-        ended = self._worker.close(timeout_s)
+        ended = self.rest(timeout_s)
         self._want(self._wanted.model, self._wanted.device)
         if ended:
             self._forget_predictor()
@@ -217,56 +211,65 @@ class PredictorService:
             self._ready_predictor()
 
     def _answer(self, request: SliceRequest) -> Logits:
-        predictor = self._ready_predictor()
+        return self._do(lambda loaded: self._predict(loaded, request))
+
+    def _propagate(self, feed: PropagationFeed) -> None:
+        feed.begin()
         try:
-            return self._predict(predictor, request)
+            self._do(lambda loaded: loaded.propagate(feed))
+        except ScribbleSegmentError as error:
+            feed.end(error)
+        finally:
+            feed.end()
+
+    def _do(self, work: Callable[[LoadedPredictor], T]) -> T:
+        """Use the network; on the processor, once, where the device fails."""
+        loaded = self._ready_predictor()
+        try:
+            return work(loaded)
         except ScribbleSegmentError:
             raise
         except Exception as error:
-            notice = _fall_back_notice(error, predictor.plan.device)
+            notice = _fall_back_notice(error, loaded.predictor.plan.device)
             attempt = self._current
             if notice is None or attempt is None:
                 raise explain(error) from error
         # Outside of the handler, because the traceback holds on to the memory that has run out.
-        del predictor
+        del loaded
         try:
-            return self._predict(self._load(attempt, "cpu", notice), request)
+            return work(self._load(attempt, "cpu", notice))
         except ScribbleSegmentError:
             raise
         except Exception as error:
             raise explain(error) from error
 
-    def _predict(self, predictor: SlicePredictor, request: SliceRequest) -> Logits:
+    def _predict(self, loaded: LoadedPredictor, request: SliceRequest) -> Logits:
         began = time.perf_counter()
-        token, self._image_token = self._image_token, None
-        if token is None or token != request.image_token:
-            predictor.set_image(request.image, spacing_mm=request.spacing_mm, intensity_range=request.intensity_range)
-        self._image_token = request.image_token
-        logits: Logits = predictor.predict(request.prompts).logits
+        logits = loaded.predict(request)
         with self._lock:
             if self._state.kind == "ready" and self._current == self._wanted:
                 self._state = replace(self._state, milliseconds=1000.0 * (time.perf_counter() - began))
         return logits
 
-    def _ready_predictor(self) -> SlicePredictor:
+    def _ready_predictor(self) -> LoadedPredictor:
         """Give what is chosen, loaded if need be; a failure is repeated as long as its cause is there."""
         with self._lock:
             wanted = self._wanted
         if wanted == self._current:
-            if self._predictor is not None:
-                return self._predictor
+            if self._loaded is not None:
+                return self._loaded
             if self._failure is not None and not self._failure.may_have_gone:
                 raise self._failure.error
         self._current = wanted
         return self._load(wanted, wanted.device)
 
-    def _load(self, attempt: _Attempt, device: str, notice: str = "") -> SlicePredictor:
+    def _load(self, attempt: _Attempt, device: str, notice: str = "") -> LoadedPredictor:
         """Load the chosen network; on the processor, with a notice to the user, where the device has no room for it."""
         self._forget_predictor()
         model = attempt.model
         self._publish(ServiceState("loading", model, device, "The network is being loaded."))
         try:
-            self._predictor = predictor = self._load_predictor(model, device)
+            self._loaded = loaded = LoadedPredictor(self._load_predictor(model, device))
         except Exception as error:
             fall_back = _fall_back_notice(error, device)
             if fall_back is None:
@@ -274,9 +277,9 @@ class PredictorService:
                 self._publish(ServiceState("failed", model, attempt.device, str(self._failure.error)))
                 raise self._failure.error from error
         else:
-            plan = predictor.plan
-            self._publish(ServiceState("ready", model, plan.device, notice, plan.milliseconds))
-            return predictor
+            plan = loaded.predictor.plan
+            self._publish(ServiceState("ready", model, plan.device, notice, plan.milliseconds, loaded.takes_context))
+            return loaded
         return self._load(attempt, "cpu", fall_back)
 
     def _publish(self, state: ServiceState) -> None:
@@ -286,7 +289,7 @@ class PredictorService:
                 self._state = state
 
     def _forget_predictor(self) -> None:
-        self._predictor, self._failure, self._image_token = None, None, None
+        self._loaded, self._failure = None, None
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
             # Slicer's rendering needs that memory, too. A device that has gone cannot give anything back.

@@ -13,6 +13,7 @@ from scribblesegment import checks
 from scribblesegment.exceptions import PromptError, ScribbleSegmentError
 from scribblesegment.preprocessing import IntensityRange
 from scribblesegment.prompts import Prompts
+from scribblesegment.slice_context import SliceContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class SliceRequest:
         spacing_mm: distance between neighbouring (rows, columns) in millimetres.
         intensity_range: intensities of the whole volume that become 0 and 1; None to estimate them from the slice.
         prompts: strokes, clicks and boxes on the pixels of the image.
+        context: what else the slice may be predicted from; not used by networks that take no context.
 
     Raises:
         ImageError: the image is not 2D, empty or not numeric.
@@ -38,6 +40,7 @@ class SliceRequest:
     spacing_mm: tuple[float, float]
     intensity_range: IntensityRange | None
     prompts: Prompts
+    context: SliceContext | None = None
 
     def __post_init__(self) -> None:
         image = checks.image_array(self.image, ndim=(2,))

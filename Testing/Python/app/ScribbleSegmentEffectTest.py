@@ -17,10 +17,12 @@ import numpy as np
 import slicer
 import vtk
 
+from scribblesegment.context_store import ContextStore
 from scribblesegment.inference import PredictorService
 from scribblesegment.mrml.prompt_tags import read_gestures
-from ScribbleSegmentLib import SharedInference
+from ScribbleSegmentLib import SharedContexts, SharedInference
 from ScribbleSegmentLib.EffectName import EFFECT_NAME
+from ScribbleSegmentLib.TaskContexts import TaskContexts
 
 SHAPE = (30, 80, 90)
 WAIT_SECONDS = 120.0
@@ -59,6 +61,9 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
         slicer.mrmlScene.Clear()
         SharedInference.closeSharedInference()
         SharedInference.replaceSharedInference(PredictorService(lambda model, device: BrightRegionPredictor()))
+        # Not the user's own.
+        self.folder = tempfile.TemporaryDirectory()
+        SharedContexts.replaceSharedContexts(TaskContexts(ContextStore(self.folder.name)))
         self.threadsBefore = set(threading.enumerate())
         self.build()
 
@@ -98,6 +103,8 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
         self.editor.setActiveEffectByName("")
         slicer.mrmlScene.Clear()
         SharedInference.closeSharedInference()
+        SharedContexts.closeSharedContexts()
+        self.folder.cleanup()
         slicer.app.processEvents()
 
     # Helpers ----------------------------------------------------------------------------------------------------

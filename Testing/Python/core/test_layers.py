@@ -25,9 +25,10 @@ SLICER = frozenset(
 COMPUTE_LIBRARIES = frozenset({"numpy", "scipy", "torch", "skimage", "safetensors", "tqdm", "PIL"})
 IO_MODULES = frozenset({"atomic_file", "io"})
 DATA_MODULES = IO_MODULES | {
-    *("checks", "clean_up", "context", "exceptions", "gesture_picture", "gesture_recorder", "gestures", "neighbours"),
-    *("postprocessing", "preprocessing", "prompts", "rasterization", "resampling", "segmentation_sets", "slice_plane"),
-    *("slice_request", "slice_view", "volume", "voxel_grid"),
+    *("checks", "clean_up", "context", "context_selection", "context_store", "exceptions", "file_lock"),
+    *("gesture_picture", "gesture_recorder", "gestures", "neighbours", "postprocessing", "preprocessing", "prompts"),
+    *("propagation_request", "rasterization", "resampling", "segmentation_sets", "slice_context"),
+    *("slice_interpolation", "slice_plane", "slice_request", "slice_view", "user_folder", "volume", "voxel_grid"),
 }
 
 
@@ -59,7 +60,7 @@ class Layer:
 
 
 DATA = Layer("core data", frozenset({"numpy", "scipy"}), frozenset({"torch"}), DATA_MODULES)
-IO = Layer("core IO", DATA.libraries | {"SimpleITK"}, frozenset({"torch"}), DATA_MODULES)
+IO = Layer("core IO", DATA.libraries | {"SimpleITK"}, frozenset({"torch", "PIL"}), DATA_MODULES)
 COMPUTE = Layer("core compute", COMPUTE_LIBRARIES, package=None)
 # The command line starts fast, so what computes is imported by the command that needs it.
 COMMAND_LINE = Layer("command line", frozenset({"numpy"}), COMPUTE_LIBRARIES, package=None)

@@ -8,8 +8,11 @@ import pytest
 import scribblesegment
 
 PUBLIC = {
+    "context": {"ContextEntry", "ContextSet"},
+    "context_store": {"ContextStore"},
     "exceptions": {
         "ConfigError",
+        "ContextError",
         "DatasetError",
         "DeviceError",
         "FileFormatError",
@@ -22,6 +25,7 @@ PUBLIC = {
     "io": {"read_labelmap", "read_volume", "write_labelmap", "write_segmentation"},
     "predictor": {"Prediction", "Predictor", "load_predictor"},
     "prompts": {"Prompts"},
+    "propagation": {"AnnotatedSegment", "PropagatedSlice", "Propagation", "PropagationConfig", "Propagator"},
     "preprocessing": {"IntensityRange"},
     "session": {"InteractiveSession"},
     "volume": {"LabelVolume", "Segment", "Volume"},

@@ -9,8 +9,11 @@ from region_inference import RegionInference
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from scribblesegment.clean_up import CleanUp
+from scribblesegment.context import ContextSet
 from scribblesegment.exceptions import GeometryError, ImageError, PromptError, ScribbleSegmentError
 from scribblesegment.gestures import Box, Click, Stroke
+from scribblesegment.mrml.accepted_slices import read_accepted
+from scribblesegment.mrml.context_entries import context_entry
 from scribblesegment.mrml.controller import ControllerOptions, ScribbleController
 from scribblesegment.mrml.prompt_tags import read_gestures
 
@@ -33,8 +36,14 @@ class Workplace:
     def __init__(self, editor, **options) -> None:
         self.editor = editor
         self.inference = RegionInference()
+        self.context = None
+        self.finished = []
         self.controller = ScribbleController(
-            self.inference, save_state=editor.logic.SaveStateForUndo, options=ControllerOptions(**options)
+            self.inference,
+            save_state=editor.logic.SaveStateForUndo,
+            options=ControllerOptions(**options),
+            context_of=lambda target: self.context,
+            on_finished=lambda target, plane: self.finished.append((target.segment_id, *plane.voxel_slice)),
         )
         self.view = slicer.vtkMRMLSliceNode()
         self.view.SetLayoutName("Red")
@@ -68,10 +77,22 @@ class Workplace:
     def drawn(self, segment_id):
         return read_gestures(self.editor.segment(segment_id))
 
+    def accepted(self, segment_id):
+        """Indices of accepted slices, by axis."""
+        grid = self.controller.target(self.node).reference.grid
+        return read_accepted(self.editor.segment(segment_id), grid).indices
+
     def state(self):
         """Everything an undo step covers, comparable."""
         ids = self.editor.segmentation.GetSegmentIDs()
-        return {segment_id: (self.mask(segment_id).tobytes(), self.drawn(segment_id).to_text()) for segment_id in ids}
+        return {
+            segment_id: (
+                self.mask(segment_id).tobytes(),
+                self.drawn(segment_id).to_text(),
+                self.editor.segment(segment_id).HasTag("ScribbleSegment.Accepted"),
+            )
+            for segment_id in ids
+        }
 
 
 @pytest.fixture
@@ -524,3 +545,174 @@ def test_a_segmentation_without_reference_geometry_takes_that_of_the_volume(at_w
     at_work.editor.segmentation.SetConversionParameter("Reference image geometry", "")
     at_work.stroke((17, 12), (17, 18))
     assert np.array_equal(at_work.mask(at_work.segment), only(TWO_SQUARES[0], 5))
+
+
+# Accepted slices ----------------------------------------------------------------------------------------------------
+
+
+def test_a_slice_is_accepted_with_its_result_and_no_longer_after_undo(at_work):
+    at_work.stroke((17, 12), (17, 18), settle=False)
+    assert at_work.accepted(at_work.segment) == ((), (), ())
+    at_work.settle()
+    at_work.show(7)
+    at_work.stroke((17, 12), (17, 18))
+    assert at_work.accepted(at_work.segment) == ((5, 7), (), ())
+    at_work.editor.logic.Undo()
+    assert at_work.accepted(at_work.segment) == ((5,), (), ())
+    at_work.editor.logic.Redo()
+    assert at_work.accepted(at_work.segment) == ((5, 7), (), ())
+
+
+def test_a_preview_is_accepted_with_its_slice(workplace):
+    place = workplace(automatic=False)
+    segment = place.editor.add_segment()
+    place.stroke((17, 12), (17, 18))
+    assert place.accepted(segment) == ((), (), ())
+    place.controller.accept_slice(place.node, place.view)
+    assert place.accepted(segment) == ((5,), (), ())
+    assert np.array_equal(place.mask(segment), only(TWO_SQUARES[0], 5))
+    assert place.finished == [(segment, 0, 5)]
+    place.editor.logic.Undo()
+    assert place.accepted(segment) == ((), (), ())
+    assert not place.mask(segment).any()
+
+
+def test_a_slice_that_was_segmented_by_other_means_is_accepted_as_it_is(at_work, box):
+    by_hand = box(((5, 6), (2, 5), (2, 6)), SHAPE)
+    at_work.editor.modify(at_work.segment, by_hand, at_work.editor.logic.ModificationModeAdd)
+    at_work.controller.accept_slice(at_work.node, at_work.view)
+    assert at_work.accepted(at_work.segment) == ((5,), (), ())
+    assert np.array_equal(at_work.mask(at_work.segment), by_hand)
+    assert at_work.controller.take_back_slice(at_work.node, at_work.view)
+    assert not at_work.controller.take_back_slice(at_work.node, at_work.view)
+    assert at_work.accepted(at_work.segment) == ((), (), ())
+
+
+def test_a_new_threshold_does_not_accept_a_slice_that_was_taken_back(at_work):
+    at_work.stroke((17, 12), (17, 18))
+    at_work.controller.take_back_slice(at_work.node, at_work.view)
+    at_work.controller.options = replace(at_work.controller.options, clean_up=CleanUp(threshold=0.9))
+    at_work.controller.reapply(at_work.node, at_work.view)
+    assert at_work.accepted(at_work.segment) == ((), (), ())
+
+
+# Context ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_context(at_work, monkeypatch):
+    """Slice 2 is an example of the first square; predictions find all that is bright."""
+    import region_inference
+
+    def everything_bright(request):
+        return np.where(request.image > 100, 5.0, -5.0).astype(np.float32)
+
+    monkeypatch.setattr(region_inference, "region_logits", everything_bright)
+    at_work.show(2)
+    at_work.editor.modify(at_work.segment, only(TWO_SQUARES[0], 2), at_work.editor.logic.ModificationModeAdd)
+    entry = context_entry(*at_work.controller.place(at_work.node, at_work.view))
+    at_work.context = ContextSet("square", (entry,))
+    at_work.show(5)
+    at_work.editor.logic.ClearUndoState()
+    return at_work
+
+
+def test_predictions_are_given_the_context_of_their_segment_and_where_they_are(in_context):
+    in_context.stroke((17, 12), (17, 18))
+    context = in_context.inference.requests[0].context
+    assert context.entries is in_context.context
+    assert (context.axis, context.index) == (0, 5)
+    assert context.entries.entries[0].source == context.source
+
+
+def test_without_a_context_set_there_is_none(at_work):
+    at_work.stroke((17, 12), (17, 18))
+    assert at_work.inference.requests[0].context is None
+
+
+def test_a_slice_is_predicted_from_the_context_alone_as_one_undo_step(in_context):
+    before = in_context.state()
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    assert in_context.settle().changed
+    (request,) = in_context.inference.requests
+    assert request.prompts.is_empty
+    assert request.prompts.mask_input is None
+    # Also pieces that nobody has touched.
+    assert in_context.mask(in_context.segment)[5, 10:25, 8:22].all()
+    assert in_context.mask(in_context.segment)[5, 15:30, 30:42].all()
+    assert in_context.drawn(in_context.segment).is_empty
+    in_context.editor.logic.Undo()
+    assert in_context.state() == before
+    assert not in_context.editor.logic.CanUndo()
+
+
+def test_what_is_in_the_slice_already_does_not_lead_a_prediction_from_the_context(in_context, box):
+    in_context.editor.modify(
+        in_context.segment, box(((5, 6), (2, 5), (2, 6)), SHAPE), in_context.editor.logic.ModificationModeAdd
+    )
+    for _ in range(2):
+        in_context.controller.predict_in_context(in_context.node, in_context.view)
+        in_context.settle()
+    assert all(request.prompts.mask_input is None for request in in_context.inference.requests)
+    assert not in_context.mask(in_context.segment)[5, 2:5, 2:6].any()
+
+
+def test_a_slice_predicted_from_the_context_is_accepted_only_when_the_user_says_so(in_context):
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    in_context.settle()
+    assert in_context.accepted(in_context.segment) == ((), (), ())
+    in_context.controller.accept_slice(in_context.node, in_context.view)
+    assert in_context.accepted(in_context.segment) == ((5,), (), ())
+
+
+def test_a_stroke_corrects_what_came_from_the_context(in_context):
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    in_context.settle()
+    in_context.stroke((12, 9), (23, 9), positive=False)
+    assert in_context.inference.requests[1].prompts.mask_input[17, 15] == 5.0
+    assert in_context.accepted(in_context.segment) == ((5,), (), ())
+
+
+def test_where_something_was_drawn_it_counts_besides_the_context(in_context):
+    in_context.stroke((17, 12), (17, 18))
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    in_context.settle()
+    assert in_context.inference.requests[1].prompts.scribbles[0].any()
+
+
+def test_a_threshold_changes_what_came_from_the_context_unless_it_was_undone(in_context):
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    in_context.settle()
+    in_context.controller.options = replace(in_context.controller.options, clean_up=CleanUp(smallest_island_mm2=200.0))
+    assert in_context.controller.reapply(in_context.node, in_context.view)
+    assert not in_context.mask(in_context.segment)[5, :, 30:].any()
+    in_context.editor.logic.Undo()
+    in_context.editor.logic.Undo()
+    before = in_context.state()
+    assert not in_context.controller.reapply(in_context.node, in_context.view)
+    assert in_context.state() == before
+
+
+def test_a_preview_from_the_context_waits_to_be_accepted(in_context):
+    in_context.controller.options = ControllerOptions(automatic=False)
+    in_context.controller.predict_in_context(in_context.node, in_context.view)
+    in_context.settle()
+    assert not in_context.mask(in_context.segment)[5].any()
+    assert in_context.controller.result_on(*in_context.controller.place(in_context.node, in_context.view)) is not None
+    in_context.controller.accept_slice(in_context.node, in_context.view)
+    assert in_context.mask(in_context.segment)[5, 10:25, 8:22].all()
+    assert in_context.accepted(in_context.segment) == ((5,), (), ())
+
+
+def test_without_a_context_nothing_can_be_predicted_from_it(at_work):
+    with pytest.raises(PromptError, match="no context"):
+        at_work.controller.predict_in_context(at_work.node, at_work.view)
+
+
+def test_a_finished_slice_is_told_when_the_user_goes_on(at_work):
+    at_work.stroke((17, 12), (17, 18))
+    at_work.controller.acceptance.looked_at(*at_work.controller.place(at_work.node, at_work.view))
+    assert at_work.finished == []
+    at_work.show(6)
+    at_work.controller.acceptance.looked_at(*at_work.controller.place(at_work.node, at_work.view))
+    assert at_work.finished == [(at_work.segment, 0, 5)]

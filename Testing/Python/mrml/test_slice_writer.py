@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import PromptError
+from scribblesegment.exceptions import GeometryError, PromptError
 from scribblesegment.mrml.edit_target import target_of
 from scribblesegment.mrml.segments import segment_on_plane
-from scribblesegment.mrml.slice_writer import write_mask
+from scribblesegment.mrml.slice_writer import slice_voxels, write_mask, write_slices
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.slice_plane import plane_through, plane_voxels
 
@@ -388,3 +388,40 @@ def test_colours_are_masked_by_their_first_component_as_slicer_does(new_editor):
     written = editor.mask(segment_id)[2]
     assert written[:, 3:7].all()
     assert written.sum() == 8 * 4
+
+
+# Several slices at once ---------------------------------------------------------------------------------------------
+
+
+@with_editors
+@given(st.integers(0, 2), seeds, st.booleans())
+def test_several_slices_at_once_are_the_same_as_one_after_another(new_editor, axis, seed, protects):
+    masks = {}
+    for together in (True, False):
+        editor = new_editor()
+        segment_id = editor.add_segment(random_mask(seed))
+        other = editor.add_segment(random_mask(seed + 1), own_layer=True)
+        editor.node.SetOverwriteMode(EDITOR.OverwriteAllSegments)
+        editor.node.SetSourceVolumeIntensityMask(True)
+        editor.node.SetSourceVolumeIntensityMaskRange(-150.0, 200.0)
+        target = target_in(editor, segment_id)
+        wanted = random_mask(seed + 2)
+        planes = [(slice_of(target, axis, i), on_slice(wanted, axis, i)) for i in range(0, SHAPE[axis], 2)]
+        protect = [other] if protects else []
+        if together:
+            changed = write_slices(target, planes, protect=protect)
+        else:
+            changed = any([write_mask(target, *one, protect=protect) for one in planes])
+        masks[together] = (changed, editor.mask(segment_id).tobytes(), editor.mask(other).tobytes())
+    assert masks[True] == masks[False]
+
+
+def test_writing_no_slice_changes_nothing(an_editor):
+    assert not write_slices(target_in(an_editor, an_editor.add_segment()), [])
+
+
+def test_an_oblique_plane_is_not_written_as_a_slice(an_editor):
+    grid = target_in(an_editor, an_editor.add_segment()).reference.grid
+    plane = plane_through(grid, grid.to_mm((3, 4, 5)), (0.3, 0.4, 1.0))
+    with pytest.raises(GeometryError, match="oblique"):
+        slice_voxels(plane, np.ones(plane.shape, bool))

@@ -10,45 +10,32 @@ history and no observer of our own that could fall out of step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scribblesegment.clean_up import CleanUp
+from scribblesegment.context import ContextSet
 from scribblesegment.exceptions import PromptError, ScribbleSegmentError
-from scribblesegment.gestures import Box, Click, Gesture, SegmentGestures, SliceGestures, Stroke
+from scribblesegment.gestures import Box, Click, Gesture, SegmentGestures, Stroke
+from scribblesegment.mrml.controller_options import ControllerOptions
 from scribblesegment.mrml.edit_target import EditTarget, resolve_target, target_of
 from scribblesegment.mrml.geometry import length_scale, transformed, view_plane, world_to_mm
 from scribblesegment.mrml.prediction_queue import PredictionQueue, PreparedJob, SliceJob
 from scribblesegment.mrml.prompt_tags import write_gestures
-from scribblesegment.mrml.segments import segment_on_plane, segments_on_plane, visible_other_segments
-from scribblesegment.mrml.slice_result import SliceResult, SliceResults, anchors_of, prior_logits
+from scribblesegment.mrml.segments import segment_on_plane, visible_other_segments
+from scribblesegment.mrml.slice_acceptance import SliceAcceptance
+from scribblesegment.mrml.slice_requests import SliceRequests
+from scribblesegment.mrml.slice_result import SliceResult, SliceResults
 from scribblesegment.mrml.slice_writer import write_mask
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.neighbours import with_neighbours
 from scribblesegment.rasterization import rasterize
-from scribblesegment.slice_plane import SlicePlane, sample
-from scribblesegment.slice_request import SliceInference, SliceOutcome, SliceRequest
+from scribblesegment.slice_plane import SlicePlane
+from scribblesegment.slice_request import SliceInference, SliceOutcome
 
-
-@dataclass(frozen=True)
-class ControllerOptions:
-    """What the user set in the effect's options.
-
-    Attributes:
-        automatic: Write a result as soon as it is there; otherwise it becomes a preview until `accept`.
-        protect_visible: Other visible segments are never overwritten.
-        learn_from_others: Other visible segments tell the network where the object is not.
-        clean_up: From logits to mask.
-    """
-
-    automatic: bool = True
-    protect_visible: bool = True
-    learn_from_others: bool = False
-    clean_up: CleanUp = field(default_factory=CleanUp)
+__all__ = ["ControllerOptions", "ScribbleController", "Update"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +57,7 @@ class ScribbleController:
     Attributes:
         options: May be replaced at any time; `reapply` makes new ones count for the current result.
         preview: The result that waits to be accepted, or None.
+        acceptance: Which slices are accepted.
     """
 
     def __init__(
@@ -79,6 +67,8 @@ class ScribbleController:
         save_state: Callable[[], object],
         images: SourceImages | None = None,
         options: ControllerOptions | None = None,
+        context_of: Callable[[EditTarget], ContextSet | None] = lambda target: None,
+        on_finished: Callable[[EditTarget, SlicePlane], object] = lambda target, plane: None,
     ) -> None:
         """Connect to inference and to the editor's undo.
 
@@ -87,17 +77,21 @@ class ScribbleController:
             save_state: Saves Slicer's undo state; called once before each gesture changes anything.
             images: Cache of images, shared when several controllers work on the same scene.
             options: Defaults when absent.
+            context_of: Gives the segmented images that a segment's slices are predicted like, or None; must not wait
+                for anything.
+            on_finished: Told of slices that the user has finished, see `SliceAcceptance`.
         """
         self.options = options or ControllerOptions()
         self.preview: SliceResult | None = None
+        self.acceptance = SliceAcceptance(save_state=save_state, on_finished=on_finished)
         self._save_state = save_state
+        self._context_of = context_of
         self._images = images or SourceImages()
         self._results = SliceResults()
+        self._requests = SliceRequests(context_of)
         self._queue = PredictionQueue(inference, self._prepare)
         self._unanswered: list[SliceJob] = []
         self._reapplied: SliceResult | None = None
-        # The newest slice with its token: interpolating an oblique one takes as long as predicting it.
-        self._image: tuple[Hashable, NDArray[Any]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -221,13 +215,49 @@ class ScribbleController:
         self._request(target, drawn.plane)
         return True
 
+    def predict_in_context(self, editor_node: Any, slice_node: Any) -> None:
+        """Predict the shown slice from the context alone; where something was drawn, from that and the context.
+
+        Raises:
+            PromptError: There is no context, or nothing can be segmented here.
+        """
+        target, plane = self.place(editor_node, slice_node)
+        if not self._context_of(target):
+            raise PromptError(
+                f"There is no context for {target.segment.GetName()!r} yet. Add slices that are segmented well."
+            )
+        drawn = target.gestures.on(plane)
+        if drawn is not None:
+            self._request(target, drawn.plane)
+        else:
+            self._queue.add(SliceJob(target, plane, (), added=False))
+
+    def accept_slice(self, editor_node: Any, slice_node: Any) -> None:
+        """Accept the shown slice as it is, or write the preview if there is one, which accepts its slice.
+
+        Raises:
+            ScribbleSegmentError: The view is oblique or shows no slice of the volume; nothing was accepted.
+        """
+        previewed = self.preview
+        if previewed is not None and self.accept():
+            target, plane = previewed.target, previewed.plane
+            if plane.voxel_slice is None:
+                return
+        else:
+            target, plane = self.place(editor_node, slice_node)
+        self.acceptance.accept(target, plane)
+
+    def take_back_slice(self, editor_node: Any, slice_node: Any) -> bool:
+        """Count the shown slice no longer among the accepted ones. Returns whether it was one."""
+        return self.acceptance.take_back(*self.place(editor_node, slice_node))
+
     def accept(self) -> bool:
         """Write the preview to its segment, as one undo step. Returns whether there was one that still applies."""
         preview, self.preview = self.preview, None
         if preview is None or not self._applies(preview.target, preview.plane, preview.gestures):
             return False
         self._save_state()
-        self._write(preview)
+        self._write(preview, accepted=True)
         return True
 
     def reapply(self, editor_node: Any, slice_node: Any, *, finished: bool = True) -> bool:
@@ -242,7 +272,7 @@ class ScribbleController:
             Whether the segment or the preview changed.
         """
         target, plane = self.place(editor_node, slice_node)
-        result = self.result_for(target, target.gestures.on(plane))
+        result = self.result_on(target, plane)
         if result is None:
             return False
         if self.preview is not None or result.written is None:
@@ -259,7 +289,9 @@ class ScribbleController:
         self._unanswered.clear()
         self._results.clear()
         self._images.forget()
-        self.preview = self._reapplied = self._image = None
+        self.acceptance.forget()
+        self._requests.forget()
+        self.preview = self._reapplied = None
 
     # What comes back --------------------------------------------------------------------------------------------
 
@@ -287,9 +319,19 @@ class ScribbleController:
 
     # What to show -----------------------------------------------------------------------------------------------
 
-    def result_for(self, target: EditTarget, drawn: SliceGestures | None) -> SliceResult | None:
-        """Give the prediction that answers what was drawn on a slice, if it is known."""
-        return None if drawn is None else self._results.find(target, drawn.plane, drawn.gestures)
+    def result_on(self, target: EditTarget, plane: SlicePlane) -> SliceResult | None:
+        """Give the prediction that answers what was drawn on a slice, if it is known.
+
+        Where nothing was drawn, that is one from the context alone, as long as the segment still shows it.
+        """
+        drawn = target.gestures.on(plane)
+        if drawn is not None:
+            return self._results.find(target, drawn.plane, drawn.gestures)
+        result = self._results.find(target, plane, ())
+        if result is None or result.written is None:
+            return result if result is self.preview else None
+        content = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, result.plane)
+        return result if np.array_equal(content, result.written) else None
 
     def mask_of(self, result: SliceResult) -> NDArray[np.bool_]:
         """Give a result's mask under the current options, bool (H, W); protected segments are not yet cut out."""
@@ -319,32 +361,10 @@ class ScribbleController:
             self._queue.add(SliceJob(target, drawn.plane, drawn.gestures, added))
 
     def _prepare(self, job: SliceJob) -> PreparedJob | None:
-        target, plane = job.target, job.plane
-        if not self._applies(target, plane, job.gestures):
+        if not self._applies(job.target, job.plane, job.gestures):
             return None
-        node, segment_id = target.segmentation_node, target.segment_id
-        content = segment_on_plane(node, segment_id, target.reference, plane)
-        previous = self._results.find(target, plane, job.gestures[:-1])
-        # Removing a gesture takes back what it had brought, so the content says nothing then.
-        if not job.added:
-            content = np.zeros_like(content) if previous is None or previous.written is None else previous.written
-        own = rasterize(job.gestures, plane)
-        prompts = own
-        if self.options.learn_from_others:
-            others = visible_other_segments(node, segment_id)
-            prompts = with_neighbours(own, segments_on_plane(node, others, target.reference, plane))
-        token = (target.source.token, *_raster_key(plane))
-        if self._image is None or self._image[0] != token:
-            outside = target.source.intensity_range.low
-            self._image = token, sample(target.source.array, target.reference.grid, plane, outside=outside)
-        request = SliceRequest(
-            image=self._image[1],
-            image_token=token,
-            spacing_mm=plane.spacing_mm,
-            intensity_range=target.source.intensity_range,
-            prompts=prompts.with_mask_input(prior_logits(previous, content)),
-        )
-        return PreparedJob(job, request, anchors_of(own, content))
+        previous = self._results.find(job.target, job.plane, job.gestures[:-1]) if job.gestures else None
+        return self._requests.make(job, previous, learn_from_others=self.options.learn_from_others)
 
     def _take(self, prepared: PreparedJob, outcome: SliceOutcome) -> bool:
         job = prepared.job
@@ -372,19 +392,23 @@ class ScribbleController:
         if not self.options.automatic:
             self.preview = result
             return True
-        return self._write(result)
+        if not job.gestures:
+            self._save_state()  # else the gesture began the undo step
+        return self._write(result, accepted=bool(job.gestures))
 
     def _applies(self, target: EditTarget, plane: SlicePlane, gestures: tuple[Gesture, ...]) -> bool:
         """Whether the segment still is where this was asked for, with the same gestures on the slice."""
         if not target.exists:
             return False
         drawn = target.gestures.on(plane)
-        return drawn is not None and drawn.gestures == gestures
+        return (() if drawn is None else drawn.gestures) == gestures
 
-    def _write(self, result: SliceResult) -> bool:
+    def _write(self, result: SliceResult, *, accepted: bool = False) -> bool:
         target, plane = result.target, result.plane
         changed = write_mask(target, plane, self.mask_of(result), protect=self._protected(target))
         result.written = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
+        if accepted:
+            self.acceptance.written(target, plane)
         return changed
 
     def _protected(self, target: EditTarget) -> Sequence[str]:
@@ -397,11 +421,3 @@ def _points(world: ArrayLike, to_mm: NDArray[np.float64]) -> tuple[tuple[float, 
     """Bring (N, 3) world points to the segmentation's millimetres."""
     points = transformed(to_mm, np.asarray(world, float).reshape(-1, 3))
     return tuple((x, y, z) for x, y, z in points.tolist())
-
-
-def _raster_key(plane: SlicePlane) -> tuple[Hashable, ...]:
-    """What tells rasters apart, hashable."""
-    if plane.voxel_slice is not None:
-        return plane.voxel_slice
-    steps = (plane.origin_mm, plane.row_step_mm, plane.column_step_mm)
-    return (*plane.shape, *(float(value) for vector in steps for value in vector))

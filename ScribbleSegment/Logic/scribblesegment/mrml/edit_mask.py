@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,24 +52,30 @@ def editable_at(
         ImageError: An editable intensity range is set, but there is no image.
     """
     voxels = checked_kji(kji, reference.grid)
-    mode = editor_node.GetMaskMode()
-    editable = _inside_mask(segmentation_node, editor_node, mode, segment_id, reference, voxels)
+    limiting, inside = mask_segments(segmentation_node, editor_node, [segment_id])
+    among = segments_at(segmentation_node, limiting, reference, voxels)
+    editable = among if inside else ~among
     if editor_node.GetSourceVolumeIntensityMask():
-        editable &= _in_intensity_range(editor_node, source_array, reference, voxels)
-    if removing and mode == vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
+        image = masking_image(source_array, reference)
+        editable &= in_intensity_range(editor_node, image[tuple(voxels.T)])
+    if removing and editor_node.GetMaskMode() == vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
         editable |= segment_at(segmentation_node, segment_id, reference, voxels)
     return editable
 
 
-def _inside_mask(
-    segmentation_node: Any,
-    editor_node: Any,
-    mode: int,
-    segment_id: str,
-    reference: ReferenceGeometry,
-    kji: NDArray[np.int64],
-) -> NDArray[np.bool_]:
+def mask_segments(segmentation_node: Any, editor_node: Any, segment_ids: Sequence[str]) -> tuple[list[str], bool]:
+    """Which segments limit editing now.
+
+    Args:
+        segmentation_node: vtkMRMLSegmentationNode.
+        editor_node: vtkMRMLSegmentEditorNode.
+        segment_ids: The segments that are edited; outside of themselves nothing is forbidden to them.
+
+    Returns:
+        Their identifiers, and whether editing is allowed inside of them (True) or outside (False).
+    """
     modes = vtkMRMLSegmentationNode
+    mode = editor_node.GetMaskMode()
     everything = segmentation_node.GetSegmentation().GetSegmentIDs()
     display_node = segmentation_node.GetDisplayNode()
     # The segment's own switch: Slicer does not ask whether the segmentation as a whole is shown.
@@ -81,27 +88,27 @@ def _inside_mask(
     }
     outside = {modes.EditAllowedOutsideAllSegments: everything, modes.EditAllowedOutsideVisibleSegments: visible}
     if mode in inside:
-        return segments_at(segmentation_node, inside[mode], reference, kji)
-    others = [other for other in outside.get(mode, ()) if other != segment_id]
-    return ~segments_at(segmentation_node, others, reference, kji)
+        return list(inside[mode]), True
+    return [other for other in outside.get(mode, ()) if other not in segment_ids], False
 
 
-def _in_intensity_range(
-    editor_node: Any, source_array: NDArray[Any] | None, reference: ReferenceGeometry, kji: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    if source_array is None:
-        raise ImageError(
-            "An editable intensity range is set, but there is no source volume. Select one, or switch the range off "
-            "under Masking."
-        )
-    checks.same_shape(source_array.shape, reference.grid.shape, name="source_array", reference="the reference grid")
-    if not len(kji):
-        return np.zeros(0, bool)
-    values = np.ascontiguousarray(source_array[tuple(kji.T)])
+def in_intensity_range(editor_node: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which intensities the editable range allows.
+
+    Args:
+        editor_node: vtkMRMLSegmentEditorNode; whether its range is in use is not looked at.
+        values: Any shape, of the type of the image.
+
+    Returns:
+        bool, of the same shape.
+    """
+    if not values.size:
+        return np.zeros(values.shape, bool)
     # By Slicer's filter, which casts the limits to the type of the image.
+    contiguous = np.ascontiguousarray(values).ravel()
     image = vtkImageData()
-    image.SetDimensions(len(values), 1, 1)
-    image.GetPointData().SetScalars(numpy_to_vtk(values, deep=True))
+    image.SetDimensions(len(contiguous), 1, 1)
+    image.GetPointData().SetScalars(numpy_to_vtk(contiguous))  # no copy
     threshold = vtkImageThreshold()
     threshold.SetInputData(image)
     threshold.ThresholdBetween(*editor_node.GetSourceVolumeIntensityMaskRange())
@@ -110,4 +117,20 @@ def _in_intensity_range(
     threshold.SetOutputScalarTypeToUnsignedChar()
     threshold.Update()
     found: NDArray[np.bool_] = vtk_to_numpy(threshold.GetOutput().GetPointData().GetScalars()).astype(bool)
-    return found
+    return found.reshape(values.shape)
+
+
+def masking_image(source_array: NDArray[Any] | None, reference: ReferenceGeometry) -> NDArray[Any]:
+    """The image that the editable intensity range is about.
+
+    Raises:
+        GeometryError: It is not on the grid.
+        ImageError: There is none.
+    """
+    if source_array is None:
+        raise ImageError(
+            "An editable intensity range is set, but there is no source volume. Select one, or switch the range off "
+            "under Masking."
+        )
+    checks.same_shape(source_array.shape, reference.grid.shape, name="source_array", reference="the reference grid")
+    return source_array

@@ -1,4 +1,4 @@
-"""From a mask on a slice plane to voxels of a segment."""
+"""From masks on slice planes to voxels of a segment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.exceptions import GeometryError
 from scribblesegment.mrml.edit_mask import editable_at
 from scribblesegment.mrml.edit_target import EditTarget
 from scribblesegment.mrml.oblique_cuts import oblique_cut
@@ -33,7 +34,45 @@ def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *
         return False
     wanted = mask[tuple(voxels.pixels.T)]
     present = segment_at(node, segment_id, reference, voxels.kji)
-    added, removed = voxels.kji[wanted & ~present], voxels.kji[present & ~wanted]
+    return _write(target, voxels.kji[wanted & ~present], voxels.kji[present & ~wanted], protect)
+
+
+def write_slices(
+    target: EditTarget, masks: Sequence[tuple[SlicePlane, NDArray[np.bool_]]], *, protect: Sequence[str] = ()
+) -> bool:
+    """Make the segment equal to masks on several slices at once, as `write_mask` does on each.
+
+    Args:
+        target: Segment to change.
+        masks: Different slices of the target's grid, and bool (H, W) for each.
+        protect: Identifiers of segments that must not change.
+
+    Returns:
+        Whether a voxel changed.
+    """
+    added: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
+    removed = added.copy()
+    for plane, mask in masks:
+        present = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
+        added.append(slice_voxels(plane, mask & ~present))
+        removed.append(slice_voxels(plane, present & ~mask))
+    return _write(target, np.concatenate(added), np.concatenate(removed), protect)
+
+
+def slice_voxels(plane: SlicePlane, pixels: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The voxels (N, 3) of the marked pixels, bool (H, W), of a plane that is a slice of its grid.
+
+    Raises:
+        GeometryError: The plane is oblique.
+    """
+    if plane.voxel_slice is None:
+        raise GeometryError("The plane is oblique: its pixels are no voxels. Write it with write_mask.")
+    axis, index = plane.voxel_slice
+    return np.insert(np.argwhere(pixels), axis, index, axis=1)
+
+
+def _write(target: EditTarget, added: NDArray[np.int64], removed: NDArray[np.int64], protect: Sequence[str]) -> bool:
+    node, segment_id, reference = target.segmentation_node, target.segment_id, target.reference
 
     def editable(kji: NDArray[np.int64], *, removing: bool) -> NDArray[np.int64]:
         if not len(kji):

@@ -16,6 +16,7 @@ WITHOUT_SLICER = (
     "Panels",
     "RequiredPackages",
     "Selection",
+    "TaskContexts",
 )
 
 

@@ -1,0 +1,172 @@
+"""Tests of ScribbleSegmentLib.TaskContexts, which needs neither Qt nor Slicer's application."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="needs slicer-core")
+
+MODULE = Path(__file__).resolve().parents[3] / "ScribbleSegment"
+if str(MODULE) not in sys.path:
+    sys.path.append(str(MODULE))
+
+from scribblesegment.context import ContextEntry
+from scribblesegment.context_store import ContextStore
+from scribblesegment.exceptions import ContextError
+from scribblesegment.mrml.task_names import ContextTask, kept_task
+from ScribbleSegmentLib.TaskContexts import TaskContexts
+
+LIVER = kept_task("Liver")
+LONG = 60.0
+
+
+def an_entry(name):
+    image = np.zeros((6, 7), np.float32)
+    image[2:4, 2:5] = 1
+    return ContextEntry(image, image > 0.5, (1.0, 1.0), identifier=name)
+
+
+def adding(name):
+    return lambda context: context.add(an_entry(name))
+
+
+def names(context):
+    return [entry.identifier for entry in context]
+
+
+def settle(contexts):
+    until = time.monotonic() + LONG
+    problems = []
+    while contexts.busy:
+        assert time.monotonic() < until
+        contexts.wait(0.01)
+        problems += contexts.poll()
+    return problems
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ContextStore(tmp_path / "contexts")
+
+
+@pytest.fixture
+def contexts(store):
+    made = TaskContexts(store)
+    yield made
+    assert made.flush(LONG)
+
+
+def test_a_new_task_is_an_empty_set_and_leaves_no_file(contexts, store):
+    assert contexts.get(LIVER) is None
+    assert settle(contexts) == []
+    assert len(contexts.get(LIVER)) == 0
+    assert contexts.get(LIVER).label_name == "Liver"
+    assert not store.folder.exists() or store.list_tasks() == []
+
+
+def test_a_change_counts_at_once_and_is_kept(contexts, store):
+    contexts.get(LIVER)
+    settle(contexts)
+    contexts.change(LIVER, adding("a"))
+    contexts.change(LIVER, adding("b"))
+    assert names(contexts.get(LIVER)) == ["a", "b"]
+    assert settle(contexts) == []
+    assert names(store.load("Liver")) == ["a", "b"]
+
+
+def test_a_change_of_a_set_that_is_still_loaded_waits_for_it(contexts, store):
+    other = TaskContexts(store)
+    other.change(LIVER, adding("a"))
+    assert other.flush(LONG)
+    contexts.change(LIVER, adding("b"))
+    assert contexts.get(LIVER) is None
+    settle(contexts)
+    assert names(contexts.get(LIVER)) == ["a", "b"]
+    assert names(store.load("Liver")) == ["a", "b"]
+
+
+def test_what_was_kept_is_there_in_the_next_session(store):
+    first = TaskContexts(store)
+    first.change(LIVER, adding("a"))
+    assert first.flush(LONG)
+    second = TaskContexts(store)
+    second.get(kept_task("liver"))
+    second.refreshNames()
+    settle(second)
+    assert names(second.get(LIVER)) == ["a"]
+    assert second.names == ["Liver"]
+    assert second.flush(LONG)
+
+
+def test_sets_that_are_not_kept_are_on_no_disk(contexts, store):
+    task = ContextTask("Segment_1", "\nnode\nSegment_1", kept=False)
+    contexts.change(task, adding("a"))
+    assert names(contexts.get(task)) == ["a"]
+    settle(contexts)
+    assert not store.folder.exists()
+
+
+def test_a_set_that_was_emptied_stays_a_task(contexts, store):
+    contexts.change(LIVER, adding("a"))
+    settle(contexts)
+    contexts.change(LIVER, lambda context: context.remove("a"))
+    settle(contexts)
+    assert len(store.load("Liver")) == 0
+
+
+def test_a_change_that_is_not_possible_is_told_and_changes_nothing(contexts, store):
+    contexts.change(LIVER, adding("a"))
+    settle(contexts)
+    with pytest.raises(ContextError, match="identifier 'x'"):
+        contexts.change(LIVER, lambda context: context.remove("x"))
+    assert names(contexts.get(LIVER)) == ["a"]
+
+
+def test_a_change_that_waited_and_is_not_possible_is_told_later(contexts):
+    contexts.change(LIVER, lambda context: context.remove("x"))
+    assert "identifier 'x'" in settle(contexts)[0]
+
+
+def test_a_damaged_set_is_told_and_never_overwritten(store):
+    first = TaskContexts(store)
+    first.change(LIVER, adding("a"))
+    assert first.flush(LONG)
+    (manifest,) = store.folder.glob("*/context.json")
+    manifest.write_text("damaged")
+    second = TaskContexts(store)
+    second.change(LIVER, adding("b"))
+    problems = settle(second)
+    assert any("context.json" in problem for problem in problems)
+    with pytest.raises(ContextError, match="another name"):
+        second.change(LIVER, adding("c"))
+    assert manifest.read_text() == "damaged"
+    assert second.flush(LONG)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "contexts").write_text("a file in the way")
+    contexts = TaskContexts(ContextStore(tmp_path / "contexts"))
+    contexts.change(LIVER, adding("a"))
+    assert any("contexts" in problem for problem in settle(contexts))
+    assert names(contexts.get(LIVER)) == ["a"]
+    assert contexts.flush(LONG)
+
+
+def test_flushing_saves_everything_and_leaves_no_thread(store):
+    contexts = TaskContexts(store)
+    before = set(threading.enumerate())
+    for number in range(5):
+        contexts.change(kept_task(f"task {number}"), adding("a"))
+    assert contexts.flush(LONG)
+    assert set(threading.enumerate()) <= before
+    assert [info.entries for info in store.list_tasks()] == [1] * 5
+
+
+def test_without_a_task_there_is_no_set(contexts):
+    assert contexts.get(None) is None
