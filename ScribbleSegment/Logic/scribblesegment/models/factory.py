@@ -9,14 +9,20 @@ from typing import Any
 from torch import nn
 
 from scribblesegment.exceptions import ConfigError
+from scribblesegment.models.context_unet import ContextUNet, ContextUNetConfig
 from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig
+from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
 from scribblesegment.models.residual_unet import ResidualUNet, ResidualUNetConfig
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
 
 _NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "context_unet": (ContextUNet, ContextUNetConfig),
     "efficient_unet": (EfficientUNet, EfficientUNetConfig),
+    "multiverseg": (MultiverSeg, MultiverSegConfig),
     "residual_unet": (ResidualUNet, ResidualUNetConfig),
     "scribble_unet": (ScribbleUNet, ScribbleUNetConfig),
+    "universeg": (UniverSeg, UniverSegConfig),
 }
 
 

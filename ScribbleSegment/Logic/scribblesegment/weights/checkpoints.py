@@ -73,7 +73,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, NetworkDescri
 
     Args:
         path: `.safetensors`, or a `.pt`/`.pth` file of tensors. Files without a description are recognised by their
-            parameter names and shapes, among them the published ScribblePrompt-UNet.
+            parameter names and shapes, among them the published ScribblePrompt-UNet, MultiverSeg and UniverSeg.
 
     Returns:
         The network with float32 parameters, in evaluation mode, and its description.
@@ -143,13 +143,16 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
     Raises:
         WeightsError: If they are not those of a known network.
     """
+    crossing = parameters.get("enc_blocks.0.cross.cross_conv.weight")
+    if crossing is not None and crossing.ndim == 4:
+        return _recognise_in_context(parameters, crossing, path)
     levels = sum(1 for name in parameters if re.fullmatch(r"downs\.\d+\.conv\.0\.weight", name))
     bottleneck = parameters.get("bottleneck.conv.0.weight")
     if levels == 0 or bottleneck is None:
         some = ", ".join(sorted(parameters)[:4]) or "none"
         raise WeightsError(
             f"{path} holds no network that is known here (its parameters: {some}, ...). Supported are ScribblePrompt-"
-            "UNet files and files written by this package."
+            "UNet, MultiverSeg and UniverSeg files and files written by this package."
         )
     first = parameters["downs.0.conv.0.weight"]
     features = [int(parameters[f"downs.{level}.conv.0.weight"].shape[0]) for level in range(levels)]
@@ -165,6 +168,21 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
         "activation": "prelu" if "downs.0.conv.1.weight" in parameters else "leaky_relu",
     }
     return NetworkDescription("scribble_unet", options, name=path.stem)
+
+
+def _recognise_in_context(parameters: dict[str, torch.Tensor], first: torch.Tensor, path: Path) -> NetworkDescription:
+    """Tell MultiverSeg from UniverSeg, which has no normalisation; `first` is the first cross-convolution."""
+    widths = {
+        int(found[1]): int(value.shape[0])
+        for name, value in parameters.items()
+        if (found := re.fullmatch(r"enc_blocks\.(\d+)\.cross\.cross_conv\.weight", name))
+    }
+    options: dict[str, Any] = {"features": [widths[level] for level in sorted(widths)]}
+    if "enc_blocks.0.target.vmapped.norml.weight" not in parameters:
+        return NetworkDescription("universeg", options, capabilities=("context",), name=path.stem)
+    options["in_channels"] = int(first.shape[1]) - 2  # without image and mask of a context entry
+    capabilities = tuple(sorted((*DEFAULT_CAPABILITIES, "context")))
+    return NetworkDescription("multiverseg", options, capabilities=capabilities, name=path.stem)
 
 
 def _write_safetensors(

@@ -17,14 +17,16 @@ def test_options_reach_the_network() -> None:
 
 
 def test_every_listed_name_can_be_asked_for() -> None:
-    assert network_names() == ("efficient_unet", "residual_unet", "scribble_unet")
+    assert network_names() == (
+        *("context_unet", "efficient_unet", "multiverseg", "residual_unet", "scribble_unet", "universeg"),
+    )
     with torch.device("meta"):  # shapes without numbers
         kinds = [type(build_network(name)).__name__ for name in network_names()]
-    assert kinds == ["EfficientUNet", "ResidualUNet", "ScribbleUNet"]
+    assert kinds == ["ContextUNet", "EfficientUNet", "MultiverSeg", "ResidualUNet", "ScribbleUNet", "UniverSeg"]
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="Unknown network 'unett'; known are efficient_unet, residual_unet, scribble"):
+    with pytest.raises(ConfigError, match="Unknown network 'unett'; known are context_unet, efficient_unet, multiv"):
         build_network("unett")
 
 

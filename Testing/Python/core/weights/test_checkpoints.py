@@ -13,7 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scribblesegment.exceptions import FileFormatError, WeightsError
+from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
 from scribblesegment.weights.checkpoints import (
     METADATA_KEY,
     NetworkDescription,
@@ -89,6 +91,70 @@ def test_the_published_network_is_recognised(shared_dir: Path) -> None:
     parameters = {name: torch.empty(shape) for name, shape in shapes["scribbleprompt_unet_v1_nf192"].items()}
     description = recognise(parameters, Path("published.pt"))
     assert ScribbleUNetConfig(**description.options) == ScribbleUNetConfig()
+
+
+@pytest.mark.parametrize(
+    ("published", "architecture", "config", "capabilities"),
+    [
+        ("multiverseg_v0_v1_nf256", "multiverseg", MultiverSegConfig(), {"boxes", "clicks", "context", "scribbles"}),
+        ("universeg_v1_nf64", "universeg", UniverSegConfig(), {"context"}),
+    ],
+)
+def test_the_published_networks_in_context_are_recognised(
+    shared_dir: Path, published: str, architecture: str, config: object, capabilities: set[str]
+) -> None:
+    shapes = json.loads((shared_dir / "golden" / "published_state_dict_shapes.json").read_text())
+    parameters = {name: torch.empty(shape) for name, shape in shapes[published].items()}
+    description = recognise(parameters, Path("published.pt"))
+    assert (description.architecture, set(description.capabilities)) == (architecture, capabilities)
+    assert type(config)(**description.options) == config
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        MultiverSeg(MultiverSegConfig((3, 4, 5))),
+        MultiverSeg(MultiverSegConfig((3, 3), in_channels=2)),
+        UniverSeg(UniverSegConfig((2, 3, 4, 5))),
+    ],
+    ids=lambda network: str(network.config),
+)
+def test_a_network_in_context_is_recognised_by_its_shapes(
+    tmp_path: Path, network: MultiverSeg | UniverSeg, wrapper: str | None
+) -> None:
+    state = network.state_dict()
+    path = tmp_path / "published.pt"
+    torch.save({wrapper: state} if wrapper else state, path)
+    loaded, description = load_network(path)
+    assert type(loaded) is type(network)
+    assert loaded.config == network.config
+    assert description.name == "published"
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_network_in_context_with_parts_missing_is_refused_by_name(tmp_path: Path) -> None:
+    state = MultiverSeg(MultiverSegConfig((3, 4))).state_dict()
+    del state["dec_blocks.0.support.vmapped.norml.bias"]
+    state["enc_blocks.1.cross.cross_conv.bias"] = torch.zeros(7)
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match=r"odd\.pt does not fit") as caught:
+        load_network(tmp_path / "odd.pt")
+    assert "missing: dec_blocks.0.support.vmapped.norml.bias" in str(caught.value)
+    assert "enc_blocks.1.cross.cross_conv.bias (7,) instead of (4,)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((3, 2, 3, 3), "this version cannot build"), ((3,), "no network that is known here")]
+)
+def test_a_first_cross_convolution_that_makes_no_sense_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], message: str
+) -> None:
+    state = MultiverSeg(MultiverSegConfig((3, 3))).state_dict()
+    state["enc_blocks.0.cross.cross_conv.weight"] = torch.zeros(shape)
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match=message):
+        load_network(tmp_path / "odd.pt")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
