@@ -218,6 +218,7 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="P",
         help="probability from which a pixel belongs to a label (default 0.5)",
     )
+    add("--all-pieces", action="store_true", help="also keep pieces of a label on which nothing of it was drawn")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
 
 

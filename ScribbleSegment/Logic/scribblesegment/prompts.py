@@ -188,6 +188,14 @@ class Prompts:
         """Whether there is no stroke, click or box; the previous round's logits do not count."""
         return not (self.scribbles.any() or len(self.point_labels) or len(self.boxes))
 
+    def positive_pixels(self) -> NDArray[np.bool_]:
+        """Mark what positive prompts cover, bool of the image's shape: strokes, clicks and the inside of boxes."""
+        marked = np.asarray(self.scribbles[0] > 0)
+        marked[tuple(self.point_coords[self.point_labels == 1].T)] = True
+        for start, stop in self.boxes:
+            marked[tuple(slice(int(first), int(last)) for first, last in zip(start, stop, strict=True))] = True
+        return marked
+
     @property
     def has_positive(self) -> bool:
         """Whether anything points at the object: a positive stroke, a foreground click or a box."""

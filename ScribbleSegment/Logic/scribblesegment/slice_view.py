@@ -164,10 +164,7 @@ def focus_view(
 
 
 def _extent(mask: NDArray[np.bool_], prompts: Prompts) -> Region | None:
-    marked = mask | (prompts.scribbles[0] > 0)
-    marked[tuple(prompts.point_coords[prompts.point_labels == 1].T)] = True
-    for (top, left), (bottom, right) in prompts.boxes.tolist():
-        marked[top:bottom, left:right] = True
+    marked = mask | prompts.positive_pixels()
     if not marked.any():
         return None
     rows, columns = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))

@@ -108,7 +108,7 @@ def test_the_examples_in_the_help_are_understood(capsys):
 def test_arguments_arrive_as_they_were_given():
     line = (
         "segment i.nrrd --scribbles s.nrrd --click 1,2,3,+ --click 4,5,-2 --box 0,0,2,2 --box 0,1,2,3,4,5,+7 -o o.nrrd "
-        "--background 9 --slice j:3 --overlay p.png --model m --threshold 0.3 --device cpu"
+        "--background 9 --slice j:3 --overlay p.png --model m --threshold 0.3 --device cpu --all-pieces"
     )
     options = cli._parser().parse_args(line.split())
     assert options.image == Path("i.nrrd")
@@ -116,6 +116,7 @@ def test_arguments_arrive_as_they_were_given():
     assert options.boxes == (LabelBox((0, 0), (2, 2)), LabelBox((0, 1, 2), (3, 4, 5), 7))
     assert options.slices == SliceChoice(1, 3)
     assert (options.background, options.model, options.threshold, options.device) == ("9", "m", 0.3, "cpu")
+    assert options.all_pieces
 
 
 @pytest.mark.parametrize(("text", "expected"), [("k:12", (0, 12)), ("K:0", (0, 0)), ("j", (1, None)), ("i:5", (2, 5))])

@@ -281,3 +281,13 @@ def test_equality_looks_at_every_field():
     assert not others[1].equals(base.with_click((0, 0), positive=False))
     assert not others[3].equals(base.with_mask_input(np.ones(SHAPE)))
     assert not base.equals("something else")
+
+
+def test_positive_pixels_are_those_of_strokes_clicks_and_boxes() -> None:
+    stroke = np.zeros((6, 8), bool)
+    stroke[1, 1:4] = True
+    prompts = Prompts.empty((6, 8)).with_scribble(stroke).with_click((5, 7)).with_click((0, 0), positive=False)
+    prompts = prompts.with_box((3, 2), (5, 4)).with_scribble(np.eye(6, 8, 4, dtype=bool), positive=False)
+    expected = stroke.copy()
+    expected[5, 7] = expected[3:5, 2:4] = True
+    assert np.array_equal(prompts.positive_pixels(), expected)

@@ -36,8 +36,9 @@ from scribblesegment.commands.slice_display import SliceDisplay
 from scribblesegment.exceptions import FileFormatError, PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
-from scribblesegment.postprocessing import probability_to_logit, resolve_labels
+from scribblesegment.postprocessing import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
 from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.prompts import Prompts
 from scribblesegment.volume import LabelVolume, Segment, SliceImage, Volume
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class SegmentRequest:
         model: Name or path of the network.
         threshold: Probability in (0, 1) from which a pixel belongs to a label.
         device: "auto" or a torch device name.
+        all_pieces: Whether a label also keeps pieces on which nothing of it was drawn.
     """
 
     image: Path
@@ -88,6 +90,7 @@ class SegmentRequest:
     model: str = "default"
     threshold: float = 0.5
     device: str = "auto"
+    all_pieces: bool = False
 
 
 @dataclass
@@ -116,7 +119,7 @@ def segment(request: SegmentRequest, *, load: LoadPredictor, say: Callable[[str]
     _check_request(request)
     case = _read(request, say)
     predictor = load(request.model, device=request.device, progress=show_download)
-    results = _predict(predictor, case, request.threshold)
+    results = _predict(predictor, case, request.threshold, all_pieces=request.all_pieces)
     picture = None
     if request.overlay is not None:
         from scribblesegment.commands.overlay import draw_overlay
@@ -212,7 +215,9 @@ def _background_label(wanted: str, names: Sequence[Segment]) -> int:
     raise PromptError(f"No segment of the scribbles is named {wanted!r}; there are {known}. Or give a label's number.")
 
 
-def _predict(predictor: InteractivePredictor[PredictionLike], case: _Case, threshold: float) -> list[NDArray[Any]]:
+def _predict(
+    predictor: InteractivePredictor[PredictionLike], case: _Case, threshold: float, *, all_pieces: bool
+) -> list[NDArray[Any]]:
     """Predict every label in every slice; returns label maps (H, W) with the labels' own numbers."""
     from tqdm import tqdm
 
@@ -226,11 +231,20 @@ def _predict(predictor: InteractivePredictor[PredictionLike], case: _Case, thres
             predictor.set_image(piece.image, spacing_mm=piece.spacing_mm, intensity_range=case.intensity_range)
             logits = []
             for label in prompts.labels:
-                logits.append(predictor.predict(prompts.prompts(label)).logits)
+                given = prompts.prompts(label)
+                found = predictor.predict(given).logits
+                logits.append(found if all_pieces else _touched(found, given, threshold))
                 bar.update()
             numbers = np.array([0, *prompts.labels], dtype)
             results.append(numbers[resolve_labels(np.stack(logits), threshold)])
     return results
+
+
+def _touched(logits: NDArray[np.float32], prompts: Prompts, threshold: float) -> NDArray[np.float32]:
+    """Take the pieces away on which nothing positive was drawn, before labels compete for pixels."""
+    mask = logits_to_mask(logits, threshold)
+    elsewhere = mask & ~keep_touched(mask, prompts.positive_pixels())
+    return np.where(elsewhere, -np.inf, logits)
 
 
 def _write(path: Path, case: _Case, results: Sequence[NDArray[Any]]) -> None:

@@ -361,3 +361,26 @@ def test_a_failure_leaves_an_existing_output_as_it_was(tmp_path, image):
         run(Broken(), image, output, clicks=(LabelClick((2, 5, 6), True),), overlay=tmp_path / "o.png")
     assert output.read_bytes() == b"precious"
     assert {path.name for path in tmp_path.iterdir()} == {"image.nrrd", "o.nrrd"}
+
+
+class Doubler(Painter):
+    """Finds every object a second time, mirrored."""
+
+    def predict(self, prompts):
+        logits = super().predict(prompts).logits
+        return Prediction(np.maximum(logits, logits[:, ::-1]))
+
+
+@pytest.mark.parametrize("all_pieces", [False, True])
+def test_pieces_on_which_nothing_was_drawn_are_left_out_unless_asked_for(tmp_path, image, all_pieces):
+    out = tmp_path / "o.nrrd"
+    run(Doubler(), image, out, clicks=(LabelClick((2, 5, 4), True),), all_pieces=all_pieces)
+    labels = read_labelmap(out).array[2]
+    assert labels[5, 4] == 1
+    assert (labels[5, -5] == 1) == all_pieces
+
+
+def test_a_box_counts_as_drawn_on(tmp_path, image):
+    out = tmp_path / "o.nrrd"
+    run(Painter(), image, out, boxes=(LabelBox((2, 4, 4), (3, 9, 9)),))
+    assert (read_labelmap(out).array[2, 4:9, 4:9] == 1).all()
