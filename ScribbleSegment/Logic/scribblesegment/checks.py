@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from scribblesegment.exceptions import GeometryError, ImageError, ScribbleSegmentError
 
@@ -141,3 +141,12 @@ def affine_matrix(value: ArrayLike, *, name: str = "ijk_to_ras") -> NDArray[np.f
             "Each axis needs a length above zero and a direction of its own."
         )
     return matrix
+
+
+def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Return a read-only array of its own memory; one that already is such is shared, which keeps edits cheap."""
+    if array.dtype == dtype and array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous:
+        return array
+    copy = np.array(array, dtype=dtype, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy

@@ -21,7 +21,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion
 
 from scribblesegment import checks
@@ -84,7 +84,7 @@ class ContextEntry:
             )
         checks.same_shape(mask.shape, image.shape, name="mask", error=ContextError)
         self._store("image", image)
-        self._store("mask", _read_only(mask, np.bool_))
+        self._store("mask", checks.read_only(mask, np.bool_))
         self._store("spacing_mm", checks.spacing_mm(self.spacing_mm, 2))
         slice_grid(self.shape, self.spacing_mm, THUMBNAIL_SIDE)  # refuses what cannot be put on one scale
         self._store("source", _checked_source(self.source))
@@ -164,7 +164,7 @@ class ContextEntry:
         mask = grid.image_to_grid(self.mask) > 0.5
         if not mask.any():
             mask = grid.scribbles_to_grid(self.mask) > 0
-        laid_out = _read_only(image, np.float32), _read_only(mask, np.bool_)
+        laid_out = checks.read_only(image, np.float32), checks.read_only(mask, np.bool_)
         self._store("_grid", laid_out)
         return laid_out
 
@@ -372,7 +372,7 @@ def checked_image(image: ArrayLike) -> FloatArray:
             f"The image has values from {low} to {high}, expected 0 to 1. Normalise it with the intensity range of its "
             "volume: IntensityRange.estimate(volume).normalize(image)."
         )
-    return _read_only(values, np.float32)
+    return checks.read_only(values, np.float32)
 
 
 def checked_name(name: str, what: str) -> str:
@@ -400,15 +400,6 @@ def to_levels(image: FloatArray) -> NDArray[np.uint16]:
 def from_levels(levels: NDArray[np.uint16]) -> FloatArray:
     """Turn 16-bit numbers into intensities in [0, 1]."""
     return levels.astype(np.float32) / np.float32(LEVELS)
-
-
-def _read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """Return a read-only array of its own memory; one that already is such is shared."""
-    if array.dtype == dtype and array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous:
-        return array
-    copy = np.array(array, dtype=dtype, order="C", copy=True)
-    copy.flags.writeable = False
-    return copy
 
 
 def _checked_source(source: str) -> str:

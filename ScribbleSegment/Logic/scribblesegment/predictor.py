@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,8 @@ from scribblesegment.slice_view import Region, SliceView, crop_prompts, focus_vi
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from scribblesegment.weights.checkpoints import NetworkDescription
 
 FloatArray = NDArray[np.float32]
 
@@ -342,11 +343,33 @@ def load_predictor(
         DeviceError: If the device cannot run a network.
     """
     from scribblesegment.weights.checkpoints import load_network
-    from scribblesegment.weights.manager import fetch_weights
+    from scribblesegment.weights.manager import weights_file
 
-    is_path = isinstance(name, os.PathLike) or Path(name).suffix in (".safetensors", ".pt", ".pth")
-    path = Path(name) if is_path else fetch_weights(str(name), weights_dir=weights_dir, progress=progress)
+    path = weights_file(name, weights_dir=weights_dir, progress=progress)
     network, description = load_network(path)
+    return described_predictor(network, description, device=device, name=path.stem)
+
+
+def described_predictor(
+    network: nn.Module,
+    description: NetworkDescription,
+    *,
+    device: str = "auto",
+    plan: ExecutionPlan | None = None,
+    name: str = "",
+) -> Predictor:
+    """Get a network ready as the description in its file says.
+
+    Args:
+        network: From `weights.checkpoints.load_network`, as the description is.
+        description: What it is and how it is used.
+        device: "auto" or a torch device name.
+        plan: How to run it; measured when not given.
+        name: What it is called if its description does not say.
+
+    Raises:
+        DeviceError: If the device cannot run a network.
+    """
     return Predictor(
         network,
         capabilities=description.capabilities,
@@ -354,7 +377,8 @@ def load_predictor(
         focus_size=description.focus_size,
         temperature=description.temperature,
         device=device,
-        name=description.name or path.stem,
+        plan=plan,
+        name=description.name or name,
     )
 
 

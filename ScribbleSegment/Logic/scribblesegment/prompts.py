@@ -18,15 +18,6 @@ from scribblesegment import checks
 from scribblesegment.exceptions import PromptError
 
 
-def _frozen(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """Return a read-only array of its own memory; one that already is such is shared, which keeps edits cheap."""
-    if array.dtype == dtype and array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous:
-        return array
-    copy = np.array(array, dtype=dtype, order="C", copy=True)
-    copy.flags.writeable = False
-    return copy
-
-
 def _integers(value: ArrayLike, *, name: str) -> NDArray[np.int64]:
     array = checks.numeric_array(value, name=name, error=PromptError)
     if array.size == 0:
@@ -70,7 +61,7 @@ class Prompts:
             self._store("mask_input", self._checked_mask_input(self.mask_input), np.float32)
 
     def _store(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
-        object.__setattr__(self, name, _frozen(array, dtype))
+        object.__setattr__(self, name, checks.read_only(array, dtype))
 
     def _checked_scribbles(self) -> NDArray[Any]:
         scribbles = checks.image_array(self.scribbles, ndim=(3, 4), name="scribbles", error=PromptError)

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 class ShownContext:
-    """What the network makes of a context set.
-
-    Attributes:
-        size: Number of entries.
-    """
+    """What the network makes of a context set."""
 
     def __init__(self, context: ContextSet, prepared: nn.Module, plan: ExecutionPlan, size: int) -> None:
         """Encode a set.
@@ -36,7 +32,6 @@ class ShownContext:
         """
         import torch
 
-        self.size = len(context)
         self._network = cast("ContextMapsNetwork", prepared)
         self._plan = plan
         images, masks = (torch.from_numpy(array)[None] for array in context.to_grid(size))  # (1, S, 1, size, size)

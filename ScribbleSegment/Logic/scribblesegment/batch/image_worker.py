@@ -14,7 +14,7 @@ import numpy as np
 from scribblesegment.batch.file_state import FileState, is_unchanged, state_of
 from scribblesegment.batch.images import BatchImage, files_of
 from scribblesegment.batch.job import TRIES, BatchJob
-from scribblesegment.batch.network import weights_digest, weights_file
+from scribblesegment.batch.network import weights_digest
 from scribblesegment.batch.records import FOLDER, ImageRecord, RecordFolder, StructureResult
 from scribblesegment.batch.segmentation import SegmentedImage, image_axis, segment_image
 from scribblesegment.context import ContextSet
@@ -23,6 +23,7 @@ from scribblesegment.io import default_segment, read_volume, write_segmentation
 from scribblesegment.io.context_files import read_context
 from scribblesegment.propagation import SlicePredictor
 from scribblesegment.volume import LabelVolume, Segment, Volume
+from scribblesegment.weights.manager import weights_file
 
 # Nothing more can be written, whatever the image.
 _NOWHERE_TO_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,25 +14,12 @@ if TYPE_CHECKING:
 
     from scribblesegment.devices import ExecutionPlan
 
-_WEIGHTS = (".safetensors", ".pt", ".pth")
-
 
 class LoadNetwork(Protocol):
     """What loads a network: `load_for_batch`, or a stand-in for it. Other processes import it by its name."""
 
     def __call__(self, weights: Path, /, *, device: str, threads: int) -> SlicePredictor:
         """Load the network of a file onto a device; on the processor it uses so many threads."""
-
-
-def weights_file(model: str, progress: Callable[[float, str], None] | None = None) -> Path:
-    """Find the file of a network by name or path, and download it if need be.
-
-    Raises:
-        WeightsError: There is none of that name, or the download failed.
-    """
-    from scribblesegment.weights.manager import fetch_weights
-
-    return Path(model) if Path(model).suffix in _WEIGHTS else fetch_weights(model, progress=progress)
 
 
 def weights_digest(path: Path) -> str:
@@ -58,19 +44,12 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> SlicePredi
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
-    from scribblesegment.predictor import Predictor
+    from scribblesegment.predictor import described_predictor
     from scribblesegment.weights.checkpoints import load_network
 
     network, description = load_network(weights)
-    predictor = Predictor(
-        network,
-        capabilities=description.capabilities,
-        size=description.size,
-        focus_size=description.focus_size,
-        temperature=description.temperature,
-        plan=repeatable_plan(network, device, threads),
-        name=description.name or weights.stem,
-    )
+    plan = repeatable_plan(network, device, threads)
+    predictor = described_predictor(network, description, plan=plan, name=weights.stem)
     check_takes_context(predictor, str(weights))
     return predictor
 

@@ -13,7 +13,7 @@ from scribblesegment.batch.cluster import fitting_workers, has_dask, open_client
 from scribblesegment.batch.image_worker import ImageWorker
 from scribblesegment.batch.images import BatchImage, find_images
 from scribblesegment.batch.job import BatchJob, fingerprints
-from scribblesegment.batch.network import LoadNetwork, check_takes_context, weights_digest, weights_file
+from scribblesegment.batch.network import LoadNetwork, check_takes_context, weights_digest
 from scribblesegment.batch.plan import BatchPlan
 from scribblesegment.batch.progress import BatchProgress
 from scribblesegment.batch.records import FOLDER, LEFTOVER
@@ -26,6 +26,7 @@ from scribblesegment.exceptions import ConfigError, ContextError, FileFormatErro
 from scribblesegment.file_lock import file_lock
 from scribblesegment.io.context_files import EXTENSION, write_context_file
 from scribblesegment.propagation import PropagationConfig
+from scribblesegment.weights.manager import weights_file
 
 _LOCK = ".lock"
 _LOCK_S = 2.0
@@ -91,7 +92,7 @@ def batch(request: BatchRequest, *, load: LoadNetwork, say: Callable[[str], None
     if not images:
         remedy = "" if request.recursive else " Images in folders inside it are found with --recursive."
         raise FileFormatError(f"There is no image in {request.folder}.{remedy}")
-    path = weights_file(request.model, show_download)
+    path = weights_file(request.model, progress=show_download)
     made_by = fingerprints(contexts, weights_digest(path), axis=axis, config=config, threads=request.threads)
     job = BatchJob(
         run=uuid.uuid4().hex,

@@ -242,9 +242,8 @@ def _predict(
 
 def _touched(logits: NDArray[np.float32], prompts: Prompts, threshold: float) -> NDArray[np.float32]:
     """Take the pieces away on which nothing positive was drawn, before labels compete for pixels."""
-    mask = logits_to_mask(logits, threshold)
-    elsewhere = mask & ~keep_touched(mask, prompts.positive_pixels())
-    return np.where(elsewhere, -np.inf, logits)
+    kept = keep_touched(logits_to_mask(logits, threshold), prompts.positive_pixels())
+    return np.where(kept, logits, -np.inf)
 
 
 def _write(path: Path, case: _Case, results: Sequence[NDArray[Any]]) -> None:

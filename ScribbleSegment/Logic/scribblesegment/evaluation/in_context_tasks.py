@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scribblesegment.evaluation.datasets import PREFIX
-from scribblesegment.evaluation.label_tasks import MIN_AREA, LabelExample
+from scribblesegment.evaluation.label_tasks import MIN_AREA, LabelExample, read_label_sets
 from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.segmentation_sets import SegmentationSet, load_set, subjects_of
+from scribblesegment.segmentation_sets import SegmentationSet, subjects_of
 
 # The label of an example whose structure is all objects of an image together.
 ALL_OBJECTS = 0
@@ -68,17 +67,9 @@ def read_context_tasks(
         raise ConfigError(
             f"least_images, per_set and min_area are at least 1; got {least_images}, {per_set} and {min_area}."
         )
-    paths = sorted(path for path in Path(folder).glob("*.npz") if not path.name.startswith(PREFIX))
-    if not paths:
-        raise DatasetError(f"There are no sets with label maps (*.npz other than {PREFIX}*) in {folder}.")
     tasks: list[ContextTask] = []
     left_out: dict[str, str] = {}
-    names: set[str] = set()
-    for path in paths:
-        entry = load_set(path)
-        if entry.name in names:
-            raise DatasetError(f"{folder} holds several sets of the name {entry.name}. Leave one, or correct its meta.")
-        names.add(entry.name)
+    for entry in read_label_sets(folder):
         enough = []
         for task in _tasks(entry, min_area):
             if len(task.examples) >= least_images:

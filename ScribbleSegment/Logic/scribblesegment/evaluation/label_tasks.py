@@ -83,6 +83,15 @@ def read_label_examples(
         raise ConfigError(
             f"per_set and min_area are at least 1 and seed at least 0; got {per_set}, {min_area} and {seed}."
         )
+    return [example for entry in read_label_sets(folder) for example in _examples(entry, per_set, seed, min_area)]
+
+
+def read_label_sets(folder: str | Path) -> list[SegmentationSet]:
+    """Read all sets of a folder, `*.npz`, other than those with strokes drawn by people.
+
+    Raises:
+        DatasetError: If the folder is missing, holds no such set, two sets have the same name, or a set is bad.
+    """
     if not Path(folder).is_dir():
         raise DatasetError(f"There is no folder {folder}. Give the folder that holds the sets (*.npz).")
     paths = sorted(path for path in Path(folder).glob("*.npz") if not path.name.startswith(PREFIX))
@@ -93,7 +102,7 @@ def read_label_examples(
     if len(names) < len(sets):
         repeated = ", ".join(name for name, count in names.items() if count > 1)
         raise DatasetError(f"{folder} holds several sets of the name {repeated}. Leave one, or correct its meta.")
-    return [example for entry in sets for example in _examples(entry, per_set, seed, min_area)]
+    return sets
 
 
 def _examples(entry: SegmentationSet, per_set: int, seed: int, min_area: int) -> Iterator[LabelExample]:

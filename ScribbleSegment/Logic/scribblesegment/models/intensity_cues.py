@@ -24,8 +24,9 @@ from scribblesegment.models.layers import without_autocast
 
 _BINS = 32
 
-# Side in pixels of the mean that the second channel looks at, for noisy images.
-_SMOOTH_WINDOW = 5
+# Side in pixels of the mean that the second channel looks at, for noisy images, and of the standard deviation that the
+# sixth does, for texture; and the latter's gain.
+_SMOOTH_WINDOW, _TEXTURE_GAIN = 5, 3.0
 
 # Side in pixels of the neighbourhood that the third channel compares a pixel with, and the gain of the difference: for
 # thin structures on an uneven background, such as vessels.
@@ -34,9 +35,6 @@ _CONTRAST_WINDOW, _CONTRAST_GAIN = 15, 2.0
 # Sides in pixels of the squares that the fourth and the fifth channel take away what is smaller than (top-hats), and
 # their gains: for vessels no wider than a stroke, which the contrast smears.
 _TOP_HATS = ((3, 4.0), (9, 2.0))
-
-# Side in pixels of the window of the sixth channel's standard deviation, and its gain: for texture.
-_TEXTURE_WINDOW, _TEXTURE_GAIN = 5, 3.0
 
 # The filters, and the classifier.
 INTENSITY_CHANNELS = 4 + len(_TOP_HATS) + 1
@@ -85,11 +83,13 @@ def intensity_cues(network_input: Tensor) -> Tensor:
     has_box = box.amax(dim=(1, 2), keepdim=True)
     positive = x[:, POSITIVE] + _BOX_WEIGHT * box
     negative = x[:, NEGATIVE] + _BOX_WEIGHT * (has_box - box) + _PRIOR_WEIGHT
+    weights = positive.flatten(1), negative.flatten(1)
     with without_autocast(x.device):
-        filtered = filter_image(image)
-        appearance = learn_appearance(filtered.flatten(2), positive.flatten(1), negative.flatten(1))
-        cues = compare(appearance, filtered)
-    is_marked = positive.flatten(1).sum(dim=1) > 0
+        values = _bins(filter_image(image).flatten(2))
+        ratios = _read(_ratio_table(*values, *weights), *values)
+        features = _features(ratios)
+        cues = _classified(ratios, features, _regression(features, *weights)).unflatten(2, image.shape[2:])
+    is_marked = weights[0].sum(dim=1) > 0
     return torch.where(is_marked[:, None, None, None], cues, 0.0).to(network_input.dtype)
 
 
@@ -101,18 +101,9 @@ def learn_appearance(filtered: Tensor, positive: Tensor, negative: Tensor) -> Ap
         positive: (B, N), weight of each pixel as one of the structure.
         negative: (B, N), weight as one of the background.
     """
-    bins, fractions = _bins(filtered)
-
-    def density(weights: Tensor) -> Tensor:
-        counts = torch.zeros((*filtered.shape[:2], _BINS), device=filtered.device)
-        counts.scatter_add_(2, bins, weights[:, None] * (1.0 - fractions))
-        counts.scatter_add_(2, bins + 1, weights[:, None] * fractions)
-        smoothed = counts @ _smoothing(counts.device)
-        return smoothed / smoothed.sum(dim=2, keepdim=True).clamp(min=1e-6)
-
-    inside, outside = density(positive), density(negative)
-    ratios = 2.0 * inside / (inside + outside).clamp(min=1e-6) - 1.0
-    return Appearance(ratios, _regression(_read(ratios, bins, fractions), positive, negative))
+    values = _bins(filtered)
+    ratios = _ratio_table(*values, positive, negative)
+    return Appearance(ratios, _regression(_features(_read(ratios, *values)), positive, negative))
 
 
 def compare(appearance: Appearance, filtered: Tensor) -> Tensor:
@@ -126,8 +117,7 @@ def compare(appearance: Appearance, filtered: Tensor) -> Tensor:
         (B, K + 1, H, W) in [-1, 1]: by each filter, and by the classifier.
     """
     ratios = _read(appearance.ratios, *_bins(filtered.flatten(2)))
-    classified = torch.tanh(0.5 * appearance.factors.mT @ _features(ratios))
-    return torch.cat([ratios, classified], dim=1).unflatten(2, filtered.shape[2:])
+    return _classified(ratios, _features(ratios), appearance.factors).unflatten(2, filtered.shape[2:])
 
 
 def filter_image(image: Tensor) -> Tensor:
@@ -135,8 +125,7 @@ def filter_image(image: Tensor) -> Tensor:
     smooth = _local_mean(image, _SMOOTH_WINDOW)
     contrast = 0.5 + _CONTRAST_GAIN * (image - _local_mean(image, _CONTRAST_WINDOW))
     top_hats = [0.5 + gain * _top_hat(image, window) for window, gain in _TOP_HATS]
-    mean = _local_mean(image, _TEXTURE_WINDOW)
-    variance = (_local_mean(image.square(), _TEXTURE_WINDOW) - mean.square()).clamp(min=0.0)
+    variance = (_local_mean(image.square(), _SMOOTH_WINDOW) - smooth.square()).clamp(min=0.0)
     return torch.cat([image, smooth, contrast, *top_hats, _TEXTURE_GAIN * variance.sqrt()], dim=1)
 
 
@@ -176,6 +165,20 @@ def _bins(values: Tensor) -> tuple[Tensor, Tensor]:
     return lower, position - lower
 
 
+def _ratio_table(bins: Tensor, fractions: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Compare the histograms of values (B, K, N) under two weights (B, N); (B, K, bins) in [-1, 1]."""
+
+    def density(weights: Tensor) -> Tensor:
+        counts = torch.zeros((*bins.shape[:2], _BINS), device=bins.device)
+        counts.scatter_add_(2, bins, weights[:, None] * (1.0 - fractions))
+        counts.scatter_add_(2, bins + 1, weights[:, None] * fractions)
+        smoothed = counts @ _smoothing(counts.device)
+        return smoothed / smoothed.sum(dim=2, keepdim=True).clamp(min=1e-6)
+
+    inside, outside = density(positive), density(negative)
+    return 2.0 * inside / (inside + outside).clamp(min=1e-6) - 1.0
+
+
 def _read(table: Tensor, bins: Tensor, fractions: Tensor) -> Tensor:
     """Interpolate a table (B, K, bins) at positions (B, K, N)."""
     return table.gather(2, bins) * (1.0 - fractions) + table.gather(2, bins + 1) * fractions
@@ -186,9 +189,13 @@ def _features(ratios: Tensor) -> Tensor:
     return functional.pad(2.0 * torch.atanh(ratios.clamp(-_SUREST, _SUREST)), (0, 0, 0, 1), value=1.0)
 
 
-def _regression(ratios: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Weigh the ratios (B, K, N) by a penalised logistic regression (Newton's method); (B, K + 1, 1)."""
-    features = _features(ratios)
+def _classified(ratios: Tensor, features: Tensor, factors: Tensor) -> Tensor:
+    """Append what the classifier makes of the features to the ratios (B, K, N)."""
+    return torch.cat([ratios, torch.tanh(0.5 * factors.mT @ features)], dim=1)
+
+
+def _regression(features: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Weigh features (B, K + 1, N) by a penalised logistic regression (Newton's method); (B, K + 1, 1)."""
     inside, outside = (0.5 * _shares(weights) for weights in (positive, negative))  # (B, N)
     weights = inside + outside
     count = features.shape[1]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from vtkmodules.vtkCommonCore import mutable
 
 from scribblesegment.exceptions import FileFormatError, GeometryError
+from scribblesegment.mrml.segment_tags import read_tag, write_tag
 from scribblesegment.voxel_grid import VoxelGrid
 
 TAG = "ScribbleSegment.Accepted"
@@ -145,23 +145,13 @@ def read_accepted(segment: Any, grid: VoxelGrid) -> AcceptedSlices:
 
 
 def write_accepted(segment: Any, accepted: AcceptedSlices) -> None:
-    """Store which slices of a vtkSegment are accepted.
-
-    Nothing happens when that is what is stored already: any change of a segment ends the possibility to redo.
-    """
-    text = accepted.to_text()
-    if text == accepted_text(segment):
-        return
-    if text:
-        segment.SetTag(TAG, text)
-    else:
-        segment.RemoveTag(TAG)
+    """Store which slices of a vtkSegment are accepted."""
+    write_tag(segment, TAG, accepted.to_text())
 
 
 def accepted_text(segment: Any) -> str:
     """What is stored with a vtkSegment, empty for nothing; equal texts are equal lists."""
-    value = mutable("")
-    return str(value) if segment is not None and segment.GetTag(TAG, value) else ""
+    return read_tag(segment, TAG)
 
 
 def _index(value: Any, side: int) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vtkmodules.vtkCommonCore import mutable
-
 from scribblesegment.exceptions import FileFormatError
 from scribblesegment.gestures import SegmentGestures
+from scribblesegment.mrml.segment_tags import read_tag, write_tag
 
 TAG = "ScribbleSegment.Prompts"
 
@@ -22,7 +21,7 @@ def read_gestures(segment: Any) -> SegmentGestures:
     Raises:
         FileFormatError: The tag is damaged, or was written by a newer version.
     """
-    text = _text(segment)
+    text = read_tag(segment, TAG)
     if not text:
         return SegmentGestures()
     try:
@@ -35,19 +34,5 @@ def read_gestures(segment: Any) -> SegmentGestures:
 
 
 def write_gestures(segment: Any, gestures: SegmentGestures) -> None:
-    """Store what was drawn with a vtkSegment.
-
-    Nothing happens when that is what is stored already: any change of a segment ends the possibility to redo.
-    """
-    text = gestures.to_text()
-    if text == _text(segment):
-        return
-    if text:
-        segment.SetTag(TAG, text)
-    else:
-        segment.RemoveTag(TAG)
-
-
-def _text(segment: Any) -> str:
-    value = mutable("")
-    return str(value) if segment is not None and segment.GetTag(TAG, value) else ""
+    """Store what was drawn with a vtkSegment."""
+    write_tag(segment, TAG, gestures.to_text())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vtkmodules.vtkCommonCore import mutable
 
 from scribblesegment.mrml.edit_target import EditTarget
+from scribblesegment.mrml.segment_tags import read_tag, write_tag
 from scribblesegment.mrml.segments import segment_on_plane, segments_on_plane
 from scribblesegment.mrml.volume_axes import grid_slice
 
@@ -111,10 +111,9 @@ def packed_content(target: EditTarget, axis: int, index: int) -> NDArray[np.uint
 
 def run_of(segment: Any) -> str:
     """Identifier of the propagation that a vtkSegment shows; empty for none."""
-    value = mutable("")
-    return str(value) if segment is not None and segment.GetTag(TAG, value) else ""
+    return read_tag(segment, TAG)
 
 
 def note_run(segment: Any, run_id: str) -> None:
     """Store with a vtkSegment which propagation it shows."""
-    segment.SetTag(TAG, run_id)
+    write_tag(segment, TAG, run_id)

@@ -104,9 +104,4 @@ def anchors_of(prompts: Prompts, content: NDArray[np.bool_]) -> NDArray[np.bool_
     Returns:
         bool (H, W).
     """
-    anchors: NDArray[np.bool_] = content | (prompts.scribbles[0] > 0)
-    positive = prompts.point_coords[prompts.point_labels == 1]
-    anchors[tuple(positive.T)] = True
-    for (top, left), (bottom, right) in prompts.boxes:
-        anchors[top:bottom, left:right] = True
-    return anchors
+    return content | prompts.positive_pixels()

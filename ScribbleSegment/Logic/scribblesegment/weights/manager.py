@@ -121,6 +121,22 @@ def find_weights(
     )
 
 
+def weights_file(
+    name: str | os.PathLike[str],
+    *,
+    weights_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Find the file of a network by its name, as `fetch_weights`, or by its path, which need not exist.
+
+    Raises:
+        WeightsError: As `fetch_weights`.
+    """
+    if isinstance(name, os.PathLike) or Path(name).suffix in _SUFFIXES:
+        return Path(name)
+    return fetch_weights(name, weights_dir=weights_dir, progress=progress)
+
+
 def fetch_weights(
     name: str = "default",
     *,

@@ -6,13 +6,11 @@ import torch
 from batch_folders import a_context
 from slice_predictors import SlicePredictor
 
-from scribblesegment.batch import network
 from scribblesegment.batch.network import (
     check_takes_context,
     load_for_batch,
     repeatable_plan,
     weights_digest,
-    weights_file,
 )
 from scribblesegment.exceptions import ConfigError, DeviceError, WeightsError
 from scribblesegment.models.factory import build_network
@@ -84,16 +82,3 @@ def test_weights_are_told_apart_by_their_bytes(tmp_path):
     assert first == second != third
     with pytest.raises(WeightsError, match=r"Cannot read the weights file .*d\.pt"):
         weights_digest(tmp_path / "d.pt")
-
-
-def test_weights_are_found_by_path_or_by_name(tmp_path, monkeypatch):
-    asked = []
-
-    def fetch(name, *, progress):
-        asked.append(name)
-        return tmp_path / "fetched"
-
-    monkeypatch.setattr("scribblesegment.weights.manager.fetch_weights", fetch)
-    assert weights_file("some/where.pt") == network.Path("some/where.pt")
-    assert weights_file("default") == tmp_path / "fetched"
-    assert asked == ["default"]

@@ -72,7 +72,7 @@ def test_small_structures_and_those_that_fill_their_image_do_not_count(write):
 
 def test_sets_with_strokes_of_people_are_passed_over(write):
     folder = write("strokes", [[1]], file="medscribble_strokes.npz")
-    with pytest.raises(DatasetError, match="no sets with label maps"):
+    with pytest.raises(DatasetError, match="no set with label maps"):
         read_context_tasks(folder, least_images=1)
 
 

@@ -140,7 +140,7 @@ def test_the_classifier_is_the_penalised_logistic_regression_of_the_marked_pixel
 
     best = optimize.minimize(loss, np.zeros(4), tol=1e-12).x
     np.testing.assert_allclose(_features(ratios)[0], features, atol=1e-9)
-    np.testing.assert_allclose(_regression(ratios, positive, negative)[0, :, 0], best, atol=1e-3)
+    np.testing.assert_allclose(_regression(_features(ratios), positive, negative)[0, :, 0], best, atol=1e-3)
 
 
 def test_an_appearance_learnt_from_one_image_recognises_the_structure_in_another() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 import scribblesegment
 from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
@@ -21,10 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="measures with t
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_context", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark_context")
 
 
 @pytest.mark.parametrize("entries", [0, 1, 3])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 import scribblesegment
 from scribblesegment import read_labelmap, read_volume
@@ -19,10 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="measures with o
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_memory", SCRIPTS / "benchmark_memory.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark_memory")
 
 
 @pytest.mark.parametrize("extension", ["nrrd", "mha"])

@@ -1,28 +1,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripts import load_script
 
 from scribblesegment.weights.checkpoints import load_network, save_network
 from scribblesegment.weights.manager import find_weights
 
-SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "calibrate.py"
-
 
 @pytest.fixture(scope="module")
 def calibrate():
-    spec = importlib.util.spec_from_file_location("calibrate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("calibrate")
 
 
 @pytest.fixture

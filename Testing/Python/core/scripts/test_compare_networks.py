@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "compare_networks.py"
+from scripts import load_script
 
 CONFIG = {
     "size": 32,
@@ -26,10 +23,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare_networks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare_networks")
 
 
 @pytest.fixture

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
 
 
 @pytest.fixture(scope="module")
 def draw_strokes():
-    spec = importlib.util.spec_from_file_location("draw_strokes", SCRIPTS / "draw_strokes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("draw_strokes")
 
 
 def test_a_line_is_as_wide_as_its_brush(draw_strokes):

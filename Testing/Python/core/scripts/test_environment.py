@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parents[4]
 @pytest.fixture
 def environment(monkeypatch):
     """The module scripts/_environment.py, with commands recorded instead of run."""
-    spec = importlib.util.spec_from_file_location("_environment", ROOT / "scripts" / "_environment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("_environment")
     module.commands = []
 
     def record(command, *, what):
@@ -110,9 +108,7 @@ def test_a_python_without_venv_is_told_what_to_install(environment, tmp_path, mo
 
 
 def test_a_failing_command_is_named(tmp_path):
-    spec = importlib.util.spec_from_file_location("_environment", ROOT / "scripts" / "_environment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("_environment")
     with pytest.raises(module.SetupError, match="Baking failed with exit code 3"):
         module.run([sys.executable, "-c", "raise SystemExit(3)"], what="Baking")
 

@@ -24,6 +24,7 @@ from scribblesegment.weights.manager import (
     find_weights,
     import_weights,
     list_weights,
+    weights_file,
     weights_folder,
 )
 
@@ -215,3 +216,9 @@ def test_an_entry_knows_where_its_file_lies(tmp_path: Path) -> None:
     assert WeightsInfo("a", "", "", "a.pt").path(tmp_path) == tmp_path / "a.pt"
     embedded = WeightsInfo("a", "", "", "embedded/a.pt", embedded=True).path(tmp_path)
     assert embedded.parts[-3:-1] == ("weights", "embedded")
+
+
+def test_weights_are_found_by_path_or_by_name(tmp_path):
+    assert weights_file("some/where.pt") == Path("some/where.pt")
+    assert weights_file(tmp_path / "without-suffix") == tmp_path / "without-suffix"
+    assert weights_file("default") == fetch_weights("default")
