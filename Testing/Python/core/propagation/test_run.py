@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slice_predictors import Brightness, Constant, SlicePredictor
+from slice_predictors import NETWORK_ALONE, Brightness, Constant, SlicePredictor
 
 from scribblesegment.context import ContextEntry, ContextSet
 from scribblesegment.exceptions import ConfigError, PromptError
@@ -83,7 +83,7 @@ def test_each_segment_is_shown_its_own_context():
 @pytest.mark.parametrize("surer", [12, 28])
 @pytest.mark.parametrize("indices", [((5,), (5,)), ((1,), (10,)), ((10,), (1,))])
 def test_a_pixel_that_two_segments_claim_goes_to_the_larger_logit(surer, indices):
-    config = PropagationConfig(neighbour="distance", drift=1.0)
+    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
     left, right = indices
     segments = {1: segment(LEFT, *left), 2: segment(RIGHT, *right)}
     shown = {}
@@ -106,7 +106,7 @@ def test_a_pixel_that_two_segments_claim_goes_to_the_larger_logit(surer, indices
 
 
 def test_a_slice_that_loses_pixels_later_is_given_again():
-    config = PropagationConfig(neighbour="distance", drift=1.0)
+    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
     segments = {1: segment(LEFT, 1), 2: segment(RIGHT, 10)}
     given_ = [(piece.label, piece.index) for piece in iterate(segments, Growing(28), config)]
     again = {key for key in given_ if given_.count(key) > 1}
@@ -160,7 +160,9 @@ def test_beside_a_refused_slice_the_others_still_share():
     corner, close = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     corner[:, 1:4, 1:4] = True
     close[:, 6:18, 20:30] = True
-    results = iterate({1: segment(corner, 5), 2: segment(LEFT, 5), 3: segment(close, 5)}, Three()).finish()
+    results = iterate(
+        {1: segment(corner, 5), 2: segment(LEFT, 5), 3: segment(close, 5)}, Three(), PropagationConfig(**NETWORK_ALONE)
+    ).finish()
     assert results[1].slices == {}
     left, right = results[2].slices[6].mask, results[3].slices[6].mask
     assert left[12, 19]
@@ -181,7 +183,7 @@ def test_a_slice_that_is_refused_for_its_small_area_takes_nothing_from_others():
             wide[6:18, 6:22] = 2.0
             return wide
 
-    results = iterate({1: segment(LEFT, 5), 2: segment(RIGHT, 5)}, Tiny()).finish()
+    results = iterate({1: segment(LEFT, 5), 2: segment(RIGHT, 5)}, Tiny(), PropagationConfig(**NETWORK_ALONE)).finish()
     assert results[2].slices == {}
     assert all(piece.mask[12, 20:22].all() for piece in results[1].slices.values())
 
@@ -203,7 +205,7 @@ def test_claims_are_not_kept_longer_than_another_segment_may_come():
     surer=st.sampled_from([12, 28]),
 )
 def test_the_result_does_not_depend_on_the_order_of_segments_and_may_be_left_anywhere(left, right, stop, surer):
-    config = PropagationConfig(neighbour="distance", drift=1.0)
+    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
     segments = {1: segment(LEFT, *left), 2: segment(RIGHT, *right)}
     runs = [
         iterate(order, Growing(surer), config) for order in (segments, {label: segments[label] for label in (2, 1)})

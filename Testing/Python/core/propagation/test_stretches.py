@@ -149,8 +149,8 @@ def test_a_slice_is_judged_by_its_area_its_place_and_its_confidence(mask, confid
 
 
 def test_the_least_confidence_counts_from_the_first_slice_on():
-    assert tail().judge(draft(tail(), disc(8), 0.29)) is StopReason.UNCERTAIN
-    assert tail().judge(draft(tail(), disc(8), 0.31)) is None
+    assert tail().judge(draft(tail(), disc(8), 0.49)) is StopReason.UNCERTAIN
+    assert tail().judge(draft(tail(), disc(8), 0.51)) is None
 
 
 def test_a_few_bad_slices_do_not_stop_a_tail_and_are_filled_in_afterwards():
@@ -249,3 +249,16 @@ def test_every_slice_is_planned_at_most_once_and_never_an_accepted_one(accepted,
         )
     }
     assert set(seen) == expected
+
+
+def test_a_tail_expects_areas_to_go_on_as_the_accepted_ones_do_and_a_gap_nothing():
+    accepted = {index: disc(radius) for index, radius in ((4, 10), (9, 9), (14, 6))}
+    stretches = {
+        trend: Plan(accepted, (0, 30), config=PropagationConfig(trend=trend)).stretches for trend in (True, False)
+    }
+    for first, gap_below, gap_above, last in stretches.values():
+        assert gap_below.area_ratio == gap_above.area_ratio == 1.0
+        assert first.area_ratio == 1.0  # it grew from there on, or stayed
+        assert isinstance(last, Tail)
+    assert 0.5 <= stretches[True][-1].area_ratio < 0.95
+    assert stretches[False][-1].area_ratio == 1.0
