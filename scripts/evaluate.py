@@ -110,7 +110,10 @@ def _interactive(arguments: argparse.Namespace, output: Path, simulated: tuple[s
 def _in_context(arguments: argparse.Namespace, output: Path, *, sequences: bool, sizes: bool) -> Report:
     fast = arguments.fast
     sequence_plan = SequencePlan(
-        images=arguments.images, simulations=1 if fast else arguments.simulations, seed=arguments.seed
+        images=arguments.images,
+        simulations=1 if fast else arguments.simulations,
+        least_confidence=arguments.least_confidence,
+        seed=arguments.seed,
     )
     size_plan = SizePlan(
         sizes=tuple(arguments.sizes),
@@ -222,6 +225,13 @@ def _add_in_context(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--images", type=int, default=sequences.images, help=f"{SEQUENCES}: images of a sequence")
     group.add_argument(
         "--simulations", type=int, default=sequences.simulations, help=f"{SEQUENCES}: sequences of each task"
+    )
+    group.add_argument(
+        "--least-confidence",
+        type=float,
+        default=sequences.least_confidence,
+        metavar="DICE",
+        help=f"{SEQUENCES}: expected Dice from which a prediction from the context alone is shown; 0 for all",
     )
     group.add_argument(
         "--sizes", type=int, nargs="+", default=list(sizes.sizes), help=f"{SIZES}: numbers of context entries"

@@ -86,6 +86,20 @@ def resolve_labels(logits: ArrayLike, threshold: float = 0.5) -> NDArray[np.uint
     return winner
 
 
+def expected_dice(probabilities: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> float:
+    """Say what Dice coefficient to expect of a mask if each pixel belongs to the structure with its probability.
+
+    Args:
+        probabilities: (H, W) in [0, 1], calibrated.
+        mask: bool (H, W).
+
+    Returns:
+        A value in [0, 1]; 0 for an empty mask.
+    """
+    area = int(mask.sum())
+    return 2.0 * float(probabilities[mask].sum()) / (float(probabilities.sum()) + area) if area else 0.0
+
+
 def changed_bbox(before: ArrayLike | None, after: ArrayLike) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Finds the box around all pixels that differ between two masks of a slice.
 

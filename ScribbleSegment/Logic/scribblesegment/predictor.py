@@ -6,6 +6,7 @@ looks at the whole slice first, then again, at finer pixels, at the part around 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -336,18 +337,26 @@ def load_predictor(
         progress: Told of a download.
 
     Returns:
-        A predictor.
+        A predictor. If the registry names another network that segments in context beside this one, it is loaded and
+        joins when the predictor is given a context (`scribblesegment.paired_predictor`).
 
     Raises:
         WeightsError: If the weights are unknown, missing, damaged, or unsafe.
         DeviceError: If the device cannot run a network.
     """
     from scribblesegment.weights.checkpoints import load_network
-    from scribblesegment.weights.manager import weights_file
+    from scribblesegment.weights.manager import find_weights, is_weights_path, weights_file
 
     path = weights_file(name, weights_dir=weights_dir, progress=progress)
     network, description = load_network(path)
-    return described_predictor(network, description, device=device, name=path.stem)
+    partner = "" if is_weights_path(name) else find_weights(str(name), weights_dir).in_context
+
+    def load_in_context() -> Predictor:
+        return load_predictor(partner, device=device, weights_dir=weights_dir, progress=progress)
+
+    return described_predictor(
+        network, description, device=device, name=path.stem, load_in_context=load_in_context if partner else None
+    )
 
 
 def described_predictor(
@@ -357,6 +366,7 @@ def described_predictor(
     device: str = "auto",
     plan: ExecutionPlan | None = None,
     name: str = "",
+    load_in_context: Callable[[], Predictor] | None = None,
 ) -> Predictor:
     """Get a network ready as the description in its file says.
 
@@ -366,11 +376,17 @@ def described_predictor(
         device: "auto" or a torch device name.
         plan: How to run it; measured when not given.
         name: What it is called if its description does not say.
+        load_in_context: Loads the predictor that joins it once there is a context; None for a network by itself.
 
     Raises:
         DeviceError: If the device cannot run a network.
     """
-    return Predictor(
+    make: Callable[..., Predictor] = Predictor
+    if load_in_context is not None:
+        from scribblesegment.paired_predictor import PairedPredictor
+
+        make = functools.partial(PairedPredictor, load_in_context=load_in_context)
+    return make(
         network,
         capabilities=description.capabilities,
         size=description.size,

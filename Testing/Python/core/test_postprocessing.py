@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError
 from scribblesegment.postprocessing import (
     changed_bbox,
+    expected_dice,
     fill_holes,
     keep_largest,
     keep_touched,
@@ -248,3 +249,18 @@ def test_integer_masks_are_accepted_and_logits_refused() -> None:
         np.testing.assert_array_equal(clean_up(mask), clean_up(mask > 0))
         with pytest.raises(ImageError, match="logits_to_mask"):
             clean_up(mask.astype(np.float32))
+
+
+@given(seed=st.integers(0, 2**16), share=st.floats(0.05, 0.95))
+def test_the_expected_dice_is_about_the_mean_over_what_may_be_true(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    probabilities = np.clip(rng.normal(share, 0.2, (40, 40)), 0, 1)
+    mask = probabilities > share
+    truths = rng.random((60, 40, 40)) < probabilities
+    measured = [2 * (truth & mask).sum() / (truth.sum() + mask.sum()) for truth in truths]
+    assert expected_dice(probabilities, mask) == pytest.approx(np.mean(measured), abs=0.02)
+
+
+def test_of_an_empty_mask_nothing_is_expected() -> None:
+    assert expected_dice(np.ones((3, 3)), np.zeros((3, 3), bool)) == 0.0
+    assert expected_dice(np.ones((3, 3)), np.ones((3, 3), bool)) == 1.0

@@ -148,7 +148,7 @@ def _load(job: BatchJob) -> ImageWorker:
             f"A worker does not see the folder {job.output / FOLDER}. Images, output and weights must lie on a drive "
             "that every worker reaches by the same path."
         )
-    path = weights_file(job.weights)
+    path = weights_file(job.weights, in_context=True)
     if weights_digest(path) != job.made_by["network"]:
         raise WeightsError(f"A worker has another network in {path}. Install the same version everywhere.")
     torch.set_num_threads(job.threads)

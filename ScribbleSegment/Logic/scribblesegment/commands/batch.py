@@ -92,7 +92,7 @@ def batch(request: BatchRequest, *, load: LoadNetwork, say: Callable[[str], None
     if not images:
         remedy = "" if request.recursive else " Images in folders inside it are found with --recursive."
         raise FileFormatError(f"There is no image in {request.folder}.{remedy}")
-    path = weights_file(request.model, progress=show_download)
+    path = weights_file(request.model, in_context=True, progress=show_download)
     made_by = fingerprints(contexts, weights_digest(path), axis=axis, config=config, threads=request.threads)
     job = BatchJob(
         run=uuid.uuid4().hex,
@@ -137,7 +137,7 @@ def _run(
     several: bool,
 ) -> None:
     # Also where workers load their own: what is wrong with the network is told before any of them starts.
-    predictor = job.load(weights_file(job.weights), device=job.device, threads=job.threads)
+    predictor = job.load(weights_file(job.weights, in_context=True), device=job.device, threads=job.threads)
     check_takes_context(predictor, job.weights)
     if not _uses_workers(request, several=several):
         worker = ImageWorker(job, predictor, contexts)

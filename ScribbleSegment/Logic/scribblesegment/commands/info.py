@@ -63,7 +63,7 @@ def _about_models(say: Callable[[str], None]) -> None:
             state = f"not here, {entry.bytes / 1e6:.1f} MB to download" if entry.url else f"missing: {path}"
         say(f"  {entry.name}{' (default)' if entry.name == default else ''}")
         say(f"    {state}; licence {entry.licence}")
-        say(f"    {entry.description}")
+        say(f"    {entry.description}{f' With a context, {entry.in_context} joins it.' if entry.in_context else ''}")
 
 
 def _about_image(path: Path, say: Callable[[str], None]) -> None:

@@ -41,6 +41,8 @@ class SequencePlan:
             paper.
         scribble_steps: Where correcting an image by scribbles ends, whatever the Dice.
         click_steps: The same for clicks.
+        least_confidence: A prediction from the context alone is shown if the method expects at least this Dice of it;
+            0 shows all, as in the paper.
         seed: Of everything random.
 
     Raises:
@@ -52,11 +54,14 @@ class SequencePlan:
     simulations: int = 3
     scribble_steps: int = 10
     click_steps: int = 20
+    least_confidence: float = 0.9
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
         check_procedures(self.procedures)
+        if not 0.0 <= self.least_confidence <= 1.0:
+            raise ConfigError(f"least_confidence is a Dice coefficient, from 0 to 1; got {self.least_confidence}.")
         if min(self.images, self.simulations, self.scribble_steps, self.click_steps) < 1 or self.seed < 0:
             raise ConfigError(
                 f"Numbers of images, simulations and steps are at least 1 and the seed at least 0; got "
@@ -84,7 +89,7 @@ class SequenceResult:
         steps: Steps until the Dice was `TARGET_DICE`; 0 if the prediction from the context was good enough; the most
             steps if it never was.
         reached: Whether it was.
-        context_dice: Dice of the prediction from the context alone; NaN if there is none.
+        context_dice: Dice of the prediction from the context alone; NaN if none was shown.
         dice: Dice in the end, in [0, 1].
         hausdorff95_mm: 95 % Hausdorff distance in the end, a pixel taken for 1 x 1 mm.
         seed_dice: Dice of the seed image's mask.
@@ -237,7 +242,16 @@ class _Sequence:
     ) -> Iterator[Turn]:
         """Correct an image until it is good, or long enough."""
         generator = step_generator(self.procedure, example, self.simulation, self.plan.seed)
-        for turn in interact(name, method, context, example, self.procedure, generator):
+        turns = interact(
+            name,
+            method,
+            context,
+            example,
+            self.procedure,
+            generator,
+            least_confidence=self.plan.least_confidence,
+        )
+        for turn in turns:
             yield turn
             if turn.dice >= TARGET_DICE or turn.step >= self.plan.most_steps(self.procedure):
                 return

@@ -22,13 +22,14 @@ def sequence_lines(sequences: Sequences, summaries: Sequence[ProcedureSequences]
     """Give the part of a report, Markdown, that is about sequences."""
     plan = sequences.plan
     percent = round(100 * TARGET_DICE)
+    sure = f" and expects a Dice of {plan.least_confidence:g}" if plan.least_confidence > 0 else ""
     lines = [
         "# Image after image, in context",
         "",
         f"The images of a task in random order, each until {percent} % Dice, or until step {plan.scribble_steps} by "
         f"scribbles and {plan.click_steps} by clicks. Predictions join the context, which begins with one image that "
-        f"{sequences.alone} segmented and that does not count. Where a method predicts from the context alone, that "
-        "prediction is shown first, and an image that is good enough takes 0 steps. Means over tasks, each gone "
+        f"{sequences.alone} segmented and that does not count. Where a method predicts from the context alone{sure}, "
+        "that prediction is shown first, and an image that is good enough takes 0 steps. Means over tasks, each gone "
         f"through {_times(plan.simulations)}, with 95 % bootstrap intervals over tasks.",
     ]
     for summary in summaries:

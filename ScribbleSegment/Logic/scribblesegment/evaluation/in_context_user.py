@@ -1,7 +1,8 @@
 """The simulated user of methods in context, who may be shown a prediction before doing anything.
 
 MultiverSeg, figure 10: where a method predicts from the context alone, that prediction comes first, and every step is
-a correction of it. Otherwise step 1 is the procedure's first prompts.
+a correction of it. Otherwise step 1 is the procedure's first prompts. So it is where the method itself expects little
+of that prediction: nobody corrects what is better drawn anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.procedures import Procedure
 from scribblesegment.evaluation.protocols import checked_mask
 from scribblesegment.exceptions import PromptError
+from scribblesegment.postprocessing import expected_dice
 from scribblesegment.prompts import Prompts
 
 
@@ -53,6 +55,8 @@ def interact(
     example: LabelExample,
     procedure: Procedure,
     generator: Callable[[int], np.random.Generator],
+    *,
+    least_confidence: float = 0.0,
 ) -> Iterator[Turn]:
     """Show a method context and image, and go on correcting it for as long as turns are asked for.
 
@@ -63,6 +67,8 @@ def interact(
         example: The image and its reference.
         procedure: How it is prompted.
         generator: Gives the random numbers of a step.
+        least_confidence: A prediction from the context alone is not shown if the method expects a lower Dice of it;
+            one without probabilities always is.
 
     Raises:
         ImageError: If the method gives something else than a mask of the image's shape.
@@ -77,8 +83,14 @@ def interact(
     turn = Turn(0, np.zeros_like(reference), 0.0, nan)
     shown = predicts_first(method, context)
     if shown:
-        turn = _ask(name, method, prompts, turn, reference, step=0, seconds=preparing)
-        yield turn
+        first, confidence = _ask(name, method, prompts, turn, reference, step=0, seconds=preparing)
+        shown = confidence >= least_confidence
+        if shown:
+            turn = first
+            yield turn
+        else:
+            preparing = first.seconds
+            method.set_image(example.image)  # the method shall not correct what nobody has seen
     while True:
         step = turn.step + 1
         if step == 1 and not shown:
@@ -89,7 +101,8 @@ def interact(
             continue
         else:
             prompts = procedure.correct(prompts, reference, turn.mask, generator(step))
-        turn = _ask(name, method, prompts, turn, reference, step=step, seconds=0.0 if shown or step > 1 else preparing)
+        seconds = 0.0 if shown or step > 1 else preparing
+        turn, _ = _ask(name, method, prompts, turn, reference, step=step, seconds=seconds)
         yield turn
 
 
@@ -115,12 +128,14 @@ def _ask(
     *,
     step: int,
     seconds: float,
-) -> Turn:
+) -> tuple[Turn, float]:
+    """Give the turn, and the Dice that the method expects; 1 if it says nothing about that."""
     started = time.perf_counter()
     try:
-        mask = method.segment(prompts).mask
+        found = method.segment(prompts)
     except PromptError as error:
-        return Turn(step, last.mask, last.dice, seconds + time.perf_counter() - started, str(error))
+        return Turn(step, last.mask, last.dice, seconds + time.perf_counter() - started, str(error)), 1.0
     seconds += time.perf_counter() - started
-    mask = checked_mask(name, mask, reference)
-    return Turn(step, mask, dice(mask, reference), seconds)
+    mask = checked_mask(name, found.mask, reference)
+    confidence = 1.0 if found.probabilities is None else expected_dice(found.probabilities, mask)
+    return Turn(step, mask, dice(mask, reference), seconds), confidence

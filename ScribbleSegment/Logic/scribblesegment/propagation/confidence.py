@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from scribblesegment.postprocessing import expected_dice
 from scribblesegment.propagation.definitions import FloatArray, Mask
 from scribblesegment.propagation.neighbours import Expectation
 
@@ -41,13 +42,12 @@ def confidence_of(logits: FloatArray, mask: Mask, expectation: Expectation, *, c
         return 0.0
     around = _around(mask, expectation)
     probabilities = 1.0 / (1.0 + np.exp(-np.clip(logits[around], -80.0, 80.0)))
-    expected_dice = 2.0 * float(probabilities[mask[around]].sum()) / (float(probabilities.sum()) + area)
     expected = expectation.distance_mm > 0
     inside = mask[expectation.region]
     differs = (inside ^ expected) & (np.abs(expectation.distance_mm) > expectation.tolerance_mm)
     difference = int(differs.sum()) + area - int(inside.sum())
     agreement = 1.0 - difference / (area + int(expected.sum()))
-    return float(np.clip(expected_dice * agreement**consistency, 0.0, 1.0))
+    return float(np.clip(expected_dice(probabilities, mask[around]) * agreement**consistency, 0.0, 1.0))
 
 
 def overlap_of(first: Mask, second: Mask) -> float:

@@ -47,6 +47,7 @@ class WeightsInfo:
         sha256: Hash of the download, hexadecimal.
         bytes: Size of the download.
         model_card: Where it is described.
+        in_context: Name of the weights that join these once there is a context; empty if none do.
     """
 
     name: str
@@ -58,6 +59,7 @@ class WeightsInfo:
     sha256: str = ""
     bytes: int = 0
     model_card: str = ""
+    in_context: str = ""
 
     def path(self, weights_dir: str | os.PathLike[str] | None = None) -> Path:
         """Tell where the file lies, or will lie."""
@@ -125,16 +127,29 @@ def weights_file(
     name: str | os.PathLike[str],
     *,
     weights_dir: str | os.PathLike[str] | None = None,
+    in_context: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Find the file of a network by its name, as `fetch_weights`, or by its path, which need not exist.
 
+    Args:
+        name: Name or path.
+        weights_dir: See `weights_folder`.
+        in_context: Whether the weights that join those of a name once there is a context are wanted in their place.
+        progress: See `fetch_weights`.
+
     Raises:
         WeightsError: As `fetch_weights`.
     """
-    if isinstance(name, os.PathLike) or Path(name).suffix in _SUFFIXES:
+    if is_weights_path(name):
         return Path(name)
-    return fetch_weights(name, weights_dir=weights_dir, progress=progress)
+    partner = find_weights(str(name), weights_dir).in_context if in_context else ""
+    return fetch_weights(partner or str(name), weights_dir=weights_dir, progress=progress)
+
+
+def is_weights_path(name: str | os.PathLike[str]) -> bool:
+    """Whether this is the path of a weights file, and not a name."""
+    return isinstance(name, os.PathLike) or Path(name).suffix in _SUFFIXES
 
 
 def fetch_weights(

@@ -27,28 +27,29 @@ class Scripted:
     """Gives one mask after another; a mask may be an error to raise. Keeps the prompts."""
 
     prompts = frozenset({"scribbles", "clicks"})
+    probabilities = None
 
     def __init__(self, *masks, least_context=None):
         self.masks, self.least_context = masks, least_context
-        self.contexts, self.seen = [], []
+        self.contexts, self.seen, self.images = [], [], 0
 
     def set_context(self, context):
         self.contexts.append(context)
 
     def set_image(self, image):
-        self.image = image
+        self.images += 1
 
     def segment(self, prompts):
         self.seen.append(prompts)
         mask = self.masks[min(len(self.seen), len(self.masks)) - 1]
         if isinstance(mask, Exception):
             raise mask
-        return StepPrediction(mask)
+        return StepPrediction(mask, self.probabilities)
 
 
-def turns(method, count, *, context=CONTEXT, procedure=CLICKS):
+def turns(method, count, *, context=CONTEXT, procedure=CLICKS, **options):
     generator = step_generator(procedure, EXAMPLE, 0, 0)
-    return list(islice(interact("one", method, context, EXAMPLE, procedure, generator), count))
+    return list(islice(interact("one", method, context, EXAMPLE, procedure, generator, **options), count))
 
 
 def test_without_a_prediction_from_the_context_the_first_prompts_come_first():
@@ -121,3 +122,22 @@ def test_random_numbers_depend_on_procedure_image_repetition_step_and_seed():
 def test_what_is_no_mask_of_the_image_is_refused():
     with pytest.raises(ImageError, match="Method one gave"):
         turns(Scripted(PERFECT.astype(np.float32)), 1)
+
+
+@pytest.mark.parametrize(("least", "first"), [(0.6, 0), (0.7, 1)])
+def test_what_a_method_expects_little_of_is_not_shown_and_forgotten(least, first):
+    method = Scripted(HALF, EMPTY, least_context=1)
+    # HALF has 110 of 253 pixels; every pixel of the disc has a probability of 0.9.
+    method.probabilities = np.where(PERFECT, 0.9, 0.0)
+    answers = turns(method, 2, procedure=SCRIBBLES, least_confidence=least)
+    assert [turn.step for turn in answers] == [first, first + 1]
+    assert method.images == 1 + first
+    assert method.seen[0].is_empty
+    assert method.seen[1].scribbles[0].any()
+    # First prompts mark the structure and what is not; a correction only what was missed.
+    assert method.seen[1].scribbles[1].any() == (first == 1)
+    assert all(turn.seconds >= 0 for turn in answers)
+
+
+def test_a_method_without_probabilities_is_always_shown():
+    assert turns(Scripted(HALF, least_context=1), 1, least_confidence=1.0)[0].step == 0

@@ -164,7 +164,8 @@ def test_an_imported_file_is_found_by_its_name(tmp_path: Path) -> None:
     entry = import_weights(source, name="hospital", weights_dir=folder)
     assert entry.name == "hospital"
     assert fetch_weights("hospital", weights_dir=folder).read_bytes() == source.read_bytes()
-    assert [known.name for known in list_weights(folder)] == ["scribble-unet-embedded", "hospital"]
+    names = [known.name for known in list_weights(folder)]
+    assert names == ["scribble-unet-embedded", "context-unet-embedded", "hospital"]
     with pytest.raises(WeightsError, match="already"):
         import_weights(source, name="hospital", weights_dir=folder)
 
@@ -222,3 +223,10 @@ def test_weights_are_found_by_path_or_by_name(tmp_path):
     assert weights_file("some/where.pt") == Path("some/where.pt")
     assert weights_file(tmp_path / "without-suffix") == tmp_path / "without-suffix"
     assert weights_file("default") == fetch_weights("default")
+
+
+def test_in_context_the_weights_that_join_are_found() -> None:
+    assert weights_file("default", in_context=True) == fetch_weights("context-unet-embedded")
+    assert weights_file("context-unet-embedded", in_context=True) == fetch_weights("context-unet-embedded")
+    assert weights_file("some/where.pt", in_context=True) == Path("some/where.pt")
+    assert fetch_weights("context-unet-embedded").stat().st_size <= 5_000_000
