@@ -55,10 +55,10 @@ class AcceptanceConfig:
     lesser_piece: float = 0.25
     bridge: int = 1
     least_trust: float = 0.35
-    near_usual: float = 0.5
+    near_usual: float = 1.0
     most: int | None = None
     apart: float = 0.0
-    beyond: bool = False
+    beyond: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -14,6 +14,10 @@ GONE = SliceLook(0, 0.0, 0.0)
 FEW = {"most": 3, "apart": 0.25, "near_usual": 0.9, "beyond": True}
 
 
+# What is less than half as sure as usual is made anew, and the ends stay.
+HALF = {"near_usual": 0.5, "beyond": False}
+
+
 def stretch(*confidence: float, area: int = 100, overlap: float = 0.9) -> list[SliceLook]:
     """Slices that show a structure, each overlapping the next."""
     looks = [SliceLook(area, one, overlap) for one in confidence]
@@ -21,11 +25,13 @@ def stretch(*confidence: float, area: int = 100, overlap: float = 0.9) -> list[S
 
 
 def shown(looks, **options) -> list[int]:
-    return [index for index, is_shown in choose_accepted(looks, AcceptanceConfig(**options)).items() if is_shown]
+    config = AcceptanceConfig(**{**HALF, **options})
+    return [index for index, is_shown in choose_accepted(looks, config).items() if is_shown]
 
 
 def absent(looks, **options) -> list[int]:
-    return [index for index, is_shown in choose_accepted(looks, AcceptanceConfig(**options)).items() if not is_shown]
+    config = AcceptanceConfig(**{**HALF, **options})
+    return [index for index, is_shown in choose_accepted(looks, config).items() if not is_shown]
 
 
 def test_slices_that_agree_are_all_accepted_and_the_structure_ends_where_they_do():
@@ -56,6 +62,11 @@ def test_a_slice_that_was_missed_is_made_anew():
     assert shown(looks) == [1, 2, 4, 5]
     assert absent(looks) == [0, 6]
     assert absent(looks, bridge=0) == [0, 3, 6]
+
+
+def test_by_default_what_is_as_sure_as_usual_is_carried_on_to_both_sides():
+    looks = [GONE, GONE, *stretch(0.6, 0.9, 0.8, 0.9, 0.5), GONE, GONE]
+    assert choose_accepted(looks, AcceptanceConfig()) == {3: True, 4: True, 5: True}
 
 
 def test_the_ends_of_a_stretch_stay_as_they_were_found():
@@ -109,7 +120,7 @@ def test_what_is_accepted_was_seen_and_what_is_absent_was_not(looks, most, apart
     bridge=st.integers(0, 3),
 )
 def test_propagation_never_leaves_the_stretches(looks, bridge):
-    accepted = choose_accepted(looks, AcceptanceConfig(bridge=bridge))
+    accepted = choose_accepted(looks, AcceptanceConfig(bridge=bridge, beyond=False))
     for lower, upper in pairwise(accepted):
         if accepted[lower] and accepted[upper]:  # only between such slices others are made
             between = "".join("x" if looks[index].area else "-" for index in range(lower + 1, upper))
