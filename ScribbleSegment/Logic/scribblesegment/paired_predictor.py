@@ -18,6 +18,8 @@ from scribblesegment.slice_view import Region, crop_prompts
 if TYPE_CHECKING:
     from torch import nn
 
+    from scribblesegment.devices import ExecutionPlan
+
 
 class PairedPredictor(Predictor):
     """A predictor whose own network knows prompts only, with another one that knows contexts.
@@ -29,12 +31,15 @@ class PairedPredictor(Predictor):
     What it has of a `Predictor`, such as `network` and `plan`, is its own network's.
     """
 
-    def __init__(self, network: nn.Module, *, load_in_context: Callable[[], Predictor], **options: Any) -> None:
+    def __init__(
+        self, network: nn.Module, *, load_in_context: Callable[[ExecutionPlan], Predictor], **options: Any
+    ) -> None:
         """Get its own network ready.
 
         Args:
             network: Its own network.
-            load_in_context: Loads the predictor of the other one. Called when there is a context for the first time.
+            load_in_context: Loads the predictor of the other one, to be run as its own network is: to measure what is
+                fastest takes seconds. Called when there is a context for the first time.
             options: As of `Predictor`.
 
         Raises:
@@ -64,7 +69,7 @@ class PairedPredictor(Predictor):
                 self._other.set_context(None)
             return
         if self._other is None:
-            self._other = self._load_in_context()
+            self._other = self._load_in_context(self.plan)
         if not was_in_context and self._give_image is not None:
             self._give_image(self._other)
         self._other.set_context(context)

@@ -351,8 +351,9 @@ def load_predictor(
     network, description = load_network(path)
     partner = "" if is_weights_path(name) else find_weights(str(name), weights_dir).in_context
 
-    def load_in_context() -> Predictor:
-        return load_predictor(partner, device=device, weights_dir=weights_dir, progress=progress)
+    def load_in_context(plan: ExecutionPlan) -> Predictor:
+        partner_path = weights_file(partner, weights_dir=weights_dir, progress=progress)
+        return described_predictor(*load_network(partner_path), plan=plan, name=partner_path.stem)
 
     return described_predictor(
         network, description, device=device, name=path.stem, load_in_context=load_in_context if partner else None
@@ -366,7 +367,7 @@ def described_predictor(
     device: str = "auto",
     plan: ExecutionPlan | None = None,
     name: str = "",
-    load_in_context: Callable[[], Predictor] | None = None,
+    load_in_context: Callable[[ExecutionPlan], Predictor] | None = None,
 ) -> Predictor:
     """Get a network ready as the description in its file says.
 
@@ -376,7 +377,8 @@ def described_predictor(
         device: "auto" or a torch device name.
         plan: How to run it; measured when not given.
         name: What it is called if its description does not say.
-        load_in_context: Loads the predictor that joins it once there is a context; None for a network by itself.
+        load_in_context: Loads the predictor that joins it once there is a context, given how it is run; None for a
+            network by itself.
 
     Raises:
         DeviceError: If the device cannot run a network.

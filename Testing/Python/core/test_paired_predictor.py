@@ -43,11 +43,11 @@ class Loader:
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.loaded = error, []
 
-    def __call__(self) -> Predictor:
+    def __call__(self, plan: ExecutionPlan) -> Predictor:
         if self.error is not None:
             raise self.error
         self.loaded.append(
-            Predictor(InContext(), capabilities=("scribbles", "clicks", "context"), size=32, plan=PLAN, name="other")
+            Predictor(InContext(), capabilities=("scribbles", "clicks", "context"), size=32, plan=plan, name="other")
         )
         return self.loaded[-1]
 
@@ -95,9 +95,9 @@ def test_from_a_context_alone_the_other_network_predicts(context_first: bool) ->
         predictor.set_context(left_half())
     found = predictor.predict(Prompts.empty(SHAPE))
     assert np.array_equal(found.mask(), left_half().entries[0].mask)
-    assert len(loader.loaded) == 1
     predictor.set_context(left_half())
     assert len(loader.loaded) == 1
+    assert loader.loaded[0].plan is predictor.plan
 
 
 def test_with_prompts_the_mean_of_both_counts() -> None:
