@@ -1,7 +1,7 @@
 """Measure what choosing context entries is worth against drawing them: `python scripts/measure_context_selection.py`.
 
-Prints Dice of a method that needs no network, with entries chosen by `ContextSet.select` and with as many drawn at
-random, and how long a choice among 500 entries takes.
+Prints Dice of a method that needs no network, or of a network by `--network`, with entries chosen by
+`ContextSet.select` and with as many drawn at random, and how long a choice among 500 entries takes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scribblesegment.context import ContextEntry, ContextSet
 from scribblesegment.evaluation.context_choice import (
     LIMITS,
     ChoiceResult,
+    InContextMethod,
     choice_table,
     find_sources,
     measure_choice,
     summarise_choice,
 )
+from scribblesegment.evaluation.in_context_methods import load_context_predictor
 from scribblesegment.evaluation.label_transfer import LabelTransfer
 from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.tables import csv_text, write_text
 from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.prompts import Prompts
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         sources = find_sources(arguments.sets, arguments.volumes)
         with progress_bar() as show:
             results = measure_choice(
-                LabelTransfer(),
+                LabelTransfer() if arguments.network is None else _network(arguments.network),
                 sources,
                 limits=arguments.limits,
                 targets=arguments.targets,
@@ -58,6 +65,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(_timing(np.random.default_rng(arguments.seed)))
     return 0
+
+
+def _network(name: str) -> InContextMethod:
+    """Let a network segment from the context alone."""
+    predictor = load_context_predictor(name)
+
+    def segment(image: FloatArray, spacing_mm: tuple[float, float], context: ContextSet) -> BoolArray:
+        predictor.set_context(None)  # else the last one would be matched with this image
+        predictor.set_image(image, spacing_mm=spacing_mm)
+        predictor.set_context(context)
+        return predictor.predict(Prompts.empty(image.shape)).mask()
+
+    return segment
 
 
 def _timing(rng: np.random.Generator, entries: int = 500, limit: int = 64) -> str:
@@ -85,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             name, type=Path, default=default, help=f"folder of {content} (default: {folder}, if it exists)"
         )
+    parser.add_argument("--network", metavar="NAME", help="name or weights of a network that segments in context")
     parser.add_argument(
         "--limits", type=int, nargs="+", default=list(LIMITS), help=f"numbers of entries (default: {LIMITS})"
     )

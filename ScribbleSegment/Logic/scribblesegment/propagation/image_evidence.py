@@ -80,13 +80,15 @@ class ImageEvidence:
         masks = np.stack(list(self._accepted.values()))
         if not masks.any() or masks.all():
             return np.empty((0, 0, 0), np.float16)
-        self._box = _box_around(np.logical_or.reduce(masks))
+        shown = np.logical_or.reduce(masks)
+        self._box = _box_around(shown, margin=True)
         spacing = np.delete(self._volume.spacing_kji_mm, self._axis)
         between = self._volume.spacing_kji_mm[self._axis]
         sides = [part.stop - part.start for part in self._box]
         start, stop = min(self._accepted), max(self._accepted) + 1
         # A structure may go on beyond the outermost accepted slices as far as between them, or as far as it is wide.
-        width = max(side * mm for side, mm in zip(sides, spacing, strict=True))
+        box = _box_around(shown, margin=False)
+        width = max((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
         beyond = max(stop - start, math.ceil(width / between))
         start, stop = max(start - beyond, 0), min(stop + beyond, self._volume.shape[self._axis])
         self._first = start
@@ -155,12 +157,12 @@ def _seeds(mask: Mask, factor: int) -> Mask:
     return np.stack([inside, ~inside])
 
 
-def _box_around(mask: Mask) -> tuple[slice, slice]:
-    """The box around a mask (H, W) that is not empty, with a margin, inside the image."""
+def _box_around(mask: Mask, *, margin: bool) -> tuple[slice, slice]:
+    """The box around a mask (H, W) that is not empty, with or without a margin, inside the image."""
     shown = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    margin = _MARGIN_PIXELS + round(_MARGIN * max(int(held[-1] - held[0]) + 1 for held in shown))
+    around = _MARGIN_PIXELS + round(_MARGIN * max(int(held[-1] - held[0]) + 1 for held in shown)) if margin else 0
     rows, columns = (
-        slice(max(int(held[0]) - margin, 0), min(int(held[-1]) + 1 + margin, side))
+        slice(max(int(held[0]) - around, 0), min(int(held[-1]) + 1 + around, side))
         for held, side in zip(shown, mask.shape, strict=True)
     )
     return rows, columns

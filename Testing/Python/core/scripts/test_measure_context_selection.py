@@ -41,6 +41,15 @@ def test_the_table_the_time_and_the_results_are_given(measure, data, tmp_path, c
     assert all(float(row["chosen"]) >= float(row["random"]) for row in rows)
 
 
+def test_a_network_is_measured_by_its_name(measure, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "_timing", lambda rng: "no time")
+    arguments = ("--sets", data, "--volumes", tmp_path, "--limits", 1, "--targets", 1)
+    assert run(measure, *arguments, "--network", "context-unet-embedded") == 0
+    assert "| images  | 1       | 1    | 1" in capsys.readouterr().out
+    assert run(measure, *arguments, "--network", "no-such-network") == 2
+    assert "no-such-network" in capsys.readouterr().err
+
+
 def test_the_time_of_a_choice_is_told(measure):
     assert measure._timing(np.random.default_rng(0), entries=12, limit=4).startswith("Choosing 4 of 12 entries")
 
