@@ -20,9 +20,16 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="a .safetensors file")
     parser.add_argument("--name", default="", help="what the model is called; the file's name by default")
     parser.add_argument("--licence", default="", help="licence of the parameters")
+    parser.add_argument("--mean-with", type=Path, metavar="WEIGHTS", help="write the mean with these weights instead")
     arguments = parser.parse_args()
     try:
-        export_network(arguments.checkpoint, arguments.output, name=arguments.name, licence=arguments.licence)
+        export_network(
+            arguments.checkpoint,
+            arguments.output,
+            name=arguments.name,
+            licence=arguments.licence,
+            mean_with=arguments.mean_with,
+        )
     except ScribbleSegmentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

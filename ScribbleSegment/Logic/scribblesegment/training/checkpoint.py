@@ -11,7 +11,12 @@ import torch
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.exceptions import ConfigError, FileFormatError, WeightsError
 from scribblesegment.training.config import TrainingConfig, config_from_dict, config_to_dict, differing_fields
-from scribblesegment.weights.checkpoints import DEFAULT_CAPABILITIES, NetworkDescription, save_network
+from scribblesegment.weights.checkpoints import (
+    DEFAULT_CAPABILITIES,
+    NetworkDescription,
+    load_network,
+    save_network,
+)
 
 # Fields that may differ when a run is continued: they change how it is watched, not what it computes.
 _FREE_FIELDS = ("log_every", "checkpoint_every")
@@ -84,7 +89,9 @@ def check_same_run(state: dict[str, Any], config: TrainingConfig, path: Path) ->
 _FOCUS = 1.5
 
 
-def export_network(checkpoint: Path, target: Path, *, name: str = "", licence: str = "") -> None:
+def export_network(
+    checkpoint: Path, target: Path, *, name: str = "", licence: str = "", mean_with: Path | None = None
+) -> None:
     """Write the averaged parameters of a training state as a weights file.
 
     A network that was trained to take second looks (`focus_p`) or context sets is described as taking them.
@@ -94,9 +101,11 @@ def export_network(checkpoint: Path, target: Path, *, name: str = "", licence: s
         target: A `.safetensors` file.
         name: What the model is called; the target's stem by default.
         licence: Licence of the parameters.
+        mean_with: A weights file of the same network, of an earlier run that this one went on from: the mean of both
+            is written. Such means are often good at what either is good at (Wortsman et al. 2022, Model soups).
 
     Raises:
-        WeightsError: If the checkpoint cannot be read.
+        WeightsError: If the checkpoint or the weights file cannot be read, or they are of different networks.
         FileFormatError: If the target cannot be written.
     """
     state = load_checkpoint(checkpoint)
@@ -110,4 +119,10 @@ def export_network(checkpoint: Path, target: Path, *, name: str = "", licence: s
         focus_size=round(_FOCUS * config.size) if config.focus_p > 0 else 0,
         capabilities=(*DEFAULT_CAPABILITIES, "context") if config.data.context.max_size > 0 else DEFAULT_CAPABILITIES,
     )
-    save_network(target, state["averaged"], description)
+    parameters: dict[str, torch.Tensor] = state["averaged"]
+    if mean_with is not None:
+        other = load_network(mean_with)[0].state_dict()
+        if {key: value.shape for key, value in other.items()} != {key: v.shape for key, v in parameters.items()}:
+            raise WeightsError(f"{mean_with} and {checkpoint} are of different networks; there is no mean of them.")
+        parameters = {key: (value.cpu().float() + other[key].float()) / 2 for key, value in parameters.items()}
+    save_network(target, parameters, description)

@@ -17,6 +17,7 @@ from scribblesegment.models.factory import build_network
 from scribblesegment.training.checkpoint import check_same_run, export_network, load_checkpoint, save_checkpoint
 from scribblesegment.training.config import ContextConfig, TrainingConfig, config_to_dict
 from scribblesegment.weights.checkpoints import load_network
+from scribblesegment.weights.manager import fetch_weights
 
 
 def a_state(config: TrainingConfig, step: int = 3) -> dict[str, Any]:
@@ -223,3 +224,22 @@ def test_an_export_into_a_missing_folder_is_refused(tiny, tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", a_state(tiny))
     with pytest.raises(FileFormatError, match="does not exist"):
         export_network(tmp_path / "checkpoint.pt", tmp_path / "gone" / "net.safetensors")
+
+
+def test_the_mean_with_the_weights_of_an_earlier_run_may_be_exported(tiny, tmp_path):
+    first = a_state(tiny)
+    second = {**first, "averaged": {name: value + 1.0 for name, value in first["averaged"].items()}}
+    save_checkpoint(tmp_path / "first.pt", first)
+    save_checkpoint(tmp_path / "second.pt", second)
+    export_network(tmp_path / "first.pt", tmp_path / "first.safetensors")
+    export_network(tmp_path / "second.pt", tmp_path / "mean.safetensors", mean_with=tmp_path / "first.safetensors")
+    for name, value in load_network(tmp_path / "mean.safetensors")[0].state_dict().items():
+        np.testing.assert_allclose(value, first["averaged"][name] + 0.5, atol=2e-3)
+
+
+def test_there_is_no_mean_with_another_network(tiny, tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pt", a_state(tiny))
+    other = fetch_weights("scribble-unet-embedded")
+    with pytest.raises(WeightsError, match="different networks"):
+        export_network(tmp_path / "checkpoint.pt", tmp_path / "mean.safetensors", mean_with=other)
+    assert not (tmp_path / "mean.safetensors").exists()
