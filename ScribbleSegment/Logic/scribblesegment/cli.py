@@ -65,6 +65,9 @@ _SIGN = re.compile(r"([+-])(\d+)?")
 class _Parser(argparse.ArgumentParser):
     """Reports wrong use in one line, like every other error."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         self.exit(REFUSED, f"error: {message} (see {self.prog} --help)\n")
 
@@ -141,8 +144,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="scribblesegment",
         description="Segmentation of medical images from scribbles, clicks and boxes.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"scribblesegment {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{segment,propagate,batch,info}")
@@ -154,8 +155,6 @@ def _parser() -> argparse.ArgumentParser:
         help="tell what is installed, or what an image is",
         description="Without IMAGE: version, models and their licences, torch, and the device that is used.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     about.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="tell shape, spacing, orientation instead")
     return parser
@@ -167,8 +166,6 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="segment an image",
         description=_SEGMENT,
         epilog=_EXAMPLES + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help=".nrrd, .nii.gz, .mha, .png, .jpg, .tif, ... or a DICOM folder")
@@ -228,8 +225,6 @@ def _add_propagate(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="segment the rest of a volume from a few slices",
         description=_PROPAGATE,
         epilog=_PROPAGATE_EXAMPLES + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("image", type=Path, metavar="VOLUME", help=".nrrd, .nii.gz, .mha, ... or a DICOM folder")
@@ -288,8 +283,6 @@ def _add_batch(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="segment all images of a folder as those of a context set",
         description=batch_arguments.DESCRIPTION,
         epilog=batch_arguments.EXAMPLES + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     batch_arguments.add_batch_arguments(parser, parse_axis=parse_axis)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,6 @@ class PairedPredictor(Predictor):
         self._other: Predictor | None = None
         self._is_in_context = False
         self._give_image: Callable[[Predictor], None] | None = None
-        self._last_mask: NDArray[np.bool_] | None = None
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -88,27 +88,27 @@ class PairedPredictor(Predictor):
             predictor.set_image(image, spacing_mm=spacing_mm, intensity_range=intensity_range)
 
         super().set_image(image, spacing_mm=spacing_mm, intensity_range=intensity_range)
-        self._give_image, self._last_mask = give, None
+        self._give_image = give
         if self._is_in_context and self._other is not None:
             give(self._other)
 
     def predict(self, prompts: Prompts, *, region: Region | None = None) -> Prediction:
         """Segment the current image; see `Predictor.predict`."""
         if not self._is_in_context or self._other is None:
-            return self._told(super().predict(prompts, region=region))
+            return super().predict(prompts, region=region)
+        before = self._previous_mask  # whichever network it came from
         in_context = self._other.predict(prompts, region=region)
         told = prompts if region is None else crop_prompts(prompts, region)
         if told.is_empty or not (told.has_positive or told.mask_input is not None):
-            return self._told(in_context)  # nothing tells its own network where the structure is
+            return self._told(in_context, before)  # nothing tells its own network where the structure is
         alone = super().predict(prompts, region=region)
         logits, grid_logits = (
             np.asarray((first + second) / 2, np.float32)
             for first, second in ((alone.logits, in_context.logits), (alone.grid_logits, in_context.grid_logits))
         )
-        return self._told(Prediction(logits, grid_logits, None, alone.focus or in_context.focus))
+        return self._told(Prediction(logits, grid_logits, None, alone.focus or in_context.focus), before)
 
-    def _told(self, prediction: Prediction) -> Prediction:
-        """Say what has changed since the last prediction, whichever network that came from."""
-        mask = prediction.logits > 0.0
-        changed, self._last_mask = changed_bbox(self._last_mask, mask), mask
-        return Prediction(prediction.logits, prediction.grid_logits, changed, prediction.focus)
+    def _told(self, prediction: Prediction, before: NDArray[np.bool_] | None) -> Prediction:
+        """Say what has changed since the last prediction, and remember this one."""
+        self._previous_mask = prediction.mask()
+        return replace(prediction, changed_bbox=changed_bbox(before, self._previous_mask))

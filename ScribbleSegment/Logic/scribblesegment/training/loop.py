@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +24,9 @@ from torch.utils.data import DataLoader
 from scribblesegment.atomic_file import atomic_file
 from scribblesegment.devices import has_bfloat16_units
 from scribblesegment.exceptions import ConfigError, FileFormatError, ScribbleSegmentError, TrainingError
-from scribblesegment.models.context_unet import ContextUNet, crop_maps
+from scribblesegment.models.context_unet import crop_maps
 from scribblesegment.models.factory import build_network
 from scribblesegment.models.in_context import ContextMapsNetwork, InContextNetwork
-from scribblesegment.models.scribble_unet import ScribbleUNet
 from scribblesegment.simulation.rounds import simulate_corrections
 from scribblesegment.training.allocator import keep_freed_memory
 from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
@@ -35,9 +34,9 @@ from scribblesegment.training.config import TrainingConfig, config_to_dict
 from scribblesegment.training.datasets import SegmentationSet
 from scribblesegment.training.distributed import Processes, processes
 from scribblesegment.training.focus import SecondLook, second_look
+from scribblesegment.training.initial_weights import start_from
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.training.samples import Batch, SampleDataset, collate
-from scribblesegment.weights.checkpoints import load_network
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.csv"
@@ -149,7 +148,7 @@ class _Run:
             network = build_network(config.network.name, config.network.options)
         _require_context(network, config)
         if config.initial_weights and not path.exists():
-            _start_from(network, config.initial_weights)
+            start_from(network, config.initial_weights)
         network.to(group.device)
         # The stubs of torch know this overload only for tensors.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -367,42 +366,6 @@ def _require_context(network: nn.Module, config: TrainingConfig) -> None:
         raise ConfigError(
             f"The network {config.network.name} sees its context set on whole images only; set focus_p to 0."
         )
-
-
-def _start_from(network: nn.Module, path: str) -> None:
-    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels, or contexts.
-
-    What is new, the weights of channels added behind the input's, starts at zero: the network computes what it did.
-    """
-    source = load_network(path)[0]
-    given, wanted = source.state_dict(), network.state_dict()
-    for name, value in given.items():
-        target = wanted.get(name)
-        if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
-            added = target.shape[1] - value.shape[1]
-            given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
-    if type(source) is not type(network):
-        given.update({name: value for name, value in wanted.items() if name.startswith("matching.")})
-    has_shapes = {name: value.shape for name, value in given.items()}
-    if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
-        raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
-    network.load_state_dict(given)
-
-
-def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
-    """Tell whether two networks of the same parameters differ at most by cues that come after those of the first."""
-    old, new = asdict(_options(source)), asdict(_options(network))
-    gains_context = type(source) is ScribbleUNet and type(network) is ContextUNet
-    if gains_context:
-        new = {name: value for name, value in new.items() if name in old}
-    added = [name for name in ("intensity_cues", "geodesic_cues") if new.get(name) and not old.get(name)]
-    if added == ["intensity_cues"] and old.get("geodesic_cues"):
-        return False  # they would come before the geodesic ones, whose weights would read them
-    return (gains_context or type(source) is type(network)) and {**old, **dict.fromkeys(added, True)} == new
-
-
-def _options(network: nn.Module) -> Any:
-    return network.config
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -23,6 +23,7 @@ from scribblesegment.models.factory import build_network
 from scribblesegment.training import loop
 from scribblesegment.training.checkpoint import export_network, load_checkpoint
 from scribblesegment.training.config import ContextConfig, NetworkConfig, TrainingConfig
+from scribblesegment.training.initial_weights import start_from
 from scribblesegment.training.loop import learning_rate, train
 from scribblesegment.training.losses import segmentation_loss
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
@@ -606,7 +607,7 @@ def some_input() -> torch.Tensor:
 )
 def test_a_network_that_is_given_more_cues_computes_what_it_did(tmp_path, before, after):
     source, network = a_network(tmp_path / "first.safetensors", **before), a_network(**after)
-    loop._start_from(network, str(tmp_path / "first.safetensors"))
+    start_from(network, str(tmp_path / "first.safetensors"))
     with torch.no_grad():
         torch.testing.assert_close(network(some_input()), source(some_input()), rtol=1e-4, atol=1e-5)
 
@@ -626,7 +627,7 @@ def test_a_network_that_is_given_more_cues_computes_what_it_did(tmp_path, before
 def test_weights_that_would_compute_something_else_are_refused(tmp_path, before, after):
     a_network(tmp_path / "first.safetensors", **before)
     with pytest.raises(ConfigError, match=r"first\.safetensors is of another network"):
-        loop._start_from(a_network(**after), str(tmp_path / "first.safetensors"))
+        start_from(a_network(**after), str(tmp_path / "first.safetensors"))
 
 
 CONTEXT_OPTIONS = {"features": [4, 8], "intensity_cues": True}
@@ -689,13 +690,13 @@ def test_an_interactive_network_gains_a_context_and_computes_what_it_did(tmp_pat
     options = {"intensity_cues": True, "geodesic_cues": True}
     source = a_network(tmp_path / "first.safetensors", **options)
     network = build_network("context_unet", {"features": [4, 8], **options}).eval()
-    loop._start_from(network, str(tmp_path / "first.safetensors"))
+    start_from(network, str(tmp_path / "first.safetensors"))
     given = some_input()
     context = network.encode_context(torch.rand(1, 2, 1, 16, 16), torch.ones(1, 2, 1, 16, 16))
     with torch.no_grad():
         torch.testing.assert_close(network(given), source(given), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(network(given, context), source(given), rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="of another network"):
-        loop._start_from(
+        start_from(
             build_network("context_unet", {"features": [4, 8], "norm_groups": 2}), str(tmp_path / "first.safetensors")
         )
