@@ -103,6 +103,14 @@ def has_bfloat16_units() -> bool:
     return bool(probe and probe())
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Tell whether a device multiplies bfloat16 matrices in hardware."""
+    import torch
+
+    kind = torch.device(device).type
+    return has_bfloat16_units() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu") -> ExecutionPlan:
     """Measure the ways to run a network and take the fastest.
 
@@ -118,8 +126,7 @@ def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu
 
     plain = ExecutionPlan(device)
     if torch.device(device).type != "cpu":
-        bfloat16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
-        return ExecutionPlan(device, bfloat16=bfloat16, channels_last=True)
+        return ExecutionPlan(device, bfloat16=computes_bfloat16(device), channels_last=True)
     formats = [plain, ExecutionPlan(device, channels_last=True)]
     if has_bfloat16_units():
         formats.append(ExecutionPlan(device, bfloat16=True, channels_last=True))

@@ -49,3 +49,23 @@ class TrainingError(ScribbleSegmentError, RuntimeError):
 
 class DatasetError(ScribbleSegmentError, ValueError):
     """A training or evaluation set that is missing, damaged, or of another layout."""
+
+
+class NetworkError(ScribbleSegmentError):
+    """A network to be corrected that cannot be loaded, run, or refined."""
+
+
+class MissingPackageError(NetworkError):
+    """A network whose format needs a Python package that is not installed.
+
+    Attributes:
+        package: Name of the package for pip.
+    """
+
+    def __init__(self, message: str, package: str) -> None:
+        super().__init__(message)
+        self.package = package
+
+
+class CancelledError(ScribbleSegmentError):
+    """The user cancelled; everything is as it was before."""

@@ -1,0 +1,1 @@
+"""Correcting the result of any pretrained network at test time by scribbles."""

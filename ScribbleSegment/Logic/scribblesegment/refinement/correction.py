@@ -1,0 +1,220 @@
+"""Correcting what a network says about a volume, or about one slice of it: the one door for applications.
+
+It joins the parts: a network in its own format, its way from the image to its grid and back, region growing of the
+corrections, and the refinement of the network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scribblesegment import checks
+from scribblesegment.devices import resolve_device
+from scribblesegment.exceptions import PromptError
+from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.refinement.lagrangian import RefinementConfig
+from scribblesegment.refinement.networks.network import PreparedImage, RefinableNetwork
+from scribblesegment.refinement.refiner import Cancelled, Progress, Refiner
+from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
+from scribblesegment.volume import Volume
+
+LabelArray = NDArray[np.int16]
+
+# A distance between slices that no growing bridges.
+_NEVER_MM = 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectionResult:
+    """What a correction came to.
+
+    Attributes:
+        labels: int16 of the image's or the slice's shape.
+        names: Names of the labels, new ones included; the index is the label.
+        violations: bool of the same shape: pixels that were drawn on and do not have the label that was drawn.
+        violation_counts: Number of such pixels for each label that was asked for in vain.
+        g_history: The constraint loss before the first update of the network, and after each one.
+        stopped: Why refinement ended: "satisfied", "iterations", "stalled" or "not finite".
+        grown: Number of pixels that region growing added to those drawn.
+        seconds: How long it took.
+        notes: What the user should know, as sentences.
+    """
+
+    labels: LabelArray
+    names: tuple[str, ...]
+    violations: NDArray[np.bool_]
+    violation_counts: Mapping[int, int]
+    g_history: tuple[float, ...]
+    stopped: str
+    grown: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Number of updates of the network."""
+        return len(self.g_history) - 1
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the result follows every correction."""
+        return not self.violation_counts
+
+
+class Correction:
+    """A network and an image whose result is corrected, in as many rounds as the user likes.
+
+    Attributes:
+        network: The network; never changed.
+        shape: Of the image, (K, J, I), or of the slice, (H, W).
+    """
+
+    def __init__(
+        self,
+        network: RefinableNetwork,
+        volume: Volume,
+        *,
+        axis: int = 0,
+        index: int | None = None,
+        device: str = "auto",
+        config: RefinementConfig | None = None,
+    ) -> None:
+        """Take a network and an image; nothing is computed yet.
+
+        Args:
+            network: From `scribblesegment.refinement.networks.load_network`.
+            volume: The image.
+            axis: Axis of the array that a 2D network does not see.
+            index: Which slice alone; None for the whole volume.
+            device: "auto" or a torch device name.
+            config: How to refine.
+
+        Raises:
+            DeviceError: The device cannot run a network.
+            GeometryError: No such axis or slice.
+        """
+        self.network = network
+        self._volume = volume
+        self._axis, self._index = axis, index
+        self._image = volume.array if index is None else volume.slice(axis, index).image
+        spacing = volume.spacing_kji_mm if index is None else volume.slice(axis, index).spacing_mm
+        self._spacing_mm = tuple(spacing)
+        self._device = resolve_device(device)
+        self._config = config or RefinementConfig()
+        self._prepared: PreparedImage | None = None
+        self._refiner: Refiner | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image, (K, J, I), or of the slice, (H, W)."""
+        return tuple(self._image.shape)
+
+    def segment(self, *, progress: Progress | None = None, cancelled: Cancelled | None = None) -> LabelArray:
+        """Run the network as it is: int16 labels of the image's shape.
+
+        Raises:
+            NetworkError: The network cannot run on this image.
+            CancelledError: `cancelled` said so.
+            DeviceError: Out of memory.
+        """
+        prepared, refiner = self._ready(None)
+        return _labels(prepared, refiner.infer(progress=progress, cancelled=cancelled))
+
+    def refine(
+        self,
+        corrections: LabelScribbles,
+        *,
+        names: Mapping[int, str] | None = None,
+        grow: GrowthConfig | None = None,
+        on_iteration: Callable[[int, float], None] | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> CorrectionResult:
+        """Refine the network by all corrections drawn so far, and run it.
+
+        Args:
+            corrections: Of the image's shape.
+            names: Names of the labels that the network lacks and that are to be added; others are refused.
+            grow: How corrections grow into pixels like them; None to leave them as drawn.
+            on_iteration: Told the number of updates so far and g.
+            progress: Told the fraction done and what is being done.
+            cancelled: Asked in every iteration and for every window.
+
+        Raises:
+            PromptError: No corrections, of another shape, or of labels that are neither the network's nor named.
+            NetworkError: The network cannot run on this image, or take the new labels.
+            CancelledError: `cancelled` said so.
+            DeviceError: Out of memory.
+        """
+        began = time.perf_counter()
+        checks.same_shape(corrections.shape, self.shape, name="The corrections", error=PromptError)
+        new = self._new_labels(corrections, names or {})
+        grown = corrections if grow is None else self._grown(corrections, grow)
+        prepared, refiner = self._ready(corrections)
+        result = refiner.refine(
+            prepared.to_grid(corrections),
+            grown=prepared.to_grid(grown),
+            new_labels=bool(new),
+            on_iteration=on_iteration,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        labels = _labels(prepared, result.logits)
+        violations = corrections.marked & (labels != corrections.labels)
+        asked, counts = np.unique(corrections.labels[violations], return_counts=True)
+        return CorrectionResult(
+            labels=labels,
+            names=(*self.network.labels, *new),
+            violations=violations,
+            violation_counts=dict(zip(asked.tolist(), counts.tolist(), strict=True)),
+            g_history=result.g_history,
+            stopped=result.stopped,
+            grown=grown.count - corrections.count,
+            seconds=time.perf_counter() - began,
+            notes=result.notes,
+        )
+
+    def _grown(self, corrections: LabelScribbles, grow: GrowthConfig) -> LabelScribbles:
+        spacing = list(self._spacing_mm)
+        if self.network.ndim == 2 and self._index is None:
+            # What was drawn on a slice says nothing about the next one to a network that sees one at a time, and every
+            # slice with a mark costs time in every iteration.
+            spacing[self._axis] = _NEVER_MM
+        return grow_scribbles(self._image, corrections, grow, spacing_mm=spacing)
+
+    def _ready(self, corrections: LabelScribbles | None) -> tuple[PreparedImage, Refiner]:
+        """Prepare the image once; again for every round only where the network also takes what was drawn."""
+        if self._prepared is None or self._refiner is None or self.network.takes_scribbles:
+            self._prepared = self.network.prepare(
+                self._volume, axis=self._axis, index=self._index, scribbles=corrections
+            )
+            self._refiner = Refiner(
+                self.network.module,
+                self._prepared.tensor,
+                config=self._config,
+                tiling=self._prepared.tiling,
+                output=self.network.output,
+                device=self._device,
+            )
+        return self._prepared, self._refiner
+
+    def _new_labels(self, corrections: LabelScribbles, names: Mapping[int, str]) -> list[str]:
+        """Give the names of the labels to add, in the order of their numbers."""
+        lacking = [label for label in corrections.values() if label >= len(self.network.labels)]
+        unnamed = [label for label in lacking if not names.get(label, "").strip()]
+        if unnamed:
+            raise PromptError(
+                f"The corrections ask for label {', '.join(map(str, unnamed))}, which the network "
+                f"{self.network.name} does not know; its labels are {', '.join(self.network.labels)}. Name it as a new "
+                "label, or draw with one of these."
+            )
+        return [names[label] for label in lacking]
+
+
+def _labels(prepared: PreparedImage, logits: NDArray[np.float32]) -> LabelArray:
+    return np.asarray(prepared.to_image(logits).argmax(axis=0), dtype=np.int16)

@@ -1,0 +1,146 @@
+"""A label that the network was not trained for: one more output channel of its last convolution.
+
+Source: Sambaturu et al., table 1 ("segment new organs than trained for"), which does not say how. Here the channel's
+weights are fitted, by weighted ridge regression, to the features under the scribbles: its logit shall be above all
+others under scribbles of the label, and below them elsewhere. Refinement then goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scribblesegment.exceptions import NetworkError
+from scribblesegment.refinement.outputs import Output
+from scribblesegment.refinement.split_network import Features, Head, SplitNetwork, Weights
+
+# By how much the new logit is to be above, or below, the highest of the others.
+_MARGIN = 2.0
+
+# Pixels without a scribble count together this much of those of other labels: most of them belong to other labels, but
+# some to the new one.
+_UNMARKED_WEIGHT = 0.5
+
+# Ridge relative to the mean square of a feature.
+_RIDGE = 1e-2
+
+
+def samples_at_head(
+    head: Head, weights: Weights, features: Features, positions: Tensor, patch_size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Read the head's input and output under pixels of a patch.
+
+    Args:
+        head: The last convolution.
+        weights: Of the refined layers.
+        features: Of the patch.
+        positions: (n, ndim) int64 pixels of the patch.
+        patch_size: Of the network's input; the head may work on a coarser grid.
+
+    Returns:
+        (n, C) features and (n, K) raw outputs, float32.
+    """
+    with torch.no_grad():
+        values, raw = head.ends(*weights.values(), *features)
+    return _under(values, positions, patch_size), _under(raw, positions, patch_size)
+
+
+def _under(maps: Tensor, positions: Tensor, patch_size: tuple[int, ...]) -> Tensor:
+    """Read maps (1, C, *grid) of a patch under its pixels: (n, C)."""
+    grid = torch.tensor(maps.shape[2:], device=positions.device)
+    index = positions * grid // torch.tensor(patch_size, device=positions.device)
+    return maps[(0, slice(None), *index.T)].T.float()
+
+
+def with_new_labels(
+    head: Head, weights: Weights, rows: Tensor, raw: Tensor, labels: Tensor, output: Output, count: int
+) -> dict[str, Tensor]:
+    """Add output channels to the last convolution.
+
+    Args:
+        head: The last convolution.
+        weights: Of the refined layers.
+        rows: (n, C) its input under scribbled pixels and a sample of the others.
+        raw: (n, K) its output there.
+        labels: (n,) int64, the labels asked for; -1 for pixels without a scribble. Every new label occurs.
+        output: How its channels are labels.
+        count: Number of labels of the network, the background included; the new ones follow.
+
+    Returns:
+        All the weights, those of the head enlarged.
+
+    Raises:
+        NetworkError: The convolution's input channels are in groups.
+    """
+    kernel = weights[head.weight]
+    if kernel.shape[1] != rows.shape[1]:
+        raise NetworkError("No label can be added to this network: its last convolution works in groups of channels.")
+    # A structure of a network with sigmoid outputs also competes with the background, whose logit is zero.
+    others = raw if output.activation == "softmax" else functional.pad(raw, (1, 0))
+    highest = others.max(dim=1).values
+    bias = None if head.bias is None else weights[head.bias]
+    kernels, biases = [kernel], [] if bias is None else [bias]
+    for label in range(count, int(labels.max()) + 1):
+        asked = highest + torch.where(labels == label, _MARGIN, -_MARGIN)
+        channel, constant = _ridge(rows, asked, _sample_weights(labels, label), with_constant=bias is not None)
+        added = torch.zeros_like(kernel[:1])
+        # Where the kernel is more than one pixel wide, the features of its centre decide.
+        centre = math.prod(kernel.shape[2:]) // 2
+        added.flatten(2)[0, :, centre] = channel.to(kernel.dtype)
+        kernels.append(added)
+        if bias is not None:
+            biases.append(constant.to(bias.dtype).reshape(1))
+    enlarged = {**weights, head.weight: torch.cat(kernels)}
+    if head.bias is not None:
+        enlarged[head.bias] = torch.cat(biases)
+    return enlarged
+
+
+def require_labels(network: SplitNetwork, weights: Weights, features: Features, output: Output, count: int) -> None:
+    """Run a network with added output channels, to see that what lies behind the last convolution takes them.
+
+    Raises:
+        NetworkError: It does not.
+    """
+    try:
+        labels = output.class_logits(network.run(weights, features)).shape[1]
+    except RuntimeError as cause:
+        raise _fixed_channels(count) from cause
+    if labels != count:
+        raise _fixed_channels(count)
+
+
+def _fixed_channels(count: int) -> NetworkError:
+    return NetworkError(
+        f"No label can be added to this network: what follows its last convolution does not work with {count} labels. "
+        "Use a network that returns the output of its last convolution."
+    )
+
+
+def _sample_weights(labels: Tensor, label: int) -> Tensor:
+    """Let the new label, the other scribbles and the rest count the same, however many pixels they are."""
+    weights = torch.zeros(labels.shape, device=labels.device)
+    for group, share in (
+        (labels == label, 1.0),
+        ((labels != label) & (labels >= 0), 1.0),
+        (labels < 0, _UNMARKED_WEIGHT),
+    ):
+        weights[group] = share / max(1, int(group.sum()))
+    return weights
+
+
+def _ridge(rows: Tensor, asked: Tensor, weights: Tensor, *, with_constant: bool) -> tuple[Tensor, Tensor]:
+    """Fit asked ~ rows @ channel + constant by weighted least squares with a small ridge on the channel."""
+    total = weights.sum()
+    zero = torch.zeros((), device=rows.device, dtype=torch.float64)
+    rows, asked, weights = rows.double(), asked.double(), weights.double() / total
+    mean, level = (weights @ rows, weights @ asked) if with_constant else (torch.zeros_like(rows[0]), zero)
+    centred = rows - mean
+    moments = centred.T @ (weights[:, None] * centred)
+    ridge = _RIDGE * moments.diagonal().mean().clamp_min(1e-12)
+    identity = torch.eye(len(moments), device=rows.device, dtype=moments.dtype)
+    channel = torch.linalg.solve(moments + ridge * identity, centred.T @ (weights * (asked - level)))
+    return channel, level - mean @ channel

@@ -1,0 +1,186 @@
+"""The windows through which a network sees an image: all of it, overlapping patches, or the slices of a volume.
+
+Windows and weights are those of nnU-Net (Isensee et al., Nature Methods 2021): equal steps of at most half a patch, and
+predictions that count less towards a patch's border, by a Gaussian of an eighth of the patch's side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from scribblesegment.exceptions import ConfigError, GeometryError
+
+Window = tuple[slice, ...]
+
+# Least weight of a pixel relative to the patch's centre, so that a corner that only one patch sees counts.
+_LEAST_WEIGHT = 1e-6
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut for the network.
+
+    Attributes:
+        shape: Of the image, (H, W) or (D, H, W).
+        patch_size: Size of every window; where the image is smaller it is padded with zeros around.
+        windows: Where each window lies in the padded image.
+        slice_axis: Axis of a volume that a 2D network does not see, along which every window is one voxel thick; None
+            when network and image have the same number of dimensions.
+        gaussian: Whether predictions weigh less towards a window's border.
+    """
+
+    shape: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    windows: tuple[Window, ...] = field(repr=False)
+    slice_axis: int | None = None
+    gaussian: bool = False
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Tiling:
+        """Give the network all of the image at once."""
+        size = _sides(shape, "shape")
+        return cls(size, size, (tuple(slice(0, side) for side in size),))
+
+    @classmethod
+    def patches(
+        cls, shape: Sequence[int], patch_size: Sequence[int], *, overlap: float = 0.5, gaussian: bool = True
+    ) -> Tiling:
+        """Cover the image with patches.
+
+        Args:
+            shape: Of the image.
+            patch_size: Of the network's input.
+            overlap: Least overlap of neighbouring patches, a fraction of their side in [0, 1).
+            gaussian: Whether predictions weigh less towards a patch's border.
+
+        Raises:
+            ConfigError: An overlap out of range.
+            GeometryError: Sides below 1, or another number of them.
+        """
+        size, patch = _sides(shape, "shape"), _sides(patch_size, "patch_size")
+        if len(size) != len(patch):
+            raise GeometryError(f"A patch of {patch} does not fit an image of {size}: another number of axes.")
+        return cls(size, patch, _windows(size, patch, overlap), gaussian=gaussian)
+
+    @classmethod
+    def slices(
+        cls,
+        shape: Sequence[int],
+        axis: int,
+        *,
+        patch_size: Sequence[int] | None = None,
+        overlap: float = 0.5,
+        gaussian: bool = True,
+    ) -> Tiling:
+        """Give a 2D network the slices of a volume along an axis, whole or by patches (H, W).
+
+        Raises:
+            ConfigError: An overlap out of range.
+            GeometryError: No volume, no such axis, or no such patch.
+        """
+        size = _sides(shape, "shape")
+        if len(size) != 3 or axis not in (0, 1, 2):
+            raise GeometryError(f"Slices along axis {axis!r} of an image of {size}: give a volume, and axis 0, 1 or 2.")
+        plane = tuple(side for other, side in enumerate(size) if other != axis)
+        patch = plane if patch_size is None else _sides(patch_size, "patch_size")
+        if len(patch) != 2:
+            raise GeometryError(f"A slice of {plane} is not covered by patches of {patch}: give (H, W).")
+        full = (*patch[:axis], 1, *patch[axis:])
+        return cls(size, full, _windows(size, full, overlap), axis, gaussian and patch_size is not None)
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """Shape of the image with its padding."""
+        return tuple(map(max, self.shape, self.patch_size))
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        """Padding before the image's first pixel, along each axis."""
+        return tuple((padded - side) // 2 for padded, side in zip(self.padded_shape, self.shape, strict=True))
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Pad (..., *shape) with zeros to the padded shape; the image itself where there is nothing to pad."""
+        if self.padded_shape == self.shape:
+            return image
+        pads: list[int] = []
+        for side, total, before in reversed(list(zip(self.shape, self.padded_shape, self.offset, strict=True))):
+            pads += [before, total - side - before]
+        return torch.nn.functional.pad(image, pads)
+
+    def cropped(self, padded: Tensor) -> Tensor:
+        """Take the image (..., *shape) out of its padded form."""
+        for axis, (before, side) in enumerate(zip(self.offset, self.shape, strict=True)):
+            padded = padded.narrow(axis - len(self.shape), before, side)
+        return padded
+
+    def cut(self, padded: Tensor, index: int) -> Tensor:
+        """Cut a window out of (C, *padded_shape), as the network takes it: (1, C, *patch) without the slice axis."""
+        patch = padded[(slice(None), *self.windows[index])]
+        if self.slice_axis is not None:
+            patch = patch.squeeze(1 + self.slice_axis)
+        return patch[None]
+
+    def placed(self, values: Tensor) -> Tensor:
+        """Give a network's output (1, K, *patch) back the slice axis: (K, *patch_size)."""
+        return values[0] if self.slice_axis is None else values[0].unsqueeze(1 + self.slice_axis)
+
+    def weights(self) -> Tensor:
+        """Weights of a window's pixels, float32 of the patch size, in (0, 1]."""
+        if not self.gaussian:
+            return torch.ones(self.patch_size)
+        delta: NDArray[np.float64] = np.zeros(self.patch_size)
+        delta[tuple(side // 2 for side in self.patch_size)] = 1.0
+        smooth = gaussian_filter(delta, [side / 8 for side in self.patch_size], mode="constant")
+        smooth /= smooth.max()
+        return torch.from_numpy(np.maximum(smooth, _LEAST_WEIGHT).astype(np.float32))
+
+    def touched(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Find the windows that see given pixels.
+
+        Args:
+            positions: (n, ndim) indices into the image, without padding.
+
+        Yields:
+            A window's index and the numbers, within `positions`, of the pixels that it sees.
+        """
+        padded = positions + np.asarray(self.offset)
+        for index, window in enumerate(self.windows):
+            starts = np.array([part.start for part in window])
+            stops = np.array([part.stop for part in window])
+            inside = np.flatnonzero(((padded >= starts) & (padded < stops)).all(axis=1))
+            if inside.size:
+                yield index, inside
+
+
+def _sides(shape: Sequence[int], name: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in shape)
+    if len(sides) not in (2, 3) or min(sides) < 1:
+        raise GeometryError(f"{name} is {sides}; give (H, W) or (D, H, W), every side 1 or above.")
+    return sides
+
+
+def _windows(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> tuple[Window, ...]:
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap is a fraction from 0 to below 1, got {overlap}.")
+    starts = [_starts(side, size, 1 - overlap) for side, size in zip(shape, patch, strict=True)]
+    return tuple(
+        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
+        for corner in itertools.product(*starts)
+    )
+
+
+def _starts(side: int, size: int, step: float) -> list[int]:
+    """Where windows begin on one axis: evenly spaced, at most `step` of their size apart."""
+    room = max(side, size) - size
+    # A step below one pixel would ask for windows without end.
+    count = math.ceil(room / max(1.0, size * step)) + 1
+    return [round(room * number / (count - 1)) for number in range(count)] if count > 1 else [0]
