@@ -62,6 +62,10 @@ class Layer:
 DATA = Layer("core data", frozenset({"numpy", "scipy"}), frozenset({"torch"}), DATA_MODULES)
 IO = Layer("core IO", DATA.libraries | {"SimpleITK"}, frozenset({"torch", "PIL"}), DATA_MODULES)
 COMPUTE = Layer("core compute", COMPUTE_LIBRARIES, package=None)
+# Other people's networks come with their own libraries, which are asked for by name where they are missing.
+NETWORK_FORMATS = Layer(
+    "networks of other formats", COMPUTE_LIBRARIES, frozenset({"monai", "nnunetv2", "nibabel"}), None
+)
 # The command line starts fast, so what computes is imported by the command that needs it.
 COMMAND_LINE = Layer("command line", frozenset({"numpy"}), COMPUTE_LIBRARIES, package=None)
 # Evaluation compares with the methods that people use today, Slicer's own among them (docs/decisions/0003).
@@ -97,6 +101,8 @@ def layer_of(path: Path) -> Layer:
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if first in DATA_MODULES:
             return IO if first in IO_MODULES else DATA
+        if path.parent == PACKAGE / "refinement" / "networks":
+            return NETWORK_FORMATS
         by_name = {"cli": COMMAND_LINE, "__main__": COMMAND_LINE, "evaluation": EVALUATION, "mrml": MRML}
         return by_name.get(first, COMPUTE)
     if path.parent == MODULE:

@@ -86,14 +86,14 @@ def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, NetworkDescri
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}. Check the path, or add the model again.")
-    parameters, description = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), None)
+    parameters, description = _read_safetensors(path) if path.suffix == ".safetensors" else (read_pickle(path), None)
     if description is None:
         description = recognise(parameters, path)
     try:
         network = build_network(description.architecture, description.options)
     except ConfigError as error:
         raise WeightsError(f"{path} describes a network this version cannot build: {error}") from error
-    _fill(network, parameters, path)
+    fill_parameters(network, parameters, path)
     return network.eval(), description
 
 
@@ -133,7 +133,7 @@ def redescribe_network(
             f"{path} is no safetensors file, so there is no place in it for a description. Write it as one first "
             "(scripts/export_weights.py makes it from a training checkpoint)."
         )
-    parameters, metadata = _open_safetensors(path)
+    parameters, metadata = open_safetensors(path)
     _write_safetensors(output, parameters, metadata, description)
 
 
@@ -199,8 +199,12 @@ def _write_safetensors(
         temporary.write_bytes(content)
 
 
-def _open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read all parameters, as they are stored, and the metadata."""
+def open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read all parameters, as they are stored, and the metadata.
+
+    Raises:
+        WeightsError: If the file is damaged or of another format.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -212,7 +216,7 @@ def _open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], NetworkDescription | None]:
-    parameters, metadata = _open_safetensors(path)
+    parameters, metadata = open_safetensors(path)
     if METADATA_KEY not in metadata:
         return parameters, None
     try:
@@ -223,7 +227,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], NetworkDescr
         raise WeightsError(f"{path} has a description that cannot be read: {error}. Get it again.") from error
 
 
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """Read the parameters of a file of torch.save, without running what it may hold besides them.
+
+    Raises:
+        WeightsError: If the file is damaged, or holds other objects than parameters.
+    """
     import torch
 
     try:
@@ -248,7 +257,12 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _fill(network: nn.Module, parameters: dict[str, torch.Tensor], path: Path) -> None:
+def fill_parameters(network: nn.Module, parameters: dict[str, torch.Tensor], path: Path) -> None:
+    """Give a network its parameters, as float32.
+
+    Raises:
+        WeightsError: If names or shapes are not the network's; `path` is the file in the message.
+    """
     expected = network.state_dict()
     missing = sorted(set(expected) - set(parameters))
     extra = sorted(set(parameters) - set(expected))
