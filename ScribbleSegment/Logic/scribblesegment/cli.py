@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 from scribblesegment import ScribbleSegmentError, __version__
 from scribblesegment.commands.labelled_prompts import AXES, LabelBox, LabelClick, SliceChoice
 
-OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+OK, UNEXPECTED, REFUSED, NOT_FOLLOWED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXIT_CODES = """\
 exit codes:
   0    done
   2    wrong use or bad input: one line "error: ..." says what and why; files are written whole or not at all
   1    unexpected: out of memory, or a defect of the program
+  3    refine --strict: the result was written and does not follow every correction
   130  interrupted (Ctrl-C)
 """
 
@@ -80,8 +81,8 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Any] | None =
         load: Loads the network; `scribblesegment.load_predictor` by default.
 
     Returns:
-        The exit code: 0 done, 2 bad input, 1 out of memory, 130 interrupted. Wrong use raises SystemExit(2). An
-        unexpected exception is not caught: Python shows it and exits with 1.
+        The exit code: 0 done, 2 bad input, 1 out of memory, 3 corrections not followed, 130 interrupted. Wrong use
+        raises SystemExit(2). An unexpected exception is not caught: Python shows it and exits with 1.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -96,6 +97,8 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Any] | None =
             _propagate(options, load)
         elif options.command == "batch":
             _batch(options, load)
+        elif options.command == "refine":
+            return _refine(options, load)
         else:
             _segment(options, load)
     except ScribbleSegmentError as error:
@@ -129,6 +132,25 @@ def _batch(options: argparse.Namespace, load: Callable[..., Any] | None) -> None
     batch(BatchRequest(**_fields(options)), load=load or load_for_batch, say=print)
 
 
+def _refine(options: argparse.Namespace, load: Callable[..., Any] | None) -> int:
+    from scribblesegment.commands.refine import RefineRequest, ask_on_terminal, refine
+    from scribblesegment.refinement.networks import load_network
+
+    request = RefineRequest(**_fields(options))
+
+    def warn(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    def trusted(reason: str) -> bool:
+        warn(f"note: {reason}")
+        return True
+
+    somebody_there = sys.stdin.isatty() and sys.stderr.isatty()
+    confirm = trusted if request.trust else ask_on_terminal if somebody_there else None
+    followed = refine(request, load=load or load_network, say=print, warn=warn, confirm=confirm)
+    return OK if followed or not request.strict else NOT_FOLLOWED
+
+
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name != "command"}
 
@@ -146,10 +168,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"scribblesegment {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{segment,propagate,batch,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{segment,propagate,batch,refine,info}")
     _add_segment(commands)
     _add_propagate(commands)
     _add_batch(commands)
+    _add_refine(commands)
     about = commands.add_parser(
         "info",
         help="tell what is installed, or what an image is",
@@ -285,6 +308,18 @@ def _add_batch(commands: argparse._SubParsersAction[_Parser]) -> None:
         epilog=batch_arguments.EXAMPLES + _EXIT_CODES,
     )
     batch_arguments.add_batch_arguments(parser, parse_axis=parse_axis)
+
+
+def _add_refine(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from scribblesegment.commands import refine_arguments
+
+    parser = commands.add_parser(
+        "refine",
+        help="correct what any network says about an image",
+        description=refine_arguments.DESCRIPTION,
+        epilog=refine_arguments.EXAMPLES + _EXIT_CODES,
+    )
+    refine_arguments.add_refine_arguments(parser, parse_slice=parse_slice)
 
 
 class _Collected(argparse.Action):
