@@ -9,6 +9,7 @@ import slicer
 from scribblesegment.exceptions import WeightsError
 from scribblesegment.inference import ServiceState
 
+from . import RefinementPanel  # noqa: F401 - it registers itself
 from .DeviceSection import DeviceSection
 from .ModelChoices import ModelChoices
 from .NetworkSection import NetworkSection

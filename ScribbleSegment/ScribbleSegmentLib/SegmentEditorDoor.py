@@ -36,6 +36,24 @@ def openSegmentEditor(volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     return ""
 
 
+def openSegmentEditorOn(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode, effectName: str = "Paint"
+) -> None:
+    """Show the Segment Editor on a segmentation, with an effect ready.
+
+    Args:
+        segmentationNode: vtkMRMLSegmentationNode to edit.
+        volumeNode: vtkMRMLScalarVolumeNode, its source volume.
+        effectName: Name of the effect to activate.
+    """
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    editor.setSegmentationNode(segmentationNode)
+    editor.setSourceVolumeNode(volumeNode)
+    _selectSegment(editor)
+    editor.setActiveEffectByName(effectName)
+
+
 def _segmentationOf(volumeNode, currentNode):
     """Give a segmentation on the volume's voxels: the current one, an existing one, or a new one."""
     existing = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
