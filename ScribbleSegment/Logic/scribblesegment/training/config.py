@@ -275,7 +275,12 @@ class TrainingConfig:
 
 
 def load_config(path: str | Path) -> TrainingConfig:
-    """Read a configuration from a JSON file.
+    """Read a configuration from a JSON file; errors as in `read_config`."""
+    return read_config(path, TrainingConfig)
+
+
+def read_config(path: str | Path, kind: type[ConfigT]) -> ConfigT:
+    """Read a configuration of another kind, a frozen dataclass, from a JSON file.
 
     Raises:
         ConfigError: If the file cannot be read, is no JSON object, names unknown fields, or a value is refused.
@@ -287,7 +292,7 @@ def load_config(path: str | Path) -> TrainingConfig:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}. Check the path.") from error
     except ValueError as error:
         raise ConfigError(f"The configuration {path} is not valid JSON: {error}.") from error
-    return config_from_dict(values)
+    return _build(kind, values, "")
 
 
 def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
