@@ -2,18 +2,27 @@
 
 `train` trains the small networks of the study and writes OUT/networks. `run` lets a simulated user correct them, writes
 OUT/refinement_rounds.csv (every interaction), OUT/refinement_table.md, OUT/refinement_summary.json and pictures, and
-prints the tables. Both go on where they were stopped. See docs/refinement_study.md.
+prints the tables. Both go on where they were stopped. `demonstrate` draws a structure that was missed and one that is
+new to a network. See docs/refinement_study.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 import torch
 
 from scribblesegment.evaluation.correction_config import StudyConfig, quick_study
+from scribblesegment.evaluation.correction_demonstrations import (
+    MISSING_LABEL,
+    NEW_LABEL,
+    find_missing_label,
+    take_new_label,
+    write_demonstration,
+)
 from scribblesegment.evaluation.correction_pictures import write_examples
 from scribblesegment.evaluation.correction_report import write_study
 from scribblesegment.evaluation.correction_study import Study, list_jobs
@@ -26,6 +35,7 @@ from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 from scribblesegment.training.config import read_config
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_ALL_LAYERS = 1000
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "refinement" / "study.json"
 
 
@@ -80,6 +90,23 @@ def _run(arguments: argparse.Namespace, config: StudyConfig) -> int:
     return 0
 
 
+def _demonstrate(arguments: argparse.Namespace, config: StudyConfig) -> int:
+    output = make_folder(arguments.output)
+    study = Study(config, output / "networks")
+    shown = {
+        MISSING_LABEL: find_missing_label(study, read_task(arguments.data, config.task("lumbar_mri"))),
+        NEW_LABEL: take_new_label(study, config.task("aorta_ct"), "spleen", arguments.data, "train/msd_spleen_ct.npz"),
+    }
+    # An organ that no feature was made for needs more than the last layers.
+    everything = dataclasses.replace(config.refinement, layers=_ALL_LAYERS)
+    refinements = {MISSING_LABEL: config.refinement, NEW_LABEL: everything}
+    for name, demonstration in shown.items():
+        reached = write_demonstration(output / name, demonstration, refinements[name], config.user, config.seed)
+        structure = demonstration.names[demonstration.shown]
+        print(f"{output / name}: {structure}, Dice {', '.join(f'{score:.2f}' for score in reached)}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Study how scribbles correct a network's result.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -92,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--workers", type=int, default=1, help="processes at the same time (default: 1)")
     run.add_argument("--pictures", action="store_true", help="draw an example of every task, too")
-    for command in (train, run):
+    demonstrate = commands.add_parser("demonstrate", help="draw a missing label inserted and a new label added")
+    demonstrate.set_defaults(command=_demonstrate)
+    for command in (train, run, demonstrate):
         command.add_argument("-o", "--output", type=Path, required=True, help="folder of the study")
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
         command.add_argument(

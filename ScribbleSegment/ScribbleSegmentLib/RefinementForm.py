@@ -122,6 +122,7 @@ class RefinementForm:
             layers=int(ui.layersSpinBox.value),
             iterations=int(ui.iterationsSpinBox.value),
             growing=bool(ui.growingCheckBox.checked),
+            holding=bool(ui.holdCheckBox.checked),
             threshold=threshold or None,
             newLabels=ui.newLabelsComboBox.currentIndex == 0,
         )

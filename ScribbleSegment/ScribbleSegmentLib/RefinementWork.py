@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scribblesegment.exceptions import NetworkError
@@ -26,13 +26,15 @@ class RefinementOptions:
         layers: How many of the last layers are changed.
         iterations: Most iterations.
         growing: Whether strokes grow into similar voxels beside them.
+        holding: Whether the network is held to what it said where nothing was painted.
         threshold: Largest difference of neighbouring intensities that they grow across; None finds one.
         newLabels: Whether segments of unknown names become new labels, or are ignored.
     """
 
-    layers: int = 4
+    layers: int = 6
     iterations: int = 130
     growing: bool = True
+    holding: bool = True
     threshold: float | None = None
     newLabels: bool = True
 
@@ -70,6 +72,7 @@ class WorkRequest:
             self.device,
             self.options.layers,
             self.options.iterations,
+            self.options.holding,
         )
 
 
@@ -208,7 +211,10 @@ class PackageBackend:
         from scribblesegment.refinement.correction import Correction
         from scribblesegment.refinement.refiner import RefinementConfig
 
-        config = RefinementConfig(layers=request.options.layers, iterations=request.options.iterations)
+        options = request.options
+        config = RefinementConfig(layers=options.layers, iterations=options.iterations)
+        if not options.holding:
+            config = replace(config, anchor=0.0)
         return Correction(
             network, request.volume, axis=request.axis, index=request.index, device=request.device, config=config
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .context import ContextEntry, ContextSet
     from .context_store import ContextStore
     from .exceptions import (
+        CancelledError,
         ConfigError,
         ContextError,
         DatasetError,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         FileFormatError,
         GeometryError,
         ImageError,
+        MissingPackageError,
+        NetworkError,
         PromptError,
         ScribbleSegmentError,
         WeightsError,
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from .preprocessing import IntensityRange
     from .prompts import Prompts
     from .propagation import AnnotatedSegment, PropagatedSlice, Propagation, PropagationConfig, Propagator
+    from .refinement.correction import Correction, CorrectionResult
+    from .refinement.label_scribbles import LabelScribbles
+    from .refinement.lagrangian import RefinementConfig
+    from .refinement.networks import load_network
+    from .refinement.refiner import RefinementResult, Refiner, refine
+    from .refinement.region_growing import GrowthConfig, grow_scribbles
     from .session import InteractiveSession
     from .volume import LabelVolume, Segment, Volume
     from .weights.manager import fetch_weights, list_weights
@@ -37,19 +46,26 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnnotatedSegment",
+    "CancelledError",
     "ConfigError",
     "ContextEntry",
     "ContextError",
     "ContextSet",
     "ContextStore",
+    "Correction",
+    "CorrectionResult",
     "DatasetError",
     "DeviceError",
     "FileFormatError",
     "GeometryError",
+    "GrowthConfig",
     "ImageError",
     "IntensityRange",
     "InteractiveSession",
+    "LabelScribbles",
     "LabelVolume",
+    "MissingPackageError",
+    "NetworkError",
     "Prediction",
     "Predictor",
     "PromptError",
@@ -58,35 +74,48 @@ __all__ = [
     "Propagation",
     "PropagationConfig",
     "Propagator",
+    "RefinementConfig",
+    "RefinementResult",
+    "Refiner",
     "ScribbleSegmentError",
     "Segment",
     "Volume",
     "WeightsError",
     "__version__",
     "fetch_weights",
+    "grow_scribbles",
     "list_weights",
+    "load_network",
     "load_predictor",
     "read_labelmap",
     "read_volume",
+    "refine",
     "write_labelmap",
     "write_segmentation",
 ]
 
 _MODULE_OF = {
     "AnnotatedSegment": "propagation",
+    "CancelledError": "exceptions",
     "ConfigError": "exceptions",
     "ContextEntry": "context",
     "ContextError": "exceptions",
     "ContextSet": "context",
     "ContextStore": "context_store",
+    "Correction": "refinement.correction",
+    "CorrectionResult": "refinement.correction",
     "DatasetError": "exceptions",
     "DeviceError": "exceptions",
     "FileFormatError": "exceptions",
     "GeometryError": "exceptions",
+    "GrowthConfig": "refinement.region_growing",
     "ImageError": "exceptions",
     "IntensityRange": "preprocessing",
     "InteractiveSession": "session",
+    "LabelScribbles": "refinement.label_scribbles",
     "LabelVolume": "volume",
+    "MissingPackageError": "exceptions",
+    "NetworkError": "exceptions",
     "Prediction": "predictor",
     "Predictor": "predictor",
     "PromptError": "exceptions",
@@ -95,15 +124,21 @@ _MODULE_OF = {
     "Propagation": "propagation",
     "PropagationConfig": "propagation",
     "Propagator": "propagation",
+    "RefinementConfig": "refinement.lagrangian",
+    "RefinementResult": "refinement.refiner",
+    "Refiner": "refinement.refiner",
     "ScribbleSegmentError": "exceptions",
     "Segment": "volume",
     "Volume": "volume",
     "WeightsError": "exceptions",
     "fetch_weights": "weights.manager",
+    "grow_scribbles": "refinement.region_growing",
     "list_weights": "weights.manager",
+    "load_network": "refinement.networks",
     "load_predictor": "predictor",
     "read_labelmap": "io",
     "read_volume": "io",
+    "refine": "refinement.refiner",
     "write_labelmap": "io",
     "write_segmentation": "io",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _MIN_TRIALS, _MAX_TRIALS = 3, 8
 
 # Beyond the fewest, no further round of trials is begun after this many seconds.
 _BUDGET_S = 0.5
+
+# Runs with either number of threads; the first of them also warms up.
+_THREAD_TRIALS = 3
 
 # A candidate that takes this many times the best so far is not tried again.
 _HOPELESS = 4.0
@@ -178,13 +182,35 @@ def compute(function: Callable[..., ResultT], plan: ExecutionPlan, *tensors: tor
         is_image = plan.channels_last and tensor.ndim == 4
         return tensor.contiguous(memory_format=torch.channels_last) if is_image else tensor
 
-    with torch.inference_mode(), _threads(plan.threads):
+    with torch.inference_mode(), limited_threads(plan.threads):
         return function(*(moved(tensor) for tensor in tensors))
 
 
+def best_thread_count(work: Callable[[], object]) -> int | None:
+    """Measure whether some work on the processor is faster with one thread than with torch's own number.
+
+    Beside other work it can be many times faster, because nobody has to wait for a second thread that is not running.
+
+    Returns:
+        1, or None for torch's own setting.
+    """
+    shortest: dict[int | None, float] = {None: math.inf, 1: math.inf}
+    for _ in range(_THREAD_TRIALS):
+        for count in shortest:
+            with limited_threads(count):
+                began = time.perf_counter()
+                work()
+                shortest[count] = min(shortest[count], time.perf_counter() - began)
+    return 1 if shortest[1] < shortest[None] else None
+
+
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use a number of threads, and give the process its own setting back: other extensions share it."""
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Use a number of threads, and give the process its own setting back: other extensions share it.
+
+    Args:
+        count: Threads of one operation on the processor; None leaves torch's own setting.
+    """
     import torch
 
     if count is None:

@@ -62,7 +62,7 @@ class MissingPackageError(NetworkError):
         package: Name of the package for pip.
     """
 
-    def __init__(self, message: str, package: str) -> None:
+    def __init__(self, message: str, package: str = "") -> None:
         super().__init__(message)
         self.package = package
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -112,3 +114,20 @@ def test_a_gpu_computes_the_same_logits(network: ScribbleUNet) -> None:
         expected = network(example)
     plan = ExecutionPlan(device="cuda", channels_last=True)
     torch.testing.assert_close(run(prepare(network, plan), example, plan), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_one_thread_is_used_where_it_is_faster():
+    def faster_alone() -> None:
+        time.sleep(0.001 if torch.get_num_threads() == 1 else 0.02)
+
+    def faster_together() -> None:
+        time.sleep(0.02 if torch.get_num_threads() == 1 else 0.001)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert devices.best_thread_count(faster_alone) == 1
+        assert devices.best_thread_count(faster_together) is None
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -74,6 +74,7 @@ class RefineRequest:
         layer_names: Names of layers or modules to refine instead.
         iterations: Most updates; None for the default.
         learning_rate: Size of an update; None for the default.
+        anchor: How much the prediction is held where nothing was corrected; None for the default.
         paper: Whether to add nothing to the paper's algorithm.
         growing: Whether corrections grow into pixels like them.
         threshold: Difference of intensity below which they do; None estimates it.
@@ -97,6 +98,7 @@ class RefineRequest:
     layer_names: Iterable[str] = ()
     iterations: int | None = None
     learning_rate: float | None = None
+    anchor: float | None = None
     paper: bool = False
     growing: bool = True
     threshold: float | None = None
@@ -174,6 +176,7 @@ def _config(request: RefineRequest) -> RefinementConfig:
         "layers": tuple(request.layer_names) or request.layers,
         "iterations": request.iterations,
         "learning_rate": request.learning_rate,
+        "anchor": request.anchor,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     return RefinementConfig.paper(**given) if request.paper else RefinementConfig(**given)

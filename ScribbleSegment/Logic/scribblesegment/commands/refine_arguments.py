@@ -71,7 +71,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_refinement_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("refinement").add_argument
-    add("--layers", type=int, metavar="N", help="refine the last N layers (default 4)")
+    add("--layers", type=int, metavar="N", help="refine the last N layers (default 6)")
     add(
         "--layer",
         dest="layer_names",
@@ -82,6 +82,7 @@ def _add_refinement_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--iterations", type=int, metavar="M", help="most updates of the network (default 130)")
     add("--learning-rate", type=float, metavar="RATE", help="size of an update")
+    add("--anchor", type=float, metavar="WEIGHT", help="hold what was not corrected (default 10; 0: not at all)")
     add("--paper", action="store_true", help="algorithm 1 of Sambaturu et al. with nothing added")
     add("--no-growing", dest="growing", action="store_false", help="leave corrections as painted")
     add(

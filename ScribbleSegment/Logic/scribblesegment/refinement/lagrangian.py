@@ -61,6 +61,10 @@ class RefinementConfig:
             (see `anchor`).
         anchor_confidence: Probability from which a pixel's pretrained label is held.
         anchor_distance: Pixels at most so far from a scribble are not held; in pixels of the network's grid.
+        anchor_trust: After so many scribbled pixels that were wrongly predicted as a label, that label's pixels are
+            held half as much.
+        settle: Departure: how many iterations go on once g = 0. The step that satisfies the last scribble is as long as
+            any other, and changes more than it needs to; what follows takes that back (see `anchor`).
         patience: Departure: stop when g has not fallen below its least value in so many iterations; 0 never does.
         keep_best: Departure: whether a refinement that ends with violations gives the weights with the least g, not
             the last ones.
@@ -72,18 +76,20 @@ class RefinementConfig:
         ConfigError: Unknown names or values out of range.
     """
 
-    layers: int | tuple[str, ...] = 4
+    layers: int | tuple[str, ...] = 6
     iterations: int = 130
-    learning_rate: float = 1e-3
-    alpha: float = 1e-2
+    learning_rate: float = 1e-2
+    alpha: float = 0.0
     objective: str = "cross_entropy"
     likelihood: str = "scribbles"
     optimiser: str = "adam"
     balanced: bool = True
     penalty_growth: float = 1.03
-    anchor: float = 3.0
+    anchor: float = 10.0
     anchor_confidence: float = 0.9
-    anchor_distance: float = 15.0
+    anchor_distance: float = 6.0
+    anchor_trust: float = 30.0
+    settle: int = 15
     patience: int = 0
     keep_best: bool = True
     precision: str = "auto"
@@ -103,12 +109,14 @@ class RefinementConfig:
                 raise ConfigError(f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name, least, most in (
             ("iterations", 1, math.inf),
+            ("settle", 0, math.inf),
             ("patience", 0, math.inf),
             ("alpha", 0.0, math.inf),
             ("penalty_growth", 1.0, math.inf),
             ("anchor", 0.0, math.inf),
             ("anchor_confidence", 0.0, 1.0),
             ("anchor_distance", 0.0, math.inf),
+            ("anchor_trust", 1.0, math.inf),
         ):
             value = getattr(self, name)
             if not least <= value <= most or value == math.inf:
@@ -122,11 +130,14 @@ class RefinementConfig:
         plain = cls(
             objective="likelihood",
             likelihood="image",
+            layers=4,
             optimiser="sgd",
             learning_rate=1e-2,
+            alpha=1e-2,
             balanced=False,
             penalty_growth=1.0,
             anchor=0.0,
+            settle=0,
             patience=0,
             keep_best=False,
             precision="float32",
@@ -184,7 +195,8 @@ def constraint_loss(logits: Tensor, asked: Tensor, found: Agreement, config: Ref
     """
     values = logits.float()
     if config.objective == "likelihood":
-        return found.g * (log_likelihood(values, found.predicted) * found.wrong).sum() / found.wrong.sum()
+        likelihoods = log_likelihood(values, found.predicted) * found.wrong
+        return found.g * likelihoods.sum() / found.wrong.sum().clamp_min(1)
     losses = -log_likelihood(values, asked)
     if not config.balanced:
         return losses.mean()
@@ -254,7 +266,9 @@ def minimise(
 
     def ended(stopped: str) -> Optimum:
         last = {name: tensor.detach() for name, tensor in weights.items()}
-        keeps_best = stopped == "not finite" or (config.keep_best and stopped != "satisfied")
+        if least == 0 and stopped != "cancelled":
+            return Optimum(best, tuple(history), "satisfied")
+        keeps_best = stopped == "not finite" or config.keep_best
         return Optimum(best if keeps_best else last, tuple(history), stopped)
 
     while True:
@@ -266,13 +280,13 @@ def minimise(
         history.append(found.g)
         if on_iteration is not None:
             on_iteration(len(history) - 1, found.g)
-        if found.g < least:
+        if found.g <= least:
             best, least = {name: tensor.detach().clone() for name, tensor in weights.items()}, found.g
-        if found.g == 0:
+        if found.g == 0 and (len(history) == 1 or history.count(0.0) > config.settle):
             return ended("satisfied")
         if len(history) > config.iterations:
             return ended("iterations")
-        if config.patience and len(history) - 1 - history.index(least) >= config.patience:
+        if least > 0 and 0 < config.patience <= len(history) - 1 - history.index(least):
             return ended("stalled")
         optimiser.zero_grad(set_to_none=True)
         add_gradient(penalty)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from scribblesegment import checks
-from scribblesegment.devices import computes_bfloat16
-from scribblesegment.exceptions import CancelledError, GeometryError, ImageError, PromptError
+from scribblesegment.devices import best_thread_count, computes_bfloat16, limited_threads
+from scribblesegment.exceptions import CancelledError, ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.refinement.feature_cache import FeatureCache
 from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.lagrangian import Optimum, RefinementConfig, minimise
@@ -178,7 +179,7 @@ class Refiner:
             torch.from_numpy(marks.labels[index].astype(np.int64)).to(self._device),
             torch.from_numpy(scribbles.marked[index]).to(self._device),
         )
-        with memory_errors(self._device):
+        with memory_errors(self._device), self._threads():
             pieces = self._pieces(positions)
             start, labels = self._split.pretrained, max(self.label_count, int(asked.labels.max()) + 1)
             if labels > self.label_count:
@@ -228,7 +229,7 @@ class Refiner:
         if config.precision == "float32" or optimum.stopped != "satisfied" or left < 1:
             return optimum
         # What holds in bfloat16 need not hold in float32, in which the result is computed: there it is finished.
-        exact = replace(config, precision="float32", iterations=left)
+        exact = replace(config, precision="float32", iterations=left, settle=0)
         return run(exact, optimum.weights, optimum.g_history[:-1])
 
     def _precision(self, piece: Piece) -> str:
@@ -282,6 +283,15 @@ class Refiner:
         kept = np.where(np.isin(grown.labels, scribbles.values()), grown.labels, UNMARKED)
         return LabelScribbles.from_labels(np.where(scribbles.marked, scribbles.labels, kept))
 
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Use as many threads as are worth it at this moment."""
+        if torch.device(self._device).type != "cpu" or torch.get_num_threads() == 1:
+            yield
+            return
+        with limited_threads(best_thread_count(lambda: self._class_logits(self._split.pretrained, 0))):
+            yield
+
     def _pieces(self, positions: NDArray[np.int64]) -> list[Piece]:
         """Find what every window sees of the scribbled pixels, (n, ndim)."""
         weights = self.tiling.weights().numpy()
@@ -334,7 +344,7 @@ class Refiner:
 def refine(
     network: nn.Module,
     image: Tensor | NDArray[Any],
-    scribbles: LabelScribbles,
+    scribbles: LabelScribbles | ArrayLike,
     *,
     config: RefinementConfig | None = None,
     tiling: Tiling | None = None,
@@ -345,11 +355,38 @@ def refine(
     on_iteration: Callable[[int, float], None] | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
+    **options: Any,
 ) -> RefinementResult:
-    """Correct a network's prediction of an image by scribbles; see `Refiner`, which also keeps what rounds share."""
-    refiner = Refiner(network, image, config=config, tiling=tiling, output=output, device=device)
+    """Correct a network's prediction of an image by scribbles; see `Refiner`, which also keeps what rounds share.
+
+    Args:
+        network: See `Refiner`.
+        image: See `Refiner`.
+        scribbles: What was drawn, or an array of labels with -1 where nothing was.
+        config: How to refine.
+        tiling: See `Refiner`.
+        output: See `Refiner`.
+        device: See `Refiner`.
+        grown: See `Refiner.refine`.
+        new_labels: See `Refiner.refine`.
+        on_iteration: See `Refiner.refine`.
+        progress: See `Refiner.refine`.
+        cancelled: See `Refiner.refine`.
+        **options: Fields of `RefinementConfig` that replace those of `config`, as `layers=4`.
+
+    Raises:
+        ConfigError: There is no such option, or its value is refused.
+        ScribbleSegmentError: See `Refiner` and `Refiner.refine`.
+    """
+    known = {entry.name for entry in fields(RefinementConfig)}
+    if not set(options) <= known:
+        unknown = ", ".join(sorted(set(options) - known))
+        raise ConfigError(f"refine has no option {unknown}; those of RefinementConfig are {', '.join(sorted(known))}.")
+    chosen = replace(config or RefinementConfig(), **options)
+    marks = scribbles if isinstance(scribbles, LabelScribbles) else LabelScribbles.from_labels(scribbles)
+    refiner = Refiner(network, image, config=chosen, tiling=tiling, output=output, device=device)
     return refiner.refine(
-        scribbles,
+        marks,
         grown=grown,
         new_labels=new_labels,
         on_iteration=on_iteration,

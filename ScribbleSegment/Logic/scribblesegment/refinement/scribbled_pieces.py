@@ -145,7 +145,8 @@ class ScribbledPieces:
         if anchor is None:
             with torch.no_grad():
                 pretrained = self._class_logits(self._start, piece)
-            anchor = Anchor.of(pretrained, piece.positions, self._known_labels, self._config)
+            asked = self._asked.labels[piece.rows], self._asked.decisive[piece.rows]
+            anchor = Anchor.of(pretrained, piece.positions, *asked, self._known_labels, self._config)
             if len(self._pieces) == 1:
                 self._only_anchor = anchor
         return self._config.anchor * anchor.divergence(logits)

@@ -87,7 +87,8 @@ def test_network_and_image_are_brought_together_once(work: RefinementWork, backe
         {"axis": 1},
         {"index": 1},
         {"device": "cuda"},
-        {"options": RefinementOptions(layers=6)},
+        {"options": RefinementOptions(layers=3)},
+        {"options": RefinementOptions(holding=False)},
         {"options": RefinementOptions(iterations=50)},
     ],
 )

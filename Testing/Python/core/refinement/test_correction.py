@@ -12,12 +12,13 @@ from scribblesegment.exceptions import CancelledError, GeometryError, NetworkErr
 from scribblesegment.refinement.correction import Correction
 from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
+from scribblesegment.refinement.networks import ModuleNetwork
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.region_growing import GrowthConfig
 from scribblesegment.refinement.tiling import Tiling
 from scribblesegment.volume import Volume
 
-QUICK = RefinementConfig(learning_rate=0.02, precision="float32")
+QUICK = RefinementConfig(layers=4, learning_rate=0.02, precision="float32", anchor=0.0, settle=0)
 
 
 @dataclass
@@ -162,3 +163,24 @@ def test_cancelling_leaves_the_correction_usable():
     with pytest.raises(CancelledError):
         correction.refine(corrections(), cancelled=lambda: True)
     assert correction.refine(corrections()).satisfied
+
+
+def test_corrections_for_a_network_of_slices_do_not_grow_into_other_slices():
+    network = ModuleNetwork(small_unet(), ndim=2, labels=("background", "ball", "rest"))
+    labels = np.full((2, 32, 32), -1, np.int16)
+    labels[0] = corrections().labels
+    growth = GrowthConfig(threshold=0.5)
+    alone = Correction(network, volume(), index=0, device="cpu", config=QUICK).refine(corrections(), grow=growth)
+    both = Correction(network, volume(), device="cpu", config=QUICK).refine(
+        LabelScribbles.from_labels(labels), grow=growth
+    )
+    assert both.grown == alone.grown > 0
+
+
+def test_a_network_that_is_not_to_be_changed_is_not():
+    network = ModuleNetwork(small_unet(norm="batch"), ndim=2, labels=("background", "ball", "rest"))
+    before = state_of(network.module)
+    correction = Correction(network, volume(), index=0, device="cpu", config=QUICK)
+    correction.segment()
+    correction.refine(corrections({(28, 28): 3}), names={3: "cyst"})
+    assert unchanged(network.module, before)

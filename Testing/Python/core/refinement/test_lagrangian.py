@@ -206,6 +206,28 @@ def impossible() -> tuple[LinearProblem, dict[str, Tensor]]:
     return LinearProblem(features, torch.tensor([0, 1]), RefinementConfig()), {"w": torch.tensor([[1.0], [0.0]])}
 
 
+def test_settling_goes_on_after_g_is_zero_and_ends_with_satisfied_weights():
+    config = RefinementConfig(learning_rate=0.05, settle=5)
+    task, _ = problem(config, labels=2)
+    task.features = torch.cat([task.features, 4 * functional.one_hot(task.asked, 2)], dim=1)
+    pretrained = {"w": torch.zeros(2, 10).index_fill(1, torch.tensor([0]), 0.1)}
+    settled = minimise(task, pretrained, config)
+    at_once = minimise(task, pretrained, RefinementConfig(learning_rate=0.05, settle=0))
+    assert settled.g_history[: len(at_once.g_history)] == at_once.g_history
+    assert settled.iterations >= at_once.iterations + 5
+    assert agreement(task.features @ settled.weights["w"].T, task.asked).g == 0
+
+
+def test_a_refinement_that_was_satisfied_before_the_iterations_ended_is_satisfied():
+    config = RefinementConfig(learning_rate=0.05, settle=100, iterations=40)
+    task, _ = problem(config, labels=2)
+    task.features = torch.cat([task.features, 4 * functional.one_hot(task.asked, 2)], dim=1)
+    optimum = minimise(task, {"w": torch.zeros(2, 10).index_fill(1, torch.tensor([0]), 0.1)}, config)
+    assert optimum.iterations == 40
+    assert optimum.stopped == "satisfied"
+    assert agreement(task.features @ optimum.weights["w"].T, task.asked).g == 0
+
+
 def test_it_ends_after_the_most_iterations():
     task, pretrained = impossible()
     optimum = minimise(task, pretrained, RefinementConfig(iterations=7))
@@ -305,6 +327,7 @@ def test_the_paper_s_options_add_nothing():
     assert not paper.keep_best
     assert paper.penalty_growth == 1
     assert paper.anchor == 0
+    assert paper.settle == 0
     assert paper.patience == 0
     assert RefinementConfig.paper(iterations=80).iterations == 80
 
@@ -324,7 +347,9 @@ def test_the_paper_s_options_add_nothing():
         {"anchor": math.inf},
         {"anchor_confidence": 1.1},
         {"anchor_distance": math.nan},
+        {"anchor_trust": 0.0},
         {"patience": -1},
+        {"settle": -1},
         {"objective": "dice"},
         {"likelihood": "all"},
         {"optimiser": "lbfgs"},

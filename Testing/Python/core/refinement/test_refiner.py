@@ -7,14 +7,23 @@ import pytest
 import torch
 from refinable_networks import DependingOnValues, Returning, small_unet, state_of, unchanged
 
-from scribblesegment.exceptions import CancelledError, DeviceError, GeometryError, ImageError, NetworkError, PromptError
+from scribblesegment.exceptions import (
+    CancelledError,
+    ConfigError,
+    DeviceError,
+    GeometryError,
+    ImageError,
+    NetworkError,
+    PromptError,
+)
 from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.refiner import Refiner, refine
 from scribblesegment.refinement.tiling import Tiling
 
-QUICK = RefinementConfig(learning_rate=0.02, precision="float32")
+# Networks with random weights have nothing that is worth holding.
+QUICK = RefinementConfig(layers=4, learning_rate=0.02, precision="float32", anchor=0.0, settle=0)
 
 
 def discs(*, ndim: int = 2, side: int = 16) -> np.ndarray:
@@ -208,6 +217,17 @@ def test_violations_left_are_reported():
     wrong = scribbles().marked & (result.labels != scribbles().labels)
     assert wrong.any()
     assert np.array_equal(result.violations, wrong)
+
+
+def test_options_and_plain_arrays_are_taken():
+    result = refine(small_unet(), discs(), scribbles().labels, config=QUICK, layers=("head",), iterations=3)
+    assert result.layers == ("head",)
+    assert result.iterations <= 3
+
+
+def test_an_unknown_option_is_answered_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"no option layer; .*layers"):
+        refine(small_unet(), discs(), scribbles(), layer=3)
 
 
 def test_prediction_can_be_cancelled():
