@@ -44,6 +44,21 @@ def check_labelmap_target(path: Path, sources: Sequence[Path | None]) -> None:
     check_target(path, sources)
 
 
+def check_picture_target(picture: Path | None, output: Path, sources: Sequence[Path | None]) -> None:
+    """Refuse a picture that could not be written; None is none.
+
+    Raises:
+        FileFormatError: It is no PNG file, would be one file with the segmentation, or as `check_target`.
+    """
+    if picture is None:
+        return
+    if picture.suffix.lower() != ".png":
+        raise FileFormatError(f"Cannot write the picture {picture}: its name must end in .png.")
+    check_target(picture, sources)
+    if same_file(picture, output):
+        raise FileFormatError(f"Segmentation and picture would be one file, {output}. Name them apart.")
+
+
 def check_target(path: Path, sources: Sequence[Path | None]) -> None:
     """Refuse an output that could not be written, or would replace what is read.
 

@@ -15,13 +15,12 @@ from scribblesegment.commands.corrections_file import Corrections, network_corre
 from scribblesegment.commands.job_files import (
     check_format_holds,
     check_labelmap_target,
+    check_picture_target,
     check_same_grid,
-    check_target,
     listed_slices,
-    same_file,
 )
 from scribblesegment.commands.labelled_prompts import SliceChoice
-from scribblesegment.exceptions import ConfigError, FileFormatError, PromptError
+from scribblesegment.exceptions import ConfigError, PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
@@ -203,12 +202,7 @@ def _check_targets(request: RefineRequest) -> None:
     """Refuse, before any work, what could not be written."""
     sources = (request.image, request.corrections, request.weights, Path(request.network))
     check_labelmap_target(request.output, sources)
-    if request.plot is not None:
-        if request.plot.suffix.lower() != ".png":
-            raise FileFormatError(f"Cannot write the picture {request.plot}: its name must end in .png.")
-        check_target(request.plot, sources)
-        if same_file(request.plot, request.output):
-            raise FileFormatError(f"Segmentation and picture would be one file, {request.output}. Name them apart.")
+    check_picture_target(request.plot, request.output, sources)
 
 
 def _in_slice(

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from scribblesegment.commands.job_files import (
     check_format_holds,
     check_labelmap_target,
+    check_picture_target,
     check_same_grid,
-    check_target,
     listed_slices,
-    same_file,
     show_download,
 )
 from scribblesegment.commands.labelled_prompts import (
@@ -33,7 +32,7 @@ from scribblesegment.commands.labelled_prompts import (
     Strokes,
 )
 from scribblesegment.commands.slice_display import SliceDisplay
-from scribblesegment.exceptions import FileFormatError, PromptError
+from scribblesegment.exceptions import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 from scribblesegment.postprocessing import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
@@ -154,12 +153,7 @@ def _check_request(request: SegmentRequest) -> None:
     probability_to_logit(request.threshold)
     sources = (request.image, request.scribbles)
     check_labelmap_target(request.output, sources)
-    if request.overlay is not None:
-        if request.overlay.suffix.lower() != ".png":
-            raise FileFormatError(f"Cannot write the picture {request.overlay}: its name must end in .png.")
-        check_target(request.overlay, sources)
-        if same_file(request.overlay, request.output):
-            raise FileFormatError(f"Segmentation and picture would be one file, {request.output}. Name them apart.")
+    check_picture_target(request.overlay, request.output, sources)
 
 
 def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
