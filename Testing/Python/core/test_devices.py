@@ -131,3 +131,7 @@ def test_one_thread_is_used_where_it_is_faster():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_bfloat16_is_used_where_the_processor_multiplies_it():
+    assert devices.computes_bfloat16("cpu") == devices.has_bfloat16_units()

@@ -88,7 +88,7 @@ class RefinementConfig:
     anchor: float = 10.0
     anchor_confidence: float = 0.9
     anchor_distance: float = 6.0
-    anchor_trust: float = 30.0
+    anchor_trust: float = 100.0
     settle: int = 15
     patience: int = 0
     keep_best: bool = True

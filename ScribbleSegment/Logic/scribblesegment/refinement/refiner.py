@@ -207,12 +207,14 @@ class Refiner:
         on_iteration: Callable[[int, float], None] | None,
         cancelled: Cancelled | None,
     ) -> Optimum:
-        def run(config: RefinementConfig, weights: Weights, before: tuple[float, ...]) -> Optimum:
-            problem = ScribbledPieces(
+        def posed(config: RefinementConfig) -> ScribbledPieces:
+            return ScribbledPieces(
                 self._split, pieces, asked, self._output, config, start=start, known_labels=self.label_count
             )
+
+        def run(config: RefinementConfig, weights: Weights, before: tuple[float, ...]) -> Optimum:
             optimum = minimise(
-                problem,
+                posed(config),
                 start,
                 config,
                 start=weights,
@@ -225,12 +227,18 @@ class Refiner:
 
         config = replace(self.config, precision=self._precision(pieces[0]))
         optimum = run(config, start, ())
-        left = config.iterations - optimum.iterations
-        if config.precision == "float32" or optimum.stopped != "satisfied" or left < 1:
+        if config.precision == "float32" or optimum.stopped != "satisfied":
             return optimum
         # What holds in bfloat16 need not hold in float32, in which the result is computed: there it is finished.
-        exact = replace(config, precision="float32", iterations=left, settle=0)
-        return run(exact, optimum.weights, optimum.g_history[:-1])
+        exact = replace(config, precision="float32", settle=0)
+        with torch.no_grad():
+            found, _ = posed(exact).evaluate(optimum.weights)
+        left = config.iterations - optimum.iterations
+        if found.g == 0:
+            return optimum
+        if left < 1:
+            return replace(optimum, g_history=(*optimum.g_history[:-1], found.g), stopped="iterations")
+        return run(replace(exact, iterations=left), optimum.weights, optimum.g_history[:-1])
 
     def _precision(self, piece: Piece) -> str:
         """Decide in which number format iterations run."""

@@ -294,3 +294,17 @@ def test_images_that_are_no_input_of_a_network_are_refused():
 def test_a_tiling_of_another_image_is_refused():
     with pytest.raises(GeometryError, match="tiling is for an image"):
         Refiner(small_unet(), discs(), tiling=Tiling.whole((8, 8)))
+
+
+@pytest.mark.gpu
+def test_a_graphics_card_refines_as_the_processor_does():
+    network = small_unet()
+    labels = np.array(scribbles().labels)
+    labels[12:14, 12:15] = 3
+    marks = LabelScribbles.from_labels(labels)
+    config = RefinementConfig(layers=4, learning_rate=0.02, precision="float32")
+    there = refine(network, discs(), marks, config=config, new_labels=True, device="cuda")
+    here = refine(network, discs(), marks, config=config, new_labels=True)
+    assert there.satisfied
+    np.testing.assert_allclose(there.g_history[:3], here.g_history[:3], rtol=1e-3)
+    assert all(parameter.device.type == "cpu" for parameter in network.parameters())
