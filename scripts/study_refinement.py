@@ -35,7 +35,7 @@ from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 from scribblesegment.training.config import read_config
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-_ALL_LAYERS = 1000
+_MORE_LAYERS = 12
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "refinement" / "study.json"
 
 
@@ -94,12 +94,17 @@ def _demonstrate(arguments: argparse.Namespace, config: StudyConfig) -> int:
     output = make_folder(arguments.output)
     study = Study(config, output / "networks")
     shown = {
-        MISSING_LABEL: find_missing_label(study, read_task(arguments.data, config.task("lumbar_mri"))),
-        NEW_LABEL: take_new_label(study, config.task("aorta_ct"), "spleen", arguments.data, "train/msd_spleen_ct.npz"),
+        MISSING_LABEL: find_missing_label(study, read_task(arguments.data, config.task("nuclei"))),
+        NEW_LABEL: take_new_label(
+            study, config.task("abdomen_ct"), "spleen", arguments.data, "train/msd_spleen_ct.npz"
+        ),
     }
-    # An organ that no feature was made for needs more than the last layers.
-    everything = dataclasses.replace(config.refinement, layers=_ALL_LAYERS)
-    refinements = {MISSING_LABEL: config.refinement, NEW_LABEL: everything}
+    refinements = {
+        # What the network says of these images is nothing to hold on to.
+        MISSING_LABEL: dataclasses.replace(config.refinement, anchor=0.0),
+        # An organ that no feature was made for needs more than the last layers.
+        NEW_LABEL: dataclasses.replace(config.refinement, layers=_MORE_LAYERS),
+    }
     for name, demonstration in shown.items():
         reached = write_demonstration(output / name, demonstration, refinements[name], config.user, config.seed)
         structure = demonstration.names[demonstration.shown]

@@ -6,7 +6,6 @@ A structure that the network missed altogether is inserted, and an organ that it
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 from scribblesegment.evaluation.correction_config import CorrectionTask
 from scribblesegment.evaluation.correction_network import PlainUNet, normalised
 from scribblesegment.evaluation.correction_pictures import Frame, write_frames
-from scribblesegment.evaluation.correction_shifts import shifted
-from scribblesegment.evaluation.correction_study import Study, class_dice
+from scribblesegment.evaluation.correction_study import Study
 from scribblesegment.evaluation.correction_tasks import TaskImages
 from scribblesegment.evaluation.correction_user import CorrectingUser, correct
 from scribblesegment.evaluation.metrics import dice
@@ -36,7 +34,7 @@ NEW_LABEL = "refinement_new_label.png"
 _ROUNDS, _DRAWN = 5, (1, 3, 5)
 
 # A structure that has at least so many pixels, of which the network found less than this share, was missed.
-_LEAST_PIXELS, _MISSED = 400, 0.02
+_LEAST_PIXELS, _MISSED = 400, 0.05
 
 Labels = NDArray[np.int16]
 
@@ -61,30 +59,32 @@ class Demonstration:
 
 
 def find_missing_label(study: Study, images: TaskImages) -> Demonstration:
-    """Take the test image, changed or not, on which the network misses a structure and finds the others best.
+    """Take an image of another scanner or stain on which the network misses a structure.
+
+    Of all such images it is the one in the middle, by the size of the structure.
 
     Raises:
-        DatasetError: It misses none.
+        DatasetError: There is none.
     """
     network, _ = study.network(images.task.name)
     names = images.task.labels
-    found: list[tuple[float, Demonstration]] = []
-    for one, shift in itertools.product(images.test, images.task.shifts):
-        image = shifted(one.image, shift.name, shift.strength, np.random.default_rng((study.config.seed, one.index)))
-        predicted = Refiner(network, normalised(image)).infer().argmax(axis=0)
+    found: list[tuple[int, Demonstration]] = []
+    for one in images.other_test:
+        predicted = Refiner(network, normalised(one.image)).infer().argmax(axis=0)
         for label in range(1, len(names)):
             there = one.labels == label
-            if np.count_nonzero(there) < _LEAST_PIXELS or (predicted[there] == label).mean() >= _MISSED:
-                continue
-            others = [score for score in class_dice(predicted, one.labels, len(names)) if score > 0]
-            found.append((float(np.mean(others or [0.0])), Demonstration(network, image, one.labels, names, label)))
+            pixels = int(np.count_nonzero(there))
+            if pixels >= _LEAST_PIXELS and (predicted[there] == label).mean() < _MISSED:
+                found.append((pixels, Demonstration(network, one.image, one.labels, names, label)))
     if not found:
-        raise DatasetError(f"The network of {images.task.name} misses no structure of a test image.")
-    return max(found, key=lambda entry: entry[0])[1]
+        raise DatasetError(f"The network of {images.task.name} misses no structure of an image of another scanner.")
+    return sorted(found, key=lambda entry: entry[0])[len(found) // 2][1]
 
 
 def take_new_label(study: Study, task: CorrectionTask, added: str, folder: Path, set_name: str) -> Demonstration:
     """Take the image of a set of one structure, which a task's network was not trained for, that shows most of it.
+
+    What the network says of its own structures counts as the truth: the set's labels do not show them.
 
     Raises:
         DatasetError: The set is missing or damaged.
@@ -93,7 +93,8 @@ def take_new_label(study: Study, task: CorrectionTask, added: str, folder: Path,
     entry = load_set(folder / set_name)
     index = int(np.argmax((entry.labels > 0).sum(axis=(1, 2))))
     image = entry.images[index].astype(np.float32) / np.float32(255)
-    truth = np.where(entry.labels[index] > 0, len(task.labels), 0).astype(np.int16)
+    own = Refiner(network, normalised(image)).infer().argmax(axis=0)
+    truth = np.where(entry.labels[index] > 0, len(task.labels), own).astype(np.int16)
     return Demonstration(network, image, truth, (*task.labels, added), len(task.labels))
 
 
