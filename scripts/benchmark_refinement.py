@@ -68,7 +68,7 @@ def _print_times(options: argparse.Namespace) -> None:
     marks = strokes(options.side)
     marked = torch.from_numpy(marks.marked)
     asked = torch.from_numpy(marks.labels[marks.marked].astype(np.int64))
-    prepared, _, _ = prepare_network(network, image, Output())
+    prepared, _, _, _ = prepare_network(network, image, Output())
     split = prepared.split(options.layers)
     features = split.features(image)
 

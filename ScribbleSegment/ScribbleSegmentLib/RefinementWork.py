@@ -209,7 +209,7 @@ class PackageBackend:
     def correction(self, network: Any, request: WorkRequest) -> Any:
         """Bring a network and an image together."""
         from scribblesegment.refinement.correction import Correction
-        from scribblesegment.refinement.refiner import RefinementConfig
+        from scribblesegment.refinement.lagrangian import RefinementConfig
 
         options = request.options
         config = RefinementConfig(layers=options.layers, iterations=options.iterations)
@@ -228,8 +228,8 @@ class PackageBackend:
         talk: RefinementTalk,
     ) -> Any:
         """Refine; returns a `CorrectionResult`."""
-        from scribblesegment.refinement.correction import GrowthConfig
         from scribblesegment.refinement.label_scribbles import LabelScribbles
+        from scribblesegment.refinement.region_growing import GrowthConfig
 
         grow = GrowthConfig(threshold=request.options.threshold) if request.options.growing else None
         return correction.refine(

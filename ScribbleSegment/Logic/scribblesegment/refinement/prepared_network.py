@@ -20,7 +20,7 @@ _TRACE_TOLERANCE = 1e-3
 
 def prepare_network(
     module: nn.Module, example: Tensor, output: Output
-) -> tuple[TracedNetwork | WholeNetwork, Output, tuple[str, ...]]:
+) -> tuple[TracedNetwork | WholeNetwork, Output, int, tuple[str, ...]]:
     """Check a network, run it once, and trace it.
 
     Args:
@@ -29,8 +29,8 @@ def prepare_network(
         output: How to read what it returns.
 
     Returns:
-        The network as a graph, or as a whole where it cannot be traced; the output with everything decided; and what
-        the user should know about it, as sentences.
+        The network as a graph, or as a whole where it cannot be traced; the output with everything decided; the number
+        of labels, the background included; and what the user should know about it, as sentences.
 
     Raises:
         NetworkError: Quantised weights, outputs that cannot be refined, or an error of the network's own.
@@ -48,6 +48,7 @@ def prepare_network(
         values = _own_prediction(module, example, output)
         output.require_logits(values, example)
         output = output.resolved(values)
+        labels = output.label_count(values.shape[1])
         try:
             traced = TracedNetwork(module, example, output)
             difference = float((traced.run(example) - values).abs().max())
@@ -55,11 +56,11 @@ def prepare_network(
             reason = f"{type(cause).__name__}: {_first_line(cause)}"
         else:
             if difference <= _TRACE_TOLERANCE * float(values.abs().max().clamp_min(1.0)):
-                return traced, output, tuple(notes)
+                return traced, output, labels, tuple(notes)
             reason = f"the traced network's result differs by {difference:.2g}"
         whole = WholeNetwork(module, example, output)
     notes.append(f"The network cannot be traced, so all of it runs in every iteration, which is slower ({reason}).")
-    return whole, output, tuple(notes)
+    return whole, output, labels, tuple(notes)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -126,12 +125,12 @@ class Refiner:
         self._device = device
         self._padded = self.tiling.padded(values)
         example = self._window(0)
-        self._network, self._output, self.notes = prepare_network(network, example, output or Output())
+        self._network, self._output, self.label_count, self.notes = prepare_network(
+            network, example, output or Output()
+        )
         self.layers = tuple(layer.name for layer in self._network.layers)
         self._split = self._network.split(self.config.layers)
         self._features = FeatureCache(lambda index: self._split.features(self._window(index)), _CACHE_BYTES)
-        with memory_errors(device):
-            self.label_count = self._class_logits(self._split.pretrained, 0).shape[1]
 
     def infer(self, *, progress: Progress | None = None, cancelled: Cancelled | None = None) -> FloatArray:
         """Predict the image with the pretrained weights: float32 class logits (labels, *spatial).
@@ -179,7 +178,7 @@ class Refiner:
             torch.from_numpy(marks.labels[index].astype(np.int64)).to(self._device),
             torch.from_numpy(scribbles.marked[index]).to(self._device),
         )
-        with memory_errors(self._device), self._threads():
+        with memory_errors(self._device), limited_threads(self._thread_count):
             pieces = self._pieces(positions)
             start, labels = self._split.pretrained, max(self.label_count, int(asked.labels.max()) + 1)
             if labels > self.label_count:
@@ -291,18 +290,20 @@ class Refiner:
         kept = np.where(np.isin(grown.labels, scribbles.values()), grown.labels, UNMARKED)
         return LabelScribbles.from_labels(np.where(scribbles.marked, scribbles.labels, kept))
 
-    @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Use as many threads as are worth it at this moment."""
+    @functools.cached_property
+    def _thread_count(self) -> int | None:
+        """Threads that are worth it beside what else runs here; None for torch's own number."""
         if torch.device(self._device).type != "cpu" or torch.get_num_threads() == 1:
-            yield
-            return
-        with limited_threads(best_thread_count(lambda: self._class_logits(self._split.pretrained, 0))):
-            yield
+            return None
+        return best_thread_count(lambda: self._class_logits(self._split.pretrained, 0))
+
+    @functools.cached_property
+    def _window_weights(self) -> Tensor:
+        return self.tiling.weights()
 
     def _pieces(self, positions: NDArray[np.int64]) -> list[Piece]:
         """Find what every window sees of the scribbled pixels, (n, ndim)."""
-        weights = self.tiling.weights().numpy()
+        weights = self._window_weights.numpy()
         offset = np.asarray(self.tiling.offset)
         seen = []
         total = np.zeros(len(positions), dtype=np.float64)
@@ -336,7 +337,7 @@ class Refiner:
     ) -> FloatArray:
         """Predict every window and blend them."""
         count = len(self.tiling.windows)
-        share = self.tiling.weights()
+        share = self._window_weights
         blended, total = torch.zeros((labels, *self.tiling.padded_shape)), torch.zeros(self.tiling.padded_shape)
         for index, window in enumerate(self.tiling.windows):
             if cancelled is not None and cancelled():

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from scribblesegment.exceptions import NetworkError
 from scribblesegment.refinement.anchor import Anchor
+from scribblesegment.refinement.feature_cache import FeatureCache
 from scribblesegment.refinement.lagrangian import Agreement, RefinementConfig, agreement, constraint_loss
 from scribblesegment.refinement.outputs import Output, log_likelihood
 from scribblesegment.refinement.split_network import Features, SplitNetwork, Weights
+
+# Pretrained predictions of windows are kept up to this size; those beyond are computed again in every iteration.
+_ANCHOR_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,7 @@ class ScribbledPieces:
         self._output = output
         self._config = config
         self._start, self._known_labels = start, known_labels
-        self._only_anchor: Anchor | None = None
+        self._anchors = FeatureCache(self._anchor_of, _ANCHOR_BYTES)
         if len(self._pieces) == 1:
             # One window's features are needed in every iteration as they are; those of many are converted as they come.
             (piece,) = self._pieces
@@ -113,7 +117,7 @@ class ScribbledPieces:
                 loss = found.g * _mean_likelihood(logits)
             else:
                 loss = constraint_loss(rows, self._asked.labels, found, self._config)
-            (factor * loss + self._held(piece, logits)).backward()
+            (factor * loss + self._held(0, logits)).backward()
 
         return found, add_gradient
 
@@ -122,9 +126,9 @@ class ScribbledPieces:
         leaf = blended.detach().requires_grad_()
         if not self._takes_whole_image:
             (factor * constraint_loss(leaf, self._asked.labels, found, self._config)).backward()
-        for piece in self._pieces:
+        for number, piece in enumerate(self._pieces):
             logits = self._class_logits(weights, piece)
-            loss = self._held(piece, logits) / count
+            loss = self._held(number, logits) / count
             if leaf.grad is None:
                 loss = loss + factor * found.g / count * _mean_likelihood(logits)
             else:
@@ -137,19 +141,20 @@ class ScribbledPieces:
     def _takes_whole_image(self) -> bool:
         return self._config.objective == "likelihood" and self._config.likelihood == "image"
 
-    def _held(self, piece: Piece, logits: Tensor) -> Tensor:
-        """Give the weighted divergence from the pretrained prediction where nothing was drawn."""
+    def _held(self, number: int, logits: Tensor) -> Tensor:
+        """Give a piece's weighted divergence from the pretrained prediction where nothing was drawn."""
         if self._config.anchor == 0:
             return logits.new_zeros(())
-        anchor = self._only_anchor
-        if anchor is None:
-            with torch.no_grad():
-                pretrained = self._class_logits(self._start, piece)
-            asked = self._asked.labels[piece.rows], self._asked.decisive[piece.rows]
-            anchor = Anchor.of(pretrained, piece.positions, *asked, self._known_labels, self._config)
-            if len(self._pieces) == 1:
-                self._only_anchor = anchor
-        return self._config.anchor * anchor.divergence(logits)
+        return self._config.anchor * Anchor(*self._anchors.get(number)).divergence(logits)
+
+    def _anchor_of(self, number: int) -> Features:
+        """Compute the two tensors of a piece's anchor; they do not change from one iteration to the next."""
+        piece = self._pieces[number]
+        with torch.no_grad():
+            pretrained = self._class_logits(self._start, piece)
+        asked = self._asked.labels[piece.rows], self._asked.decisive[piece.rows]
+        anchor = Anchor.of(pretrained, piece.positions, *asked, self._known_labels, self._config)
+        return anchor.log_probabilities, anchor.weights
 
     def _class_logits(self, weights: Weights, piece: Piece) -> Tensor:
         features = self._converted(piece.features())

@@ -73,11 +73,6 @@ class WholeNetwork:
         self._output = output
         self.layers = grouped_layers(_weights_by_use(module, example))
 
-    def run(self, network_input: Tensor) -> Tensor:
-        """Run the network with the pretrained weights, without gradients."""
-        with torch.no_grad():
-            return self._output.tensor(self._module(network_input))
-
     def split(self, layers: int | tuple[str, ...]) -> WholeSplit:
         """Choose the layers to refine.
 

@@ -15,21 +15,22 @@ IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def test_an_ordinary_network_is_traced_without_notes():
-    network, output, notes = prepare_network(small_unet(), IMAGE, Output())
+    network, output, labels, notes = prepare_network(small_unet(), IMAGE, Output())
     assert isinstance(network, TracedNetwork)
+    assert labels == 3
     assert (output.activation, output.probabilities) == ("softmax", False)
     assert notes == ()
 
 
 def test_what_cannot_be_traced_runs_as_a_whole_and_says_so():
-    network, _, notes = prepare_network(DependingOnValues(small_unet()), IMAGE, Output())
+    network, _, _, notes = prepare_network(DependingOnValues(small_unet()), IMAGE, Output())
     assert isinstance(network, WholeNetwork)
     assert "all of it runs in every iteration" in notes[0]
 
 
 def test_a_network_that_is_random_in_evaluation_mode_is_not_trusted_to_its_trace():
     noisy = Returning(small_unet(), lambda logits: logits + torch.randn(logits.shape))
-    network, _, notes = prepare_network(noisy, IMAGE, Output())
+    network, _, _, notes = prepare_network(noisy, IMAGE, Output())
     assert isinstance(network, WholeNetwork)
     assert "differs" in notes[0]
 
@@ -39,7 +40,7 @@ def test_batch_statistics_are_those_the_network_has_learnt_and_stay_so():
     network.first.eval()
     before = state_of(network)
     modes = [module.training for module in network.modules()]
-    prepared, _, notes = prepare_network(network, IMAGE, Output())
+    prepared, _, _, notes = prepare_network(network, IMAGE, Output())
     assert unchanged(network, before)
     assert [module.training for module in network.modules()] == modes
     assert "training mode" in notes[0]
@@ -75,7 +76,7 @@ def test_quantised_weights_are_refused():
 def test_half_precision_weights_are_refined_as_copies_in_float32():
     network = small_unet().bfloat16()
     before = state_of(network)
-    prepared, _, notes = prepare_network(network, IMAGE, Output())
+    prepared, _, _, notes = prepare_network(network, IMAGE, Output())
     assert "bfloat16 weights are refined as float32" in notes[0]
     assert prepared.split(1).pretrained["head.weight"].dtype == torch.float32
     assert unchanged(network, before)
@@ -83,7 +84,7 @@ def test_half_precision_weights_are_refined_as_copies_in_float32():
 
 def test_frozen_weights_can_be_refined():
     network = small_unet().requires_grad_(False)
-    prepared, _, notes = prepare_network(network, IMAGE, Output())
+    prepared, _, _, notes = prepare_network(network, IMAGE, Output())
     split = prepared.split(1)
     weights = {name: value.clone().requires_grad_() for name, value in split.pretrained.items()}
     split.run(weights, split.features(IMAGE)).sum().backward()
@@ -97,7 +98,7 @@ def test_an_argmax_at_the_end_is_refused():
 
 
 def test_a_softmax_at_the_end_is_noticed():
-    _, output, _ = prepare_network(Returning(small_unet(), lambda logits: logits.softmax(1)), IMAGE, Output())
+    _, output, _, _ = prepare_network(Returning(small_unet(), lambda logits: logits.softmax(1)), IMAGE, Output())
     assert output.probabilities is True
 
 
