@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from scribblesegment.devices import computes_bfloat16
 from scribblesegment.evaluation.correction_network import PlainUNet
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.prepared_network import prepare_network

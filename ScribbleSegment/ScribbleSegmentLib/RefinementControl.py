@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from scribblesegment.exceptions import MissingPackageError, NetworkError, PromptError, ScribbleSegmentError
 from scribblesegment.inference import explain
+from scribblesegment.label_scribbles import UNMARKED
 from scribblesegment.mrml.correction_history import ResultHistory
 from scribblesegment.mrml.correction_image import CorrectionImage, correction_image, jump_to, nearest_axis, shown_place
 from scribblesegment.mrml.correction_labels import (
@@ -31,7 +32,6 @@ from scribblesegment.mrml.correction_result import (
     write_labels,
 )
 from scribblesegment.mrml.correction_scribbles import (
-    UNMARKED,
     ContradictionError,
     Labels,
     Violation,

@@ -228,7 +228,7 @@ class PackageBackend:
         talk: RefinementTalk,
     ) -> Any:
         """Refine; returns a `CorrectionResult`."""
-        from scribblesegment.refinement.label_scribbles import LabelScribbles
+        from scribblesegment.label_scribbles import LabelScribbles
         from scribblesegment.refinement.region_growing import GrowthConfig
 
         grow = GrowthConfig(threshold=request.options.threshold) if request.options.growing else None

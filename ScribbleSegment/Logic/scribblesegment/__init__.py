@@ -28,12 +28,12 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .io import read_labelmap, read_volume, write_labelmap, write_segmentation
+    from .label_scribbles import LabelScribbles
     from .predictor import Prediction, Predictor, load_predictor
     from .preprocessing import IntensityRange
     from .prompts import Prompts
     from .propagation import AnnotatedSegment, PropagatedSlice, Propagation, PropagationConfig, Propagator
     from .refinement.correction import Correction, CorrectionResult
-    from .refinement.label_scribbles import LabelScribbles
     from .refinement.lagrangian import RefinementConfig
     from .refinement.networks import load_network
     from .refinement.refiner import RefinementResult, Refiner, refine
@@ -112,7 +112,7 @@ _MODULE_OF = {
     "ImageError": "exceptions",
     "IntensityRange": "preprocessing",
     "InteractiveSession": "session",
-    "LabelScribbles": "refinement.label_scribbles",
+    "LabelScribbles": "label_scribbles",
     "LabelVolume": "volume",
     "MissingPackageError": "exceptions",
     "NetworkError": "exceptions",

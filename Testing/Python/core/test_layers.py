@@ -26,9 +26,10 @@ COMPUTE_LIBRARIES = frozenset({"numpy", "scipy", "torch", "skimage", "safetensor
 IO_MODULES = frozenset({"atomic_file", "io"})
 DATA_MODULES = IO_MODULES | {
     *("checks", "clean_up", "context", "context_selection", "context_store", "exceptions", "file_lock"),
-    *("gesture_picture", "gesture_recorder", "gestures", "neighbours", "postprocessing", "preprocessing", "prompts"),
-    *("propagation_request", "rasterization", "resampling", "segmentation_sets", "slice_context"),
-    *("slice_interpolation", "slice_plane", "slice_request", "slice_view", "user_folder", "volume", "voxel_grid"),
+    *("gesture_picture", "gesture_recorder", "gestures", "label_scribbles", "neighbours"),
+    *("postprocessing", "preprocessing", "prompts", "propagation_request", "rasterization", "resampling"),
+    *("segmentation_sets", "slice_context", "slice_interpolation", "slice_plane", "slice_request"),
+    *("slice_view", "user_folder", "volume", "voxel_grid"),
 }
 
 

@@ -31,7 +31,7 @@ PUBLIC = {
     "propagation": {"AnnotatedSegment", "PropagatedSlice", "Propagation", "PropagationConfig", "Propagator"},
     "preprocessing": {"IntensityRange"},
     "refinement.correction": {"Correction", "CorrectionResult"},
-    "refinement.label_scribbles": {"LabelScribbles"},
+    "label_scribbles": {"LabelScribbles"},
     "refinement.lagrangian": {"RefinementConfig"},
     "refinement.networks": {"load_network"},
     "refinement.refiner": {"RefinementResult", "Refiner", "refine"},

@@ -51,7 +51,7 @@ def grid_of(editor, matrix, shape, matrix_of):
 
 
 def test_unmarked_is_what_the_refinement_means_by_it():
-    from scribblesegment.refinement import label_scribbles
+    from scribblesegment import label_scribbles
 
     assert label_scribbles.UNMARKED == UNMARKED
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.exceptions import PromptError
-from scribblesegment.refinement.label_scribbles import BACKGROUND, LARGEST_LABEL, UNMARKED
+from scribblesegment.label_scribbles import BACKGROUND, LARGEST_LABEL, UNMARKED
 from scribblesegment.volume import LabelVolume, Segment
 
 

@@ -23,7 +23,7 @@ from scribblesegment.commands.labelled_prompts import SliceChoice
 from scribblesegment.exceptions import ConfigError, PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.region_growing import GrowthConfig
 from scribblesegment.volume import LabelVolume, Segment, Volume

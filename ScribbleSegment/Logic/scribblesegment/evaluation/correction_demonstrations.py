@@ -21,7 +21,7 @@ from scribblesegment.evaluation.correction_tasks import TaskImages
 from scribblesegment.evaluation.correction_user import CorrectingUser, correct
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.exceptions import DatasetError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
 from scribblesegment.segmentation_sets import load_set

@@ -20,9 +20,9 @@ from scribblesegment.evaluation.correction_network import PlainUNet, normalised
 from scribblesegment.evaluation.correction_user import INPUTS, as_prompt_masks
 from scribblesegment.evaluation.stepwise import PIXEL_MM, SlicePredictor
 from scribblesegment.exceptions import ConfigError
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.postprocessing import resolve_labels
 from scribblesegment.prompts import Prompts
-from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles

@@ -33,7 +33,7 @@ from scribblesegment.evaluation.correction_tasks import LabelledImage, TaskImage
 from scribblesegment.evaluation.correction_user import CorrectingUser, Labels, correct
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.stepwise import SlicePredictor
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.simulation.fields import FloatArray
 from scribblesegment.simulation.regions import BoolArray
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scribblesegment.exceptions import ConfigError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.simulation.clicks import largest_component_center
 from scribblesegment.simulation.regions import BoolArray, bounding_slices
 from scribblesegment.simulation.rounds import SCRIBBLE_KINDS, simulate_scribble

@@ -15,6 +15,7 @@ from slicer import vtkMRMLTransformNode, vtkOrientedImageData, vtkOrientedImageD
 from vtkmodules.vtkCommonTransforms import vtkGeneralTransform
 
 from scribblesegment.exceptions import PromptError
+from scribblesegment.label_scribbles import UNMARKED
 from scribblesegment.mrml.correction_labels import SegmentMeaning
 from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, image_to_mm, transformed
 from scribblesegment.mrml.labelmaps import (
@@ -28,9 +29,6 @@ from scribblesegment.mrml.labelmaps import (
 )
 from scribblesegment.mrml.segments import layers
 from scribblesegment.voxel_grid import nearest_index
-
-UNMARKED = -1
-"""Value of voxels on which nothing is said; the same as in `refinement.label_scribbles`."""
 
 Labels = NDArray[np.int16]
 

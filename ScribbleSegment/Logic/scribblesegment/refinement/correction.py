@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scribblesegment import checks
 from scribblesegment.devices import resolve_device
 from scribblesegment.exceptions import PromptError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.networks.network import PreparedImage, RefinableNetwork
 from scribblesegment.refinement.refiner import Cancelled, Progress, Refiner

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from scribblesegment import checks
 from scribblesegment.devices import best_thread_count, computes_bfloat16, limited_threads
 from scribblesegment.exceptions import CancelledError, ConfigError, GeometryError, ImageError, PromptError
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.feature_cache import FeatureCache
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.lagrangian import Optimum, RefinementConfig, minimise
 from scribblesegment.refinement.new_labels import require_labels, samples_at_head, with_new_labels
 from scribblesegment.refinement.outputs import Output

@@ -18,7 +18,7 @@ from scipy.sparse import csgraph
 
 from scribblesegment import checks
 from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 
 CONNECTIVITIES = ("faces", "full")
 

@@ -8,7 +8,7 @@ from correction_study import TASK, write_network
 from scribblesegment.evaluation.correction_methods import Interactive, Painting, Refinement, Variant
 from scribblesegment.evaluation.correction_network import load_plain_unet
 from scribblesegment.exceptions import ConfigError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.region_growing import GrowthConfig
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scribblesegment.evaluation.correction_user import CorrectingUser, as_prompt_masks, correct, wrong_regions
 from scribblesegment.exceptions import ConfigError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 
 SIDE, OUTPUTS = 48, 3
 USER = CorrectingUser(length=20, least_error=10)

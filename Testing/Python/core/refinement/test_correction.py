@@ -9,8 +9,8 @@ import torch
 from refinable_networks import small_unet, state_of, unchanged
 
 from scribblesegment.exceptions import CancelledError, GeometryError, NetworkError, PromptError
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.correction import Correction
-from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.networks import ModuleNetwork
 from scribblesegment.refinement.outputs import Output

@@ -16,7 +16,7 @@ from scribblesegment.exceptions import (
     NetworkError,
     PromptError,
 )
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.refiner import Refiner, refine

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.region_growing import REACH_PIXELS, GrowthConfig, grow_scribbles
 from scribblesegment.segmentation_sets import load_set
 from scribblesegment.simulation import ScribbleConfig, centerline_scribble

@@ -12,9 +12,9 @@ from torch import nn
 
 from scribblesegment import checks
 from scribblesegment.exceptions import NetworkError, PromptError
+from scribblesegment.label_scribbles import BACKGROUND, UNMARKED, LabelScribbles
 from scribblesegment.models.encoding import encode_prompts
 from scribblesegment.preprocessing import IntensityRange, SliceGrid
-from scribblesegment.refinement.label_scribbles import BACKGROUND, UNMARKED, LabelScribbles
 from scribblesegment.refinement.networks.network import OUTSIDE_LOGIT, PreparedImage
 from scribblesegment.refinement.networks.scribble_transfer import DoubleArray, scaling
 from scribblesegment.refinement.outputs import Output

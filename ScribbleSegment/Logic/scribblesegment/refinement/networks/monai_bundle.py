@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scribblesegment.exceptions import MissingPackageError, NetworkError, ScribbleSegmentError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.monai_tiling import monai_tiling
 from scribblesegment.refinement.networks.network import (
     PreparedImage,

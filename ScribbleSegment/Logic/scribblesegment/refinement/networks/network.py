@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scribblesegment import checks
 from scribblesegment.exceptions import GeometryError, NetworkError, PromptError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.scribble_transfer import DoubleArray, transfer_scribbles
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.tiling import Tiling

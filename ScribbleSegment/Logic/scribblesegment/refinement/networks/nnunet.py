@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scribblesegment.exceptions import GeometryError, NetworkError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.network import (
     PreparedImage,
     copies_of_image,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scribblesegment.exceptions import NetworkError, WeightsError
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.image_grid import ImageGrid
 from scribblesegment.refinement.networks.network import PreparedImage, copies_of_image, require_slices
 from scribblesegment.refinement.networks.settings import NetworkSettings

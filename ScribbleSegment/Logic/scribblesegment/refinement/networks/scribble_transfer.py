@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 
 IntArray = NDArray[np.int64]
 DoubleArray = NDArray[np.float64]

@@ -8,10 +8,10 @@ import torch
 from tiled_inference import tiled_logits
 
 from scribblesegment.exceptions import NetworkError, PromptError, WeightsError
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.predictor import Predictor
 from scribblesegment.prompts import Prompts
-from scribblesegment.refinement.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.embedded import EmbeddedNetwork, load_embedded
 from scribblesegment.volume import Volume
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network

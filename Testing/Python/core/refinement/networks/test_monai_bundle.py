@@ -14,7 +14,7 @@ import torch
 from tiled_inference import tiled_logits
 
 from scribblesegment.exceptions import MissingPackageError, NetworkError, WeightsError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks import load_network
 from scribblesegment.volume import Volume
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scribblesegment.exceptions import GeometryError, NetworkError, PromptError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.network import (
     PreparedImage,
     copies_of_image,

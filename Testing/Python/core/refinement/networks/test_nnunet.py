@@ -13,7 +13,7 @@ from nnunet_models import make_dataset, make_plans, make_volume, predicted_by_nn
 from tiled_inference import tiled_logits
 
 from scribblesegment.exceptions import GeometryError, NetworkError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks import load_network
 from scribblesegment.volume import Volume
 

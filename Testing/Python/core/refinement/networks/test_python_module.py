@@ -13,7 +13,7 @@ from tiled_inference import tiled_logits
 from torch import nn
 
 from scribblesegment.exceptions import ConfigError, GeometryError, NetworkError, PromptError, WeightsError
-from scribblesegment.refinement.label_scribbles import LabelScribbles
+from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.networks.python_module import (
     ModuleNetwork,
     load_parameters,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.refinement.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.networks.image_grid import ImageGrid
 from scribblesegment.refinement.networks.scribble_transfer import scaling, transfer_scribbles
 

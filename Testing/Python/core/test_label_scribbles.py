@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scribblesegment.exceptions import GeometryError, PromptError
-from scribblesegment.refinement.label_scribbles import LARGEST_LABEL, UNMARKED, LabelScribbles
+from scribblesegment.label_scribbles import LARGEST_LABEL, UNMARKED, LabelScribbles
 
 SHAPE = (6, 8)
 
