@@ -21,6 +21,7 @@ from scribblesegment.commands.job_files import (
 )
 from scribblesegment.commands.labelled_prompts import AXES
 from scribblesegment.commands.slice_display import SliceDisplay
+from scribblesegment.commands.terminal_bar import terminal_bar
 from scribblesegment.exceptions import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
@@ -36,9 +37,6 @@ from scribblesegment.volume import LabelVolume, Segment, Volume
 
 if TYPE_CHECKING:
     from scribblesegment.context import ContextSet
-
-# Seconds of work after which a progress bar appears, if somebody is watching.
-_PATIENCE_S = 1.0
 
 # The axis that slices were annotated along must be this much more likely than the next one.
 _CLEARLY = 2.0
@@ -197,14 +195,9 @@ def _contexts(chosen: Sequence[str], segments: Sequence[Segment]) -> dict[int, C
 
 def _collect(run: PropagationRun, labelmap: LabelVolume, axis: int) -> tuple[NDArray[Any], bool]:
     """Write slices into a copy of the label map as they come; returns it, and whether the user interrupted."""
-    from tqdm import tqdm
-
     labels = np.array(labelmap.array)
     planes = np.moveaxis(labels, axis, 0)
-    # disable=None: silent unless standard error is a terminal.
-    with tqdm(
-        total=run.remaining, desc="propagating", unit="slice", delay=_PATIENCE_S, disable=None, leave=False
-    ) as bar:
+    with terminal_bar(run.remaining, "propagating", "slice") as bar:
         try:
             for piece in run:
                 planes[piece.index][piece.mask] = piece.label

@@ -20,6 +20,7 @@ from scribblesegment.commands.job_files import (
     listed_slices,
 )
 from scribblesegment.commands.labelled_prompts import SliceChoice
+from scribblesegment.commands.terminal_bar import terminal_bar
 from scribblesegment.exceptions import ConfigError, PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from scribblesegment.refinement.correction import CorrectionResult
     from scribblesegment.refinement.networks.network import RefinableNetwork
-
-# Seconds of work after which a progress bar appears, if somebody is watching.
-_PATIENCE_S = 1.0
 
 _ENDINGS = {
     "satisfied": "every correction is followed",
@@ -225,10 +223,7 @@ def _in_slice(
 
 @contextmanager
 def _progress(iterations: int) -> Iterator[Callable[[int, float], None]]:
-    from tqdm import tqdm
-
-    # disable=None: silent unless standard error is a terminal.
-    with tqdm(total=iterations, desc="refining", unit="update", delay=_PATIENCE_S, disable=None, leave=False) as bar:
+    with terminal_bar(iterations, "refining", "update") as bar:
 
         def show(iteration: int, g: float) -> None:
             bar.set_postfix_str(f"g {g:.3g}", refresh=False)

@@ -32,6 +32,7 @@ from scribblesegment.commands.labelled_prompts import (
     Strokes,
 )
 from scribblesegment.commands.slice_display import SliceDisplay
+from scribblesegment.commands.terminal_bar import terminal_bar
 from scribblesegment.exceptions import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
 # Slices that make up less than this part of the volume are copied, so that the volume can be let go.
 _SMALL_PART = 1 / 8
-
-# Seconds of work after which a progress bar appears, if somebody is watching.
-_PATIENCE_S = 1.0
 
 
 class LoadPredictor(Protocol):
@@ -213,14 +211,11 @@ def _predict(
     predictor: InteractivePredictor[PredictionLike], case: _Case, threshold: float, *, all_pieces: bool
 ) -> list[NDArray[Any]]:
     """Predict every label in every slice; returns label maps (H, W) with the labels' own numbers."""
-    from tqdm import tqdm
-
     largest = case.segments[-1].label
     dtype = next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
     results: list[NDArray[Any]] = []
     total = sum(len(prompts.labels) for prompts in case.prompts)
-    # disable=None: silent unless standard error is a terminal.
-    with tqdm(total=total, desc="segmenting", unit="label", delay=_PATIENCE_S, disable=None, leave=False) as bar:
+    with terminal_bar(total, "segmenting", "label") as bar:
         for piece, prompts in zip(case.slices, case.prompts, strict=True):
             predictor.set_image(piece.image, spacing_mm=piece.spacing_mm, intensity_range=case.intensity_range)
             logits = []

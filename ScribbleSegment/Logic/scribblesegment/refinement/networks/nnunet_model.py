@@ -135,7 +135,7 @@ def _read_checkpoint(path: Path, confirm: Confirm | None) -> dict[str, Any]:
         except pickle.UnpicklingError as error:
             require_confirmation(
                 confirm,
-                f"The checkpoint {path.name} in {path.parent} holds more than parameters ({_first_line(error)}); "
+                f"The checkpoint {path.name} in {path.parent} holds more than parameters ({_refused_object(error)}); "
                 "reading that can run any code.",
             )
             content = None
@@ -164,7 +164,7 @@ def _harmless() -> list[Any]:
     return [*parts, (scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
 
 
-def _first_line(error: Exception) -> str:
+def _refused_object(error: Exception) -> str:
     """Say which class it was, without the long advice of PyTorch."""
     return next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "code")
 
