@@ -12,10 +12,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ScribbleSegmentLib.EmbeddedModel import EmbeddedModel
-from ScribbleSegmentLib.ModulePanel import ModulePanel
-from ScribbleSegmentLib.ParameterNode import ScribbleSegmentParameterNode
-from ScribbleSegmentLib.RequiredPackages import RequiredPackages
+from ScribbleSegmentLib.Logic import EmbeddedModel
+from ScribbleSegmentLib.Packages import RequiredPackages
+from ScribbleSegmentLib.Widget import ModulePanel, ScribbleSegmentParameterNode
 
 
 class ScribbleSegment(ScriptedLoadableModule):

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.devices import ExecutionPlan, choose_plan, compute, has_bfloat16_units, prepare, run
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError
+from scribblesegment.inference.devices import ExecutionPlan, choose_plan, compute, has_bfloat16_units, prepare, run
 from scribblesegment.models.cross_block import SLOPE, CrossBlock
 from scribblesegment.models.encoding import CHANNELS
 from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig

@@ -23,15 +23,15 @@ import slicer
 from vtkmodules.util.numpy_support import numpy_to_vtk
 from vtkmodules.vtkCommonDataModel import vtkImageData
 
-from scribblesegment.inference import PredictorService
-from scribblesegment.mrml import controller as controller_module
-from scribblesegment.mrml.controller import ControllerOptions, ScribbleController
+from scribblesegment.mrml import slice_segmenter as controller_module
+from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
+from scribblesegment.service.service import PredictorService
 
 # The functions that the controller calls, as they are named in the output; their time is part of `paint` or `poll`.
 _STEPS = {
     "resolve_target": "selections and image",
     "view_plane": "view geometry",
-    "write_gestures": "store prompts",
+    "write_drawing": "store prompts",
     "rasterize": "rasterise prompts",
     "segment_on_plane": "read segment",
     "write_mask": "write segment",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from scribblesegment import Predictor, Prompts, load_predictor
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.models.encoding import CHANNELS
 from scribblesegment.models.scribble_unet import ScribbleUNet
 

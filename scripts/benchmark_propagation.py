@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from scribblesegment import load_predictor
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.propagation import Propagator
-from scribblesegment.volume import Volume
 
 # Linux counts in KiB, macOS in bytes.
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024

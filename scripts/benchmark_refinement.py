@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.devices import computes_bfloat16
+from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.evaluation.correction_network import PlainUNet
-from scribblesegment.label_scribbles import LabelScribbles
+from scribblesegment.inference.devices import computes_bfloat16
 from scribblesegment.refinement.lagrangian import RefinementConfig
+from scribblesegment.refinement.network_graph import prepare_network
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.prepared_network import prepare_network
-from scribblesegment.refinement.refiner import Refiner
-from scribblesegment.refinement.scribbled_pieces import in_bfloat16
+from scribblesegment.refinement.refiner import Refiner, in_bfloat16
 
 _LABELS = 4
 

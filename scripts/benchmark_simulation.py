@@ -19,10 +19,10 @@ from threading import Barrier
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.simulation import simulate_corrections, simulate_first_round
 from scribblesegment.simulation.fields import gaussian_blur, smooth_noise
-from scribblesegment.training.datasets import HierarchicalSampler, load_corpus
+from scribblesegment.training.corpus import HierarchicalSampler, load_corpus
 
 BoolArray = NDArray[np.bool_]
 SIZE = 128

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, ScribbleSegmentError
 from scribblesegment.evaluation.calibration_protocol import NEAR, Pixels, calibration_table, collect_pixels
 from scribblesegment.evaluation.datasets import PREFIX
 from scribblesegment.evaluation.label_tasks import LabelExample, read_label_examples
 from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.stepwise import InteractiveMethod, load_interactive
-from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 from scribblesegment.weights.checkpoints import load_network, redescribe_network
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, ScribbleSegmentError
 from scribblesegment.evaluation.datasets import PREFIX, read_scribble_sets
 from scribblesegment.evaluation.in_context_methods import LABEL_TRANSFER, LEAST_CONTEXT, load_in_context_methods
 from scribblesegment.evaluation.in_context_report import write_in_context
@@ -35,7 +36,6 @@ from scribblesegment.evaluation.protocols import run_manual_scribbles
 from scribblesegment.evaluation.report import Report, make_folder, write_report
 from scribblesegment.evaluation.simulated import SimulationPlan, run_simulated
 from scribblesegment.evaluation.stepwise import load_interactive_methods, one_prediction
-from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DEFAULT_DATA = _DATA / "validation"

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.training.checkpoint import export_network
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.evaluation.context_choice import (
     LIMITS,
     ChoiceResult,
@@ -28,8 +30,6 @@ from scribblesegment.evaluation.in_context_methods import load_context_predictor
 from scribblesegment.evaluation.label_transfer import LabelTransfer
 from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.tables import csv_text, write_text
-from scribblesegment.exceptions import ScribbleSegmentError
-from scribblesegment.prompts import Prompts
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.evaluation.label_tasks import EXAMPLES_PER_SET, read_label_examples
 from scribblesegment.evaluation.methods import classical_names
 from scribblesegment.evaluation.progress import progress_bar
@@ -19,7 +20,6 @@ from scribblesegment.evaluation.report import make_folder
 from scribblesegment.evaluation.robustness import FACTORS, find_factors, measure_robustness
 from scribblesegment.evaluation.robustness_report import write_robustness
 from scribblesegment.evaluation.stepwise import load_interactive_methods
-from scribblesegment.exceptions import ScribbleSegmentError
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "validation"
 DEFAULT_METHODS = ("default", "random-walker", "grow-from-seeds")

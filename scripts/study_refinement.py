@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from scribblesegment.errors import ConfigError, ScribbleSegmentError
 from scribblesegment.evaluation.correction_config import StudyConfig, quick_study
 from scribblesegment.evaluation.correction_demonstrations import (
     MISSING_LABEL,
@@ -31,7 +32,6 @@ from scribblesegment.evaluation.correction_training import train_network
 from scribblesegment.evaluation.correction_workers import run_jobs
 from scribblesegment.evaluation.progress import progress_bar
 from scribblesegment.evaluation.report import make_folder
-from scribblesegment.exceptions import ConfigError, ScribbleSegmentError
 from scribblesegment.training.config import read_config
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -23,11 +23,10 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError
 from scribblesegment.training.config import load_config
-from scribblesegment.training.datasets import load_corpus
+from scribblesegment.training.corpus import load_corpus, load_volume_sets
 from scribblesegment.training.loop import CHECKPOINT_NAME, train
-from scribblesegment.training.volume_sets import load_volume_sets
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 

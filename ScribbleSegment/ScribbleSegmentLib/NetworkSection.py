@@ -9,11 +9,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from scribblesegment.exceptions import WeightsError
-from scribblesegment.inference import ServiceState, explain
+from scribblesegment.errors import WeightsError
+from scribblesegment.service.service import ServiceState, explain
 
-from .BackgroundJob import BackgroundJob
-from .ModelChoices import FILE_SUFFIXES, ModelChoice, ModelChoices
+from .Inference import BackgroundJob
+from .NetworkChoices import FILE_SUFFIXES, ModelChoice, ModelChoices
 
 
 class NetworkSection:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import qt
@@ -10,20 +15,428 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from scribblesegment import list_weights
-from scribblesegment.exceptions import MissingPackageError, ScribbleSegmentError, WeightsError
-from scribblesegment.mrml.correction_result import corrections_of, source_of, volume_of
+from scribblesegment.errors import MissingPackageError, ScribbleSegmentError, WeightsError
+from scribblesegment.mrml.corrections import ATTRIBUTE, SegmentMeaning, Violation, corrections_of, source_of, volume_of
 
-from .PackageInstaller import InstallationError, PackageInstaller
-from .Panels import registerPanel
-from .RefinementChoice import RefinementChoice, RefinementView
-from .RefinementControl import RefinementControl
-from .RefinementForm import RefinementForm
-from .RefinementNetworks import RefinementNetworks, fileOf, nameOf
-from .RefinementTalk import TalkState
-from .RequiredPackages import Requirement
-from .SharedInference import sharedInference
+from .Inference import sharedInference
+from .Packages import InstallationError, PackageInstaller, Requirement
+from .RefinementLogic import RefinementChoice, RefinementControl, RefinementOptions, RefinementView, TalkState
+from .RefinementText import gInWords, iterationInWords, meaningInWords, violationInWords
+from .Widget import registerPanel
+
+_KEY = "ScribbleSegment/CorrectedNetworks"
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network to choose.
+
+    Attributes:
+        source: What it is loaded from: a path, `file.py:function`, or the name of one of the extension's own.
+        name: As it is listed.
+        added: Whether the user has added it, and can remove it.
+        missing: Whether its file or folder has vanished.
+    """
+
+    source: str
+    name: str
+    added: bool
+    missing: bool = False
+
+
+class RefinementNetworks:
+    """Remembers where added networks lie. Their files stay where they are: a trained-model folder may be large."""
+
+    def __init__(
+        self,
+        read: Callable[[str], object],
+        write: Callable[[str, str], None],
+        own: Callable[[], list[str]],
+    ) -> None:
+        """Use a store of settings.
+
+        Args:
+            read: Gives the value of a key, or None.
+            write: Sets it.
+            own: Gives the names of the extension's own networks.
+        """
+        self._read = read
+        self._write = write
+        self._own = own
+
+    def all(self) -> list[NetworkEntry]:
+        """List them: those that were added, the newest first, then the extension's own."""
+        added = [
+            NetworkEntry(source, nameOf(source), added=True, missing=not fileOf(source).exists())
+            for source in self._added()
+        ]
+        return [*added, *(NetworkEntry(name, name, added=False) for name in self._own())]
+
+    def find(self, source: str) -> NetworkEntry | None:
+        """Give the one that is loaded from somewhere, or None."""
+        return next((entry for entry in self.all() if entry.source == source), None)
+
+    def add(self, source: str) -> NetworkEntry:
+        """Remember one; one that is known already becomes the newest."""
+        path, function = _split(source)
+        source = str(Path(path).expanduser().absolute()) + (f":{function}" if function else "")
+        self._save([source, *(other for other in self._added() if other != source)])
+        return NetworkEntry(source, nameOf(source), added=True, missing=not fileOf(source).exists())
+
+    def remove(self, source: str) -> None:
+        """Forget one; its file stays."""
+        self._save([other for other in self._added() if other != source])
+
+    def _added(self) -> list[str]:
+        value = self._read(_KEY)
+        try:
+            stored = json.loads(value) if isinstance(value, str) else []
+        except ValueError:
+            return []
+        return [one for one in stored if isinstance(one, str) and one] if isinstance(stored, list) else []
+
+    def _save(self, sources: list[str]) -> None:
+        self._write(_KEY, json.dumps(sources))
+
+
+def nameOf(source: str) -> str:
+    """Give a network's name in the list, from where it lies."""
+    path, function = _split(source)
+    file = Path(path)
+    if function:
+        return f"{file.stem}:{function}"
+    # nnU-Net calls the folders of one data set by trainer, plans and configuration.
+    parts = [file.parent.name, file.name] if file.name.count("__") >= 2 else [file.name]
+    return " / ".join(part for part in parts if part) or source
+
+
+def fileOf(source: str) -> Path:
+    """Give the file or folder of a network."""
+    return Path(_split(source)[0])
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Take the function off `file.py:function`; a drive's colon is none."""
+    path, colon, function = source.rpartition(":")
+    return (path, function) if colon and path.endswith(".py") else (source, "")
+
+
+_MARGIN = 4
+
+_SMALLEST = (160, 60)
+
+
+class RefinementPlot:
+    """Shows a curve that grows while numbers come in."""
+
+    def __init__(self, label) -> None:
+        """Draw into this QLabel, in the colours of its palette."""
+        self._label = label
+        self._shown: tuple[tuple[float, ...], int, int, int] | None = None
+
+    def show(self, history: Sequence[float], most: int) -> None:
+        """Draw the curve.
+
+        Args:
+            history: g of each iteration so far; values that are not finite end the curve.
+            most: How many iterations there may be: the width of the axis.
+        """
+        # The label itself has no width yet when it has just been shown.
+        width = max(self._label.parentWidget().width, _SMALLEST[0])
+        height = max(self._label.minimumHeight, _SMALLEST[1])
+        wanted = (tuple(history), most, width, height)
+        if wanted == self._shown:
+            return
+        self._shown = wanted
+        pixmap = qt.QPixmap(width, height)
+        palette = self._label.palette
+        pixmap.fill(palette.color(qt.QPalette.Base))
+        painter = qt.QPainter()
+        painter.begin(pixmap)
+        try:
+            painter.setRenderHint(qt.QPainter.Antialiasing)
+            self._draw(painter, _finite(history), most, width, height, palette)
+        finally:
+            painter.end()
+        self._label.setPixmap(pixmap)
+
+    def _draw(self, painter, history: list[float], most: int, width: int, height: int, palette) -> None:
+        text = painter.fontMetrics().height()
+        left, right, top, bottom = _MARGIN, width - _MARGIN, text + _MARGIN, height - text - _MARGIN
+        painter.setPen(palette.color(qt.QPalette.Mid))
+        painter.drawLine(left, bottom, right, bottom)
+        painter.drawLine(left, top, left, bottom)
+        painter.setPen(palette.color(qt.QPalette.Text))
+        largest = max(history, default=0.0)
+        painter.drawText(left + 3, text, f"g = {gInWords(history[-1])}" if history else "g")
+        painter.drawText(left, height - _MARGIN, "0")
+        end = str(most)
+        painter.drawText(right - 7 * len(end), height - _MARGIN, end)
+        if largest > 0:
+            top_text = gInWords(largest)
+            painter.drawText(right - 7 * len(top_text), text, top_text)
+        if not history:
+            return
+        pen = qt.QPen(palette.color(qt.QPalette.Highlight))
+        pen.setWidth(2)
+        painter.setPen(pen)
+        scale = (bottom - top) / largest if largest > 0 else 0.0
+        step = (right - left) / max(most, len(history) - 1, 1)
+        points = [(round(left + number * step), round(bottom - g * scale)) for number, g in enumerate(history)]
+        if len(points) == 1:
+            points = [points[0], (points[0][0] + 2, points[0][1])]
+        for (x0, y0), (x1, y1) in pairwise(points):
+            painter.drawLine(x0, y0, x1, y1)
+
+
+def _finite(history: Sequence[float]) -> list[float]:
+    numbers: list[float] = []
+    for g in history:
+        if not math.isfinite(g):
+            break
+        numbers.append(g)
+    return numbers
+
+
+_UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentRefinement.ui"
+
+
+SLICE, VOLUME = 0, 1
+
+
+# Pixels; longer ones scroll.
+_TALLEST_TABLE, _TALLEST_LIST = 150, 90
+
+_NARROWEST = 200
+
+
+class RefinementForm:
+    """Shows how things stand, and tells what the user wants.
+
+    Attributes:
+        widget: The QWidget to add to the panel.
+        ui: The named widgets of the .ui file.
+    """
+
+    def __init__(self, onAction: Callable[[str], None], onChosen: Callable[[str], None]) -> None:
+        """Build the widgets.
+
+        Args:
+            onAction: Called with the name of what the user pressed: "run", "paint", "refine", "cancel", "undo",
+                "redo", "addFile", "addFolder", "removeNetwork", or "violation" after one of them was clicked.
+            onChosen: Called with what the user has chosen anew: "network", "volume", "result" or "newLabels".
+        """
+        self.widget = slicer.util.loadUI(str(_UI_FILE))
+        self.ui = ui = slicer.util.childWidgetVariables(self.widget)
+        self.widget.setMRMLScene(slicer.mrmlScene)
+        # Only segmentations that are a network's result.
+        ui.refinementResultSelector.addAttribute("vtkMRMLSegmentationNode", ATTRIBUTE)
+        self._plot = RefinementPlot(ui.refinementPlotLabel)
+        self._violations: tuple[Violation, ...] = ()
+        self.clickedViolation: Violation | None = None
+        self._running = False
+        self._history = (False, False)
+        self._tell, self._tellChosen = onAction, onChosen
+        self._quiet = False
+        for button, action in (
+            (ui.runNetworkButton, "run"),
+            (ui.paintCorrectionsButton, "paint"),
+            (ui.refineButton, "refine"),
+            (ui.cancelRefinementButton, "cancel"),
+            (ui.undoRefinementButton, "undo"),
+            (ui.redoRefinementButton, "redo"),
+        ):
+            button.connect("clicked()", lambda action=action: onAction(action))
+        self._menu = qt.QMenu(ui.addNetworkButton)
+        for text, action in (
+            (_("Network file..."), "addFile"),
+            (_("Folder (nnU-Net, MONAI bundle)..."), "addFolder"),
+            (_("Remove from this list"), "removeNetwork"),
+        ):
+            self._menu.addAction(text).connect("triggered()", lambda action=action: onAction(action))
+        ui.addNetworkButton.setMenu(self._menu)
+        ui.correctedNetworkComboBox.connect("currentIndexChanged(int)", lambda index: onChosen("network"))
+        ui.refinementVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: self._onNode("volume"))
+        ui.refinementResultSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: self._onNode("result"))
+        ui.newLabelsComboBox.connect("currentIndexChanged(int)", lambda index: onChosen("newLabels"))
+        ui.violationsList.connect("itemClicked(QListWidgetItem*)", self._onViolation)
+        ui.growingCheckBox.connect("toggled(bool)", lambda checked: setattr(ui.thresholdSpinBox, "enabled", checked))
+        header = ui.correctionsTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
+        header.setStretchLastSection(True)
+        self.showRunning(False)
+        self.showMeanings(())
+        self.showViolations((), ())
+        self.showIterations((), 0, 0)
+
+    # What the user has chosen -----------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str:
+        """What the chosen network is loaded from; empty for none."""
+        return str(self.ui.correctedNetworkComboBox.currentData or "")
+
+    @property
+    def volumeNode(self):
+        """The chosen volume, or None."""
+        return self.ui.refinementVolumeSelector.currentNode()
+
+    @property
+    def resultNode(self):
+        """The chosen result, or None."""
+        return self.ui.refinementResultSelector.currentNode()
+
+    @property
+    def wantsSlice(self) -> bool:
+        """Whether only the shown slice is worked on."""
+        return self.ui.scopeComboBox.currentIndex == SLICE
+
+    @property
+    def viewName(self) -> str:
+        """Name of the slice view that gives slice and direction; empty for none."""
+        return str(self.ui.viewComboBox.currentText)
+
+    @property
+    def options(self) -> RefinementOptions:
+        """What is set under *Advanced*."""
+        ui = self.ui
+        threshold = float(ui.thresholdSpinBox.value)
+        return RefinementOptions(
+            layers=int(ui.layersSpinBox.value),
+            iterations=int(ui.iterationsSpinBox.value),
+            growing=bool(ui.growingCheckBox.checked),
+            holding=bool(ui.holdCheckBox.checked),
+            threshold=threshold or None,
+            newLabels=ui.newLabelsComboBox.currentIndex == 0,
+        )
+
+    # How things stand -------------------------------------------------------------------------------------------
+
+    def showNetworks(self, entries: Sequence[NetworkEntry], source: str) -> None:
+        """List the networks with one of them chosen, without telling anyone."""
+        combo = self.ui.correctedNetworkComboBox
+        wasBlocked = combo.blockSignals(True)
+        combo.clear()
+        for entry in entries:
+            combo.addItem(_("{name} (missing)").format(name=entry.name) if entry.missing else entry.name, entry.source)
+            combo.setItemData(combo.count - 1, entry.source, qt.Qt.ToolTipRole)
+        combo.setCurrentIndex(combo.findData(source))
+        combo.blockSignals(wasBlocked)
+
+    def showViews(self, names: Sequence[str]) -> None:
+        """List the slice views of the layout, and keep the chosen one."""
+        combo = self.ui.viewComboBox
+        chosen = combo.currentText or "Red"
+        combo.clear()
+        combo.addItems(list(names))
+        combo.setCurrentIndex(max(combo.findText(chosen), 0))
+
+    def chooseVolume(self, node) -> None:
+        """Choose a volume, without telling anyone."""
+        self._choose(self.ui.refinementVolumeSelector, node)
+
+    def chooseResult(self, node) -> None:
+        """Choose a result, without telling anyone."""
+        self._choose(self.ui.refinementResultSelector, node)
+
+    def showMeanings(self, rows: Sequence[SegmentMeaning]) -> None:
+        """Show what the painted segments stand for."""
+        table = self.ui.correctionsTable
+        table.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate((row.name, meaningInWords(row))):
+                item = qt.QTableWidgetItem(text)
+                item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
+                table.setItem(number, column, item)
+        table.resizeRowsToContents()
+        rowsHeight = sum(table.rowHeight(row) for row in range(len(rows)))
+        table.setFixedHeight(min(table.horizontalHeader().sizeHint.height() + rowsHeight + 4, _TALLEST_TABLE))
+        table.visible = bool(rows)
+
+    def showRunning(self, running: bool) -> None:
+        """Show whether something is computed."""
+        ui = self.ui
+        self._running = running
+        ui.cancelRefinementButton.enabled = running
+        for widget in (ui.runNetworkButton, ui.refineButton, ui.correctedNetworkComboBox, ui.addNetworkButton):
+            widget.enabled = not running
+        ui.refinementProgressBar.visible = running
+        if running:
+            ui.refinementProgressBar.value = 0
+        self.showHistory(*self._history)
+
+    def showProgress(self, part: float, text: str) -> None:
+        """Show how much is done."""
+        self.ui.refinementProgressBar.value = round(100 * part)
+        self.ui.refinementProgressBar.format = text.replace("%", "%%") or "%p %"
+
+    def showHistory(self, canUndo: bool, canRedo: bool) -> None:
+        """Show whether a result can be taken back."""
+        self._history = (canUndo, canRedo)
+        self.ui.undoRefinementButton.enabled = canUndo and not self._running
+        self.ui.redoRefinementButton.enabled = canRedo and not self._running
+
+    def showIterations(self, history: Sequence[float], number: int, most: int) -> None:
+        """Show g so far.
+
+        Args:
+            history: Its values; empty for nothing to show.
+            number: Of the newest iteration.
+            most: How many there may be.
+        """
+        ui = self.ui
+        ui.refinementPlotLabel.visible = ui.iterationLabel.visible = bool(history)
+        if history:
+            self._plot.show(history, most)
+            ui.iterationLabel.text = iterationInWords(number, most, history[-1])
+
+    def showViolations(self, violations: Sequence[Violation], names: Sequence[str]) -> None:
+        """List what a result does not follow."""
+        ui = self.ui
+        self._violations = tuple(violations)
+        ui.violationsList.clear()
+        for violation in violations:
+            ui.violationsList.addItem(violationInWords(violation, names))
+        rowsHeight = sum(ui.violationsList.sizeHintForRow(row) for row in range(len(violations)))
+        ui.violationsList.setFixedHeight(min(rowsHeight + 6, _TALLEST_LIST))
+        ui.violationsList.visible = ui.violationsLabel.visible = bool(violations)
+
+    def showNetwork(self, text: str) -> None:
+        """Say what is known of the network."""
+        ui = self.ui
+        self._setText(ui.networkInfoLabel, text, ui.correctedNetworkComboBox.width + ui.addNetworkButton.width)
+
+    def say(self, text: str, *, problem: bool = False) -> None:
+        """Tell the user something."""
+        self.ui.refinementStatusLabel.setStyleSheet("font-weight: bold" if problem else "")
+        self._setText(self.ui.refinementStatusLabel, text, self.widget.width)
+
+    def _setText(self, label, text: str, width: int) -> None:
+        """Show a text of several lines in full; layouts do not ask labels how tall they become."""
+        label.text = text
+        label.visible = bool(text)
+        label.minimumHeight = label.heightForWidth(max(width, _NARROWEST)) if text else 0
+
+    def _choose(self, selector, node) -> None:
+        # Blocking its signals would keep the selector from noticing the next change.
+        self._quiet, wasQuiet = True, self._quiet
+        try:
+            selector.setCurrentNode(node)
+        finally:
+            self._quiet = wasQuiet
+
+    def _onNode(self, what: str) -> None:
+        if not self._quiet:
+            self._tellChosen(what)
+
+    def _onViolation(self, item) -> None:
+        row = self.ui.violationsList.row(item)
+        self.clickedViolation = self._violations[row] if 0 <= row < len(self._violations) else None
+        self._tell("violation")
+
 
 _SUFFIXES = (".pt", ".pth", ".ts", ".pt2", ".ckpt", ".safetensors", ".py", ".zip")
+
 
 _SEGMENTATION_EVENTS = (
     slicer.vtkSegmentation.SegmentAdded,

@@ -3,30 +3,305 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer
 import vtk
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from scribblesegment import ScribbleSegmentError
-from scribblesegment.gesture_recorder import GestureRecorder, RecordedGesture
-from scribblesegment.mrml.controller import ScribbleController
 from scribblesegment.mrml.geometry import xy_to_world
+from scribblesegment.mrml.propagation import PropagationHistory, VolumePropagation
+from scribblesegment.mrml.recorder import Annotation, AnnotationRecorder
+from scribblesegment.mrml.slice_segmenter import ScribbleController
 from scribblesegment.mrml.source_image import SourceImages
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
-from ScribbleSegmentLib.SharedInference import sharedInference
+from ScribbleSegmentLib.ContextLibrary import sharedContexts
+from ScribbleSegmentLib.Inference import sharedInference
+from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
 
-from .OptionsPanel import OptionsPanel, setDefaults
-from .ResultTimer import ResultTimer
-from .SceneObserver import SceneObserver
+from .ContextSection import ContextControl, ContextPanel
+from .Options import OptionsPanel, setDefaults
+from .PropagationSection import PropagationControl, PropagationPanel
 from .SliceViews import SliceViews
-from .VolumeTools import VolumeTools
+
+
+class VolumeTools:
+    """From single slices to the rest of the volume, and to the next patient.
+
+    Attributes:
+        contextPanel: Widgets of the section *Context*.
+        propagationPanel: Widgets of the section *Propagate*.
+        context: What is behind the first; it is there while the options are.
+        propagation: What is behind the second; None unless the effect is active.
+    """
+
+    def __init__(self, scriptedEffect, *, attempt, tell, startTimer) -> None:
+        """Build the widgets.
+
+        Args:
+            scriptedEffect: The qSlicerSegmentEditorScriptedEffect.
+            attempt: Called with a function that may raise a ScribbleSegmentError, to carry it out.
+            tell: Called with a text for the status area, and `problem=True` if it is one.
+            startTimer: Called when `poll` is to be called until nothing is left to do.
+        """
+        self._effect = scriptedEffect
+        self._attempt = attempt
+        self._tell = tell
+        self._history = PropagationHistory()
+        self._controller = None
+        self._views = None
+        self._engine = None
+        self.propagation = None
+        self.contextPanel = ContextPanel(
+            onAction=self.act,
+            onTask=lambda name: self._do(lambda: self.context.chooseTask(name)),
+            onOrder=lambda order: self._do(lambda: self.context.reorder(order)),
+            onAddAccepted=lambda wanted: self.context.setAddAccepted(wanted),
+        )
+        self.propagationPanel = PropagationPanel(
+            onAction=self.act,
+            onAccept=self.accept,
+            onGoTo=lambda segmentId, index: self._do(lambda: self.propagation.goTo(segmentId, index)),
+            onAllSegments=lambda wanted: self._do(lambda: self.propagation.setAllSegments(wanted)),
+        )
+        self.context = ContextControl(
+            scriptedEffect,
+            self.contextPanel,
+            onProblem=lambda problem: tell(problem, problem=True),
+            onChanged=startTimer,
+        )
+        self.contextPanel.ui.contextSection.contentsCollapsed.connect(self._onCollapsed)
+
+    @staticmethod
+    def setDefaults(scriptedEffect) -> None:
+        """Give the parameters their first values."""
+        ContextControl.setDefaults(scriptedEffect)
+        PropagationControl.setDefaults(scriptedEffect)
+
+    @property
+    def widgets(self) -> list:
+        """What to add to the options."""
+        return [self.contextPanel.widget, self.propagationPanel.widget]
+
+    def activate(self, controller, views, images) -> None:
+        """The effect becomes active."""
+        inference = sharedInference()
+        sharedContexts().retry()
+        self._controller, self._views = controller, views
+        self._engine = VolumePropagation(
+            inference,
+            save_state=self._effect.saveStateForUndo,
+            context_of=self.context.contextOf,
+            images=images,
+            history=self._history,
+        )
+        self.propagation = PropagationControl(
+            self._effect, self.propagationPanel, controller, self._engine, views, tell=self._tell
+        )
+
+    def deactivate(self, endThread: Callable[[], object]) -> None:
+        """The effect is left; everything that is done is kept.
+
+        Args:
+            endThread: Ends the inference thread after the slice it is at.
+        """
+        if self.propagation is not None:
+            self.propagation.leave()
+            self._controller.acceptance.slice_viewed()
+        endThread()
+        if self.propagation is not None:
+            self._engine.poll()  # so that it can be gone on from
+            self.context.cleanup()
+        self.propagation = self._controller = self._views = self._engine = None
+
+    def act(self, action: str) -> None:
+        """Carry out a button."""
+        actions = {
+            "addSlice": lambda: self._onShownSlice(lambda target, plane: self.context.addSlice(target, plane)),
+            "remove": self.context.removeSelected,
+            "clear": self.context.askAndClear,
+            "earlier": lambda: self.context.move(-1),
+            "later": lambda: self.context.move(1),
+            "importFile": lambda: self.context.askAndImport(folder=False),
+            "importFolder": lambda: self.context.askAndImport(folder=True),
+            "export": self.context.askAndExport,
+            "predictSlice": self._predictSlice,
+            "propagate": lambda: self.propagation.start(),
+            "cancelPropagation": lambda: self.propagation.interrupt(),
+            "alignView": lambda: self.propagation.alignView(),
+        }
+        self._do(actions[action])
+
+    def accept(self, wanted: bool = True) -> None:
+        """Accept the shown slice, or take that back."""
+
+        def change() -> None:
+            self.propagation.interrupt()
+            self.propagation.accept(wanted)
+
+        self._do(change)
+
+    def interrupt(self) -> None:
+        """End a propagation and keep what is done, because something else is about to edit the segmentation."""
+        if self.propagation is not None:
+            self.propagation.interrupt()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `poll` must be called again."""
+        return self.context.busy or (self.propagation is not None and self.propagation.busy)
+
+    def poll(self, waitSeconds: float) -> bool:
+        """Take in what was made and read; waits where nobody else would. Returns whether a segment changed."""
+        self.context.poll(waitSeconds)
+        return self.propagation is not None and self.propagation.poll()
+
+    def showSlice(self, target=None, plane=None) -> None:
+        """The user looks at a slice now, or at none."""
+        if self.propagation is None:
+            return
+        self._controller.acceptance.slice_viewed(target, plane)
+        self.propagation.showSlice(target, plane)
+        self.context.refresh()
+
+    def forget(self) -> None:
+        """Let go of everything that belongs to a scene that closes."""
+        if self.propagation is not None:
+            self.propagation.forget()
+        self._history.forget()
+
+    def _predictSlice(self) -> None:
+        self.propagation.interrupt()
+        editorNode = self._effect.parameterSetNode()
+        viewWidget = self._views.activeView
+        if viewWidget is not None:
+            self._controller.predict_in_context(editorNode, viewWidget.mrmlSliceNode())
+
+    def _onShownSlice(self, use) -> None:
+        viewWidget = self._views.activeView
+        if viewWidget is not None:
+            use(*self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode()))
+
+    def _do(self, action) -> None:
+        if self.propagation is not None:
+            self._attempt(action)
+
+    def _onCollapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            self._do(self.context.onOpened)
+
+
+class SceneObserver(VTKObservationMixin):
+    """Observes the editor's selections, its segmentation, and the scene, until it is stopped."""
+
+    def __init__(self, editorNode, *, onChanged: Callable[[], None], onClosing: Callable[[], None]) -> None:
+        """Start observing.
+
+        Args:
+            editorNode: The vtkMRMLSegmentEditorNode.
+            onChanged: Called after the selected segment, its prompts or voxels have changed.
+            onClosing: Called before the scene is closed.
+        """
+        VTKObservationMixin.__init__(self)
+        self._onChanged = onChanged
+        self._onClosing = onClosing
+        self._segmentationNode = None
+        self._editorNode = editorNode
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._closing)
+        if editorNode is not None:
+            self.addObserver(editorNode, vtk.vtkCommand.ModifiedEvent, self._selectionChanged)
+            self._follow(editorNode.GetSegmentationNode())
+
+    def stop(self) -> None:
+        """Observe nothing any more."""
+        self.removeObservers()
+
+    def _follow(self, segmentationNode) -> None:
+        if segmentationNode is self._segmentationNode:
+            return
+        if self._segmentationNode is not None:
+            self.removeObservers(self._changed)
+        self._segmentationNode = segmentationNode
+        if segmentationNode is None:
+            return
+        for event in (
+            slicer.vtkSegmentation.SegmentModified,
+            slicer.vtkSegmentation.SourceRepresentationModified,
+            slicer.vtkSegmentation.SegmentAdded,
+            slicer.vtkSegmentation.SegmentRemoved,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+        ):
+            self.addObserver(segmentationNode, event, self._changed)
+
+    def _selectionChanged(self, caller, event) -> None:
+        self._follow(self._editorNode.GetSegmentationNode())
+        self._onChanged()
+
+    def _changed(self, caller, event) -> None:
+        self._onChanged()
+
+    def _closing(self, caller, event) -> None:
+        self._onClosing()
+
+
+# Slicer's idle event loop keeps Python's global lock, so that the thread that predicts would stand still. Each tick
+# therefore waits on it, without the lock; the window stays responsive between ticks.
+_LENT_SECONDS = 0.006
+
+_INTERVAL_MS = 2
+
+
+class ResultTimer:
+    """A timer that runs as long as its slot says so."""
+
+    def __init__(self, inference, onTick: Callable[[], bool]) -> None:
+        """Make a timer that stands still.
+
+        Args:
+            inference: What is waited for.
+            onTick: Called on the main thread after each wait; returns whether to go on.
+        """
+        self._inference = inference
+        self._onTick = onTick
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_INTERVAL_MS)
+        self._timer.timeout.connect(self.tick)
+
+    @property
+    def running(self) -> bool:
+        """Whether results are looked for."""
+        return bool(self._timer.isActive())
+
+    def start(self) -> None:
+        """Look for results until there are none to come."""
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Look no more, whatever is to come."""
+        self._timer.stop()
+
+    def tick(self, seconds: float = _LENT_SECONDS) -> None:
+        """Look for results once.
+
+        Args:
+            seconds: How long to wait for one.
+        """
+        self._inference.wait(seconds)
+        if not self._onTick():
+            self._timer.stop()
+
 
 _ICON_FILE = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "SegmentEditorScribbleSegment.svg"
+
 _BRUSH_STEP = 1.2
+
 _HEAD_START_SECONDS = 0.02
+
 _WAIT_SECONDS = 0.006
 
 
@@ -48,7 +323,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         self.options = None
         self.volume = None
         self.controller = None
-        self.recorder = GestureRecorder()
+        self.recorder = AnnotationRecorder()
         self.views = None
         self.timer = None
         self.observer = None
@@ -278,7 +553,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     # What happens then ------------------------------------------------------------------------------------------
 
-    def record(self, recorded: RecordedGesture, viewWidget):
+    def record(self, recorded: Annotation, viewWidget):
         """Hand a finished gesture over."""
         sliceNode = self.sliceNode(viewWidget)
         if recorded.kind == "box":

@@ -7,7 +7,7 @@ import qt
 import slicer
 
 from scribblesegment import ScribbleSegmentError
-from scribblesegment.gesture_picture import (
+from scribblesegment.data.rasterize import (
     BOX_COLOR,
     NEGATIVE_COLOR,
     POSITIVE_COLOR,
@@ -19,7 +19,7 @@ from scribblesegment.gesture_picture import (
     probability_picture,
 )
 from scribblesegment.mrml.geometry import array_of, length_scale, transformed, world_to_mm, world_to_xy
-from scribblesegment.mrml.slice_overlay import SliceOverlay, circle, rectangle
+from scribblesegment.mrml.overlay import SliceOverlay, circle, rectangle
 
 # Strokes are painted on a raster this much finer than the slice's pixels, so that their edges look smooth.
 _SUPERSAMPLING = 2

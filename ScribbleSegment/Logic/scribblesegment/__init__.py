@@ -10,9 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .context import ContextEntry, ContextSet
-    from .context_store import ContextStore
-    from .exceptions import (
+    from .context.context_set import ContextEntry, ContextSet
+    from .context.store import ContextStore
+    from .data.labels import LabelScribbles
+    from .data.preprocessing import IntensityRange
+    from .data.prompts import Prompts
+    from .data.volume import LabelVolume, Segment, Volume
+    from .errors import (
         CancelledError,
         ConfigError,
         ContextError,
@@ -27,20 +31,16 @@ if TYPE_CHECKING:
         ScribbleSegmentError,
         WeightsError,
     )
+    from .inference.predictor import Prediction, Predictor, load_predictor
+    from .inference.session import InteractiveSession
     from .io import read_labelmap, read_volume, write_labelmap, write_segmentation
-    from .label_scribbles import LabelScribbles
-    from .predictor import Prediction, Predictor, load_predictor
-    from .preprocessing import IntensityRange
-    from .prompts import Prompts
     from .propagation import AnnotatedSegment, PropagatedSlice, Propagation, PropagationConfig, Propagator
+    from .refinement.adapters import load_network
     from .refinement.correction import Correction, CorrectionResult
     from .refinement.lagrangian import RefinementConfig
-    from .refinement.networks import load_network
     from .refinement.refiner import RefinementResult, Refiner, refine
     from .refinement.region_growing import GrowthConfig, grow_scribbles
-    from .session import InteractiveSession
-    from .volume import LabelVolume, Segment, Volume
-    from .weights.manager import fetch_weights, list_weights
+    from .weights.registry import fetch_weights, list_weights
 
 __version__ = "0.1.0"
 
@@ -96,30 +96,30 @@ __all__ = [
 
 _MODULE_OF = {
     "AnnotatedSegment": "propagation",
-    "CancelledError": "exceptions",
-    "ConfigError": "exceptions",
-    "ContextEntry": "context",
-    "ContextError": "exceptions",
-    "ContextSet": "context",
-    "ContextStore": "context_store",
+    "CancelledError": "errors",
+    "ConfigError": "errors",
+    "ContextEntry": "context.context_set",
+    "ContextError": "errors",
+    "ContextSet": "context.context_set",
+    "ContextStore": "context.store",
     "Correction": "refinement.correction",
     "CorrectionResult": "refinement.correction",
-    "DatasetError": "exceptions",
-    "DeviceError": "exceptions",
-    "FileFormatError": "exceptions",
-    "GeometryError": "exceptions",
+    "DatasetError": "errors",
+    "DeviceError": "errors",
+    "FileFormatError": "errors",
+    "GeometryError": "errors",
     "GrowthConfig": "refinement.region_growing",
-    "ImageError": "exceptions",
-    "IntensityRange": "preprocessing",
-    "InteractiveSession": "session",
-    "LabelScribbles": "label_scribbles",
-    "LabelVolume": "volume",
-    "MissingPackageError": "exceptions",
-    "NetworkError": "exceptions",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "PromptError": "exceptions",
-    "Prompts": "prompts",
+    "ImageError": "errors",
+    "IntensityRange": "data.preprocessing",
+    "InteractiveSession": "inference.session",
+    "LabelScribbles": "data.labels",
+    "LabelVolume": "data.volume",
+    "MissingPackageError": "errors",
+    "NetworkError": "errors",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "PromptError": "errors",
+    "Prompts": "data.prompts",
     "PropagatedSlice": "propagation",
     "Propagation": "propagation",
     "PropagationConfig": "propagation",
@@ -127,15 +127,15 @@ _MODULE_OF = {
     "RefinementConfig": "refinement.lagrangian",
     "RefinementResult": "refinement.refiner",
     "Refiner": "refinement.refiner",
-    "ScribbleSegmentError": "exceptions",
-    "Segment": "volume",
-    "Volume": "volume",
-    "WeightsError": "exceptions",
-    "fetch_weights": "weights.manager",
+    "ScribbleSegmentError": "errors",
+    "Segment": "data.volume",
+    "Volume": "data.volume",
+    "WeightsError": "errors",
+    "fetch_weights": "weights.registry",
     "grow_scribbles": "refinement.region_growing",
-    "list_weights": "weights.manager",
-    "load_network": "refinement.networks",
-    "load_predictor": "predictor",
+    "list_weights": "weights.registry",
+    "load_network": "refinement.adapters",
+    "load_predictor": "inference.predictor",
     "read_labelmap": "io",
     "read_volume": "io",
     "refine": "refinement.refiner",

@@ -134,7 +134,7 @@ def _batch(options: argparse.Namespace, load: Callable[..., Any] | None) -> None
 
 def _refine(options: argparse.Namespace, load: Callable[..., Any] | None) -> int:
     from scribblesegment.commands.refine import RefineRequest, ask_on_terminal, refine
-    from scribblesegment.refinement.networks import load_network
+    from scribblesegment.refinement.adapters import load_network
 
     request = RefineRequest(**_fields(options))
 
@@ -156,7 +156,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load_predictor() -> Callable[..., Any]:
-    from scribblesegment.predictor import load_predictor
+    from scribblesegment.inference.predictor import load_predictor
 
     return load_predictor
 

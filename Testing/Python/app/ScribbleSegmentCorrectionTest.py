@@ -15,13 +15,12 @@ import qt
 import slicer
 import vtk
 
-from scribblesegment.exceptions import CancelledError, MissingPackageError, NetworkError
-from scribblesegment.mrml.correction_result import corrections_of, source_of
+from scribblesegment.errors import CancelledError, MissingPackageError, NetworkError
+from scribblesegment.mrml.corrections import corrections_of, source_of
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.segments import segment_at
-from ScribbleSegmentLib.RefinementNetworks import RefinementNetworks
-from ScribbleSegmentLib.RefinementPanel import RefinementPanel
-from ScribbleSegmentLib.RefinementWork import RefinementWork
+from scribblesegment.mrml.labelmaps import segment_at
+from ScribbleSegmentLib.RefinementLogic import RefinementWork
+from ScribbleSegmentLib.RefinementPanel import RefinementNetworks, RefinementPanel
 
 SHAPE = (12, 60, 70)
 DIM = (slice(2, 10), slice(10, 30), slice(8, 30))

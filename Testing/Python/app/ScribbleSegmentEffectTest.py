@@ -17,12 +17,13 @@ import numpy as np
 import slicer
 import vtk
 
-from scribblesegment.context_store import ContextStore
-from scribblesegment.inference import PredictorService
-from scribblesegment.mrml.prompt_tags import read_gestures
-from ScribbleSegmentLib import SharedContexts, SharedInference
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
-from ScribbleSegmentLib.TaskContexts import TaskContexts
+from scribblesegment.context.store import ContextStore
+from scribblesegment.mrml.tags import read_drawing
+from scribblesegment.service.service import PredictorService
+from ScribbleSegmentLib import ContextLibrary as SharedContexts
+from ScribbleSegmentLib import Inference as SharedInference
+from ScribbleSegmentLib.ContextLibrary import TaskContexts
+from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
 
 SHAPE = (30, 80, 90)
 WAIT_SECONDS = 120.0
@@ -172,7 +173,7 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
 
     def gestures(self, segmentId):
         """Number of prompts of a segment."""
-        drawn = read_gestures(self.segmentation.GetSegmentation().GetSegment(segmentId))
+        drawn = read_drawing(self.segmentation.GetSegmentation().GetSegment(segmentId))
         return sum(len(onSlice.gestures) for onSlice in drawn.slices)
 
     def status(self):

@@ -10,9 +10,9 @@ import unittest
 import numpy as np
 import slicer
 
-from ScribbleSegmentLib import SharedInference
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
-from ScribbleSegmentLib.RequiredPackages import RequiredPackages
+from ScribbleSegmentLib import Inference as SharedInference
+from ScribbleSegmentLib.Packages import RequiredPackages
+from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
 
 WAIT_SECONDS = 60.0
 

@@ -17,11 +17,12 @@ import qt
 import slicer
 import vtk
 
-from scribblesegment.context_store import ContextStore
-from scribblesegment.inference import PredictorService
-from ScribbleSegmentLib import SharedContexts, SharedInference
-from ScribbleSegmentLib.EffectName import EFFECT_NAME
-from ScribbleSegmentLib.TaskContexts import TaskContexts
+from scribblesegment.context.store import ContextStore
+from scribblesegment.service.service import PredictorService
+from ScribbleSegmentLib import ContextLibrary as SharedContexts
+from ScribbleSegmentLib import Inference as SharedInference
+from ScribbleSegmentLib.ContextLibrary import TaskContexts
+from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
 
 SHAPE = (30, 80, 90)
 BLOCK = (slice(4, 26), slice(20, 50), slice(15, 40))

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.exceptions import FileFormatError, ImageError
+from scribblesegment.errors import FileFormatError, ImageError
+from scribblesegment.io.storage import atomic_file
 
 
 def test_the_file_appears_only_at_the_end_and_under_its_own_name(tmp_path):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment import checks
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError
+from scribblesegment.data import validation as checks
+from scribblesegment.errors import GeometryError, ImageError, PromptError
 
 
 def test_an_array_is_passed_through_without_a_copy():

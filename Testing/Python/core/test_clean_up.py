@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.clean_up import CleanUp
-from scribblesegment.exceptions import ConfigError, GeometryError
+from scribblesegment.data.masks import CleanUp
+from scribblesegment.errors import ConfigError, GeometryError
 
 
 def logits_with_two_discs() -> np.ndarray:

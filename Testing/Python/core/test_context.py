@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.context import ContextEntry, ContextSet, from_levels, to_levels
-from scribblesegment.exceptions import ContextError, GeometryError
-from scribblesegment.preprocessing import SliceGrid
+from scribblesegment.context.context_set import ContextEntry, ContextSet, from_levels, to_levels
+from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.errors import ContextError, GeometryError
 
 MAGENTA = (230, 0, 230)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.context_selection import choose, describe
+from scribblesegment.context.selection import choose, describe
 
 NO_VOLUME = np.nan
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scribblesegment
-from scribblesegment import context_store
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.context_store import FOLDER_VARIABLE, ContextStore
-from scribblesegment.exceptions import ContextError, FileFormatError
-from scribblesegment.io.context_files import write_context_file
+from scribblesegment.context import store as context_store
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import write_context_file
+from scribblesegment.context.store import FOLDER_VARIABLE, ContextStore
+from scribblesegment.errors import ContextError, FileFormatError
 
 
 def an_entry(seed: int, shape=(5, 7), **values) -> ContextEntry:
@@ -255,8 +255,8 @@ def test_programs_that_save_at_once_leave_a_whole_set(store):
 
 PROGRAM = """
 import sys, numpy as np
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.context_store import ContextStore
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.store import ContextStore
 image = np.full((40, 40), float(sys.argv[2]))
 entries = [ContextEntry(image, image > 0.1, (1, 1), identifier=f"e{n}") for n in range(4)]
 store = ContextStore(sys.argv[1])

@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
-from scribblesegment import devices
-from scribblesegment.devices import ExecutionPlan, choose_plan, device_problem, prepare, resolve_device, run
-from scribblesegment.exceptions import DeviceError
+from scribblesegment.errors import DeviceError
+from scribblesegment.inference import devices
+from scribblesegment.inference.devices import ExecutionPlan, choose_plan, device_problem, prepare, resolve_device, run
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import scribblesegment
-from scribblesegment import file_lock as module
-from scribblesegment.exceptions import FileFormatError
-from scribblesegment.file_lock import file_lock
+from scribblesegment.errors import FileFormatError
+from scribblesegment.io import storage as module
+from scribblesegment.io.storage import file_lock
 
 HOLDER = """
 import sys, time
-from scribblesegment.file_lock import file_lock
+from scribblesegment.io.storage import file_lock
 with file_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

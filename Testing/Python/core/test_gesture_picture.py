@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.gesture_picture: what lies over a slice shows what was drawn, where it was drawn."""
+"""Tests of scribblesegment.data.rasterize: what lies over a slice shows what was drawn, where it was drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.gesture_picture import (
+from scribblesegment.data.drawing import Box, Click, Stroke
+from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.data.rasterize import (
     BOX_COLOR,
     NEGATIVE_COLOR,
     POSITIVE_COLOR,
@@ -18,11 +20,9 @@ from scribblesegment.gesture_picture import (
     gestures_picture,
     mask_picture,
     paint_line,
+    paint_stroke,
     probability_picture,
 )
-from scribblesegment.gestures import Box, Click, Stroke
-from scribblesegment.rasterization import paint_stroke
-from scribblesegment.slice_plane import SlicePlane
 
 SHAPE = (20, 30)
 

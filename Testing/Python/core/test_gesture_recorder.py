@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.gesture_recorder import GestureRecorder
+from scribblesegment.mrml.recorder import AnnotationRecorder
 
 
 def world(xy):
@@ -13,7 +13,7 @@ def world(xy):
 
 
 def drag(path, *, positive=True, box=False, brush=5.0):
-    recorder = GestureRecorder()
+    recorder = AnnotationRecorder()
     recorder.press(path[0], world(path[0]), positive=positive, box=box)
     for xy in path[1:-1]:
         recorder.move(xy, world(xy))
@@ -46,7 +46,7 @@ def test_a_box_too_small_to_be_meant_is_a_click():
 
 
 def test_positions_on_the_same_pixel_add_nothing():
-    recorder = GestureRecorder()
+    recorder = AnnotationRecorder()
     recorder.press((10, 10), world((10, 10)), positive=True)
     assert not recorder.move((10.4, 10), world((10.4, 10)))
     assert recorder.move((11, 10), world((11, 10)))
@@ -54,14 +54,14 @@ def test_positions_on_the_same_pixel_add_nothing():
 
 
 def test_nothing_is_recorded_without_a_press():
-    recorder = GestureRecorder()
+    recorder = AnnotationRecorder()
     assert not recorder.move((1, 1), (0, 0, 0))
     assert recorder.release((1, 1), (0, 0, 0), brush_radius_pixels=5) is None
     assert not recorder.cancel()
 
 
 def test_a_cancelled_gesture_is_gone():
-    recorder = GestureRecorder()
+    recorder = AnnotationRecorder()
     recorder.press((10, 10), (0, 0, 0), positive=True)
     assert recorder.cancel()
     assert not recorder.active

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.gestures: what was drawn, slice by slice, and its form as text."""
+"""Tests of scribblesegment.data.drawing: what was drawn, slice by slice, and its form as text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment import gestures as module
-from scribblesegment.exceptions import FileFormatError, PromptError
-from scribblesegment.gestures import Box, Click, SegmentGestures, SliceGestures, Stroke
-from scribblesegment.slice_plane import SlicePlane, VoxelGrid, plane_through
+from scribblesegment.data import drawing as module
+from scribblesegment.data.drawing import Box, Click, Drawing, SliceDrawing, Stroke
+from scribblesegment.data.geometry import Grid, SlicePlane, plane_through
+from scribblesegment.errors import FileFormatError, PromptError
 
 relaxed = settings(deadline=None, max_examples=60)
 
-GRID = VoxelGrid((20, 30, 40), np.diag([0.7, 0.7, 2.5, 1.0]))
+GRID = Grid((20, 30, 40), np.diag([0.7, 0.7, 2.5, 1.0]))
 STROKE = Stroke(((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), 2.5)
 CLICK = Click((7.0, 8.0, 9.0), positive=False)
 BOX = Box((0.0, 1.0, 2.0), (3.0, 4.0, 2.0))
@@ -45,14 +45,14 @@ planes = st.one_of(st.integers(0, 19).map(axial), st.sampled_from([0.0, 1.0, 5.0
 
 
 @st.composite
-def drawings(draw: st.DrawFn) -> SegmentGestures:
-    drawn = SegmentGestures()
+def drawings(draw: st.DrawFn) -> Drawing:
+    drawn = Drawing()
     for plane, gesture in draw(st.lists(st.tuples(planes, gestures), max_size=10)):
         drawn = drawn.added(plane, gesture)
     return drawn
 
 
-def content(drawn: SegmentGestures) -> list:
+def content(drawn: Drawing) -> list:
     return [(slice_.plane.as_dict(), slice_.gestures) for slice_ in drawn.slices]
 
 
@@ -108,7 +108,7 @@ def test_clicks_and_boxes_at_impossible_places_are_refused(point):
 
 
 def test_gestures_are_kept_per_slice_in_the_order_of_drawing():
-    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(5), CLICK).added(axial(3), BOX)
+    drawn = Drawing().added(axial(3), STROKE).added(axial(5), CLICK).added(axial(3), BOX)
     assert drawn.on(axial(3)).gestures == (STROKE, BOX)
     assert drawn.on(axial(5)).gestures == (CLICK,)
     assert drawn.on(axial(4)) is None
@@ -118,14 +118,14 @@ def test_gestures_are_kept_per_slice_in_the_order_of_drawing():
 def test_the_plane_that_was_first_drawn_on_stays_when_the_slice_is_seen_with_another_raster():
     first = oblique()
     turned = plane_through(GRID, first.to_mm((3, 4)), -first.normal, column_hint=first.row_step_mm)
-    drawn = SegmentGestures().added(first, STROKE).added(turned, CLICK)
+    drawn = Drawing().added(first, STROKE).added(turned, CLICK)
     assert len(drawn.slices) == 1
     assert drawn.on(turned).plane is first
     assert drawn.on(oblique(1.0)) is None
 
 
 def test_every_change_returns_a_new_object_and_leaves_the_old_one():
-    before = SegmentGestures().added(axial(3), STROKE)
+    before = Drawing().added(axial(3), STROKE)
     before.added(axial(3), CLICK)
     before.removed(axial(3), 0)
     before.cleared(axial(3))
@@ -134,29 +134,29 @@ def test_every_change_returns_a_new_object_and_leaves_the_old_one():
 
 @pytest.mark.parametrize(("index", "left"), [(0, (CLICK, BOX)), (1, (STROKE, BOX)), (-1, (STROKE, CLICK))])
 def test_one_gesture_is_removed_and_the_others_stay(index, left):
-    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(3), CLICK).added(axial(3), BOX).added(axial(4), BOX)
+    drawn = Drawing().added(axial(3), STROKE).added(axial(3), CLICK).added(axial(3), BOX).added(axial(4), BOX)
     after = drawn.removed(axial(3), index)
     assert after.on(axial(3)).gestures == left
     assert after.on(axial(4)).gestures == (BOX,)
 
 
 def test_a_slice_without_gestures_is_forgotten():
-    drawn = SegmentGestures().added(axial(3), STROKE)
+    drawn = Drawing().added(axial(3), STROKE)
     assert drawn.removed(axial(3), 0).is_empty
     assert drawn.cleared(axial(3)).is_empty
     assert drawn.cleared(axial(4)) is drawn
-    assert SegmentGestures((SliceGestures(axial(3), ()),)).is_empty
+    assert Drawing((SliceDrawing(axial(3), ()),)).is_empty
 
 
 @pytest.mark.parametrize(("k", "index"), [(3, 1), (3, -2), (4, 0)])
 def test_removing_a_gesture_that_is_not_there_is_refused(k, index):
     with pytest.raises(PromptError, match="no gesture"):
-        SegmentGestures().added(axial(3), STROKE).removed(axial(k), index)
+        Drawing().added(axial(3), STROKE).removed(axial(k), index)
 
 
 def test_more_points_than_can_be_stored_are_refused(monkeypatch):
     monkeypatch.setattr(module, "MAX_POINTS", 4)
-    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(4), STROKE)
+    drawn = Drawing().added(axial(3), STROKE).added(axial(4), STROKE)
     with pytest.raises(PromptError, match="5 points"):
         drawn.added(axial(3), CLICK)
 
@@ -169,43 +169,43 @@ def test_more_points_than_can_be_stored_are_refused(monkeypatch):
 def test_gestures_come_back_from_text_exactly(drawn):
     text = drawn.to_text()
     module._unpacked.cache_clear()  # read, not remembered
-    again = SegmentGestures.from_text(text)
+    again = Drawing.from_text(text)
     assert content(again) == content(drawn)
     assert again.to_text() == text
     assert re.fullmatch(r"[A-Za-z0-9_-]*", text)
 
 
 def test_nothing_drawn_is_no_text():
-    assert SegmentGestures().to_text() == ""
-    assert SegmentGestures.from_text("").is_empty
+    assert Drawing().to_text() == ""
+    assert Drawing.from_text("").is_empty
 
 
 def test_equal_gestures_have_equal_texts():
-    one, other = (SegmentGestures().added(axial(3), STROKE).added(oblique(), BOX) for _ in range(2))
+    one, other = (Drawing().added(axial(3), STROKE).added(oblique(), BOX) for _ in range(2))
     assert one.to_text() == other.to_text()
     assert one.to_text() != one.added(axial(3), CLICK).to_text()
 
 
 def test_text_is_read_the_same_after_it_changed_in_one_slice():
-    drawn = SegmentGestures().added(axial(3), STROKE).added(axial(4), CLICK)
-    SegmentGestures.from_text(drawn.to_text())
+    drawn = Drawing().added(axial(3), STROKE).added(axial(4), CLICK)
+    Drawing.from_text(drawn.to_text())
     changed = drawn.added(axial(4), BOX)
-    assert content(SegmentGestures.from_text(changed.to_text())) == content(changed)
+    assert content(Drawing.from_text(changed.to_text())) == content(changed)
 
 
 def test_a_change_after_reading_is_written():
-    read = SegmentGestures.from_text(SegmentGestures().added(axial(3), STROKE).to_text())
-    again = SegmentGestures.from_text(read.added(axial(3), CLICK).to_text())
+    read = Drawing.from_text(Drawing().added(axial(3), STROKE).to_text())
+    again = Drawing.from_text(read.added(axial(3), CLICK).to_text())
     assert again.on(axial(3)).gestures == (STROKE, CLICK)
 
 
-FULL = SegmentGestures().added(axial(3), STROKE).added(axial(4), CLICK).added(oblique(), BOX).to_text()
+FULL = Drawing().added(axial(3), STROKE).added(axial(4), CLICK).added(oblique(), BOX).to_text()
 
 
 @pytest.mark.parametrize("stop", range(1, len(FULL), 7))
 def test_truncated_text_is_refused(stop):
     with pytest.raises(FileFormatError):
-        SegmentGestures.from_text(FULL[:stop])
+        Drawing.from_text(FULL[:stop])
 
 
 @relaxed
@@ -214,11 +214,11 @@ def test_a_changed_character_is_found(place, character):
     damaged = FULL[:place] + character + FULL[place + 1 :]
     if damaged != FULL:
         with pytest.raises(FileFormatError):
-            SegmentGestures.from_text(damaged)
+            Drawing.from_text(damaged)
 
 
 def test_the_last_character_counts_too_where_it_says_less_than_the_others():
-    drawn = SegmentGestures()
+    drawn = Drawing()
     lengths = set()
     for number in range(12):
         drawn = drawn.added(axial(3), Click((number, number * 7.7, 1)))
@@ -227,7 +227,7 @@ def test_the_last_character_counts_too_where_it_says_less_than_the_others():
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
         last = alphabet.index(text[-1])
         with pytest.raises(FileFormatError):
-            SegmentGestures.from_text(text[:-1] + alphabet[last ^ 1])
+            Drawing.from_text(text[:-1] + alphabet[last ^ 1])
     assert 2 in lengths  # then four bits of the last character are spare
 
 
@@ -236,7 +236,7 @@ def test_slices_that_changed_places_are_found():
     one, other = (base64.urlsafe_b64decode(pad(as_text(*parts)[1:])) for parts in ((first, second), (second, first)))
     mixed = one[:8] + other[8:]
     with pytest.raises(FileFormatError, match="changed or lost"):
-        SegmentGestures.from_text("1" + base64.urlsafe_b64encode(mixed).decode().rstrip("="))
+        Drawing.from_text("1" + base64.urlsafe_b64encode(mixed).decode().rstrip("="))
 
 
 def pad(text: str) -> str:
@@ -247,18 +247,18 @@ def pad(text: str) -> str:
 @given(st.text(min_size=1, max_size=40) | st.from_regex(r"1[A-Za-z0-9_-]{0,60}", fullmatch=True))
 def test_any_other_text_is_refused(text):
     with pytest.raises(FileFormatError):
-        SegmentGestures.from_text(text)
+        Drawing.from_text(text)
 
 
 @pytest.mark.parametrize("text", [FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, FULL.encode(), None, 1])
 def test_text_with_something_added_or_no_text_is_refused(text):
     with pytest.raises(FileFormatError):
-        SegmentGestures.from_text(text)
+        Drawing.from_text(text)
 
 
 def test_text_of_a_newer_version_asks_for_an_update():
     with pytest.raises(FileFormatError, match="Update the extension"):
-        SegmentGestures.from_text("2" + FULL[1:])
+        Drawing.from_text("2" + FULL[1:])
 
 
 def as_text(*parts: bytes, count: int | None = None) -> str:
@@ -277,7 +277,7 @@ GOOD_CLICK = ["click", 1, [1, 2, 3]]
 
 
 def test_the_frame_of_these_tests_is_the_real_one():
-    drawn = SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(["stroke", 0, 2, [1, 2, 3, 4, 5, 6]])))
+    drawn = Drawing.from_text(as_text(a_part(GOOD_CLICK), a_part(["stroke", 0, 2, [1, 2, 3, 4, 5, 6]])))
     assert drawn.slices[0].gestures == (Click((1, 2, 3)),)
     assert drawn.slices[1].gestures == (Stroke(((1, 2, 3), (4, 5, 6)), 2, positive=False),)
 
@@ -295,7 +295,7 @@ def test_the_frame_of_these_tests_is_the_real_one():
 )  # fmt: skip
 def test_sound_text_of_impossible_gestures_is_refused(gesture):
     with pytest.raises(FileFormatError, match="damaged"):
-        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK, gesture)))
+        Drawing.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK, gesture)))
 
 
 @pytest.mark.parametrize(
@@ -309,27 +309,27 @@ def test_sound_text_of_impossible_gestures_is_refused(gesture):
 )  # fmt: skip
 def test_sound_frames_around_damaged_parts_are_refused(part):
     with pytest.raises(FileFormatError, match="damaged"):
-        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), part))
+        Drawing.from_text(as_text(a_part(GOOD_CLICK), part))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 1 << 31])
 def test_text_with_fewer_or_more_slices_than_announced_is_refused(count):
     with pytest.raises(FileFormatError, match="damaged"):
-        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK), count=count))
+        Drawing.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK), count=count))
 
 
 def test_a_small_text_that_unpacks_to_something_huge_is_refused_before_it_fills_the_memory(monkeypatch):
     monkeypatch.setattr(module, "_MAX_JSON_BYTES", 100_000)
     bomb = zlib.compress(b" " * 50_000_000)
     with pytest.raises(FileFormatError, match="absurdly large"):
-        SegmentGestures.from_text(as_text(bomb))
+        Drawing.from_text(as_text(bomb))
     padded = zlib.compress(zlib.decompress(a_part(GOOD_CLICK)) + b" " * 60_000)
-    SegmentGestures.from_text(as_text(padded))
+    Drawing.from_text(as_text(padded))
     with pytest.raises(FileFormatError, match="larger"):
-        SegmentGestures.from_text(as_text(padded, padded))
+        Drawing.from_text(as_text(padded, padded))
 
 
 def test_text_of_more_points_than_anyone_draws_is_refused(monkeypatch):
     monkeypatch.setattr(module, "MAX_POINTS", 2)
     with pytest.raises(FileFormatError, match="larger"):
-        SegmentGestures.from_text(as_text(a_part(GOOD_CLICK, GOOD_CLICK), a_part(GOOD_CLICK)))
+        Drawing.from_text(as_text(a_part(GOOD_CLICK, GOOD_CLICK), a_part(GOOD_CLICK)))

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from scribblesegment import Prompts
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import DeviceError, PromptError, ScribbleSegmentError, WeightsError
-from scribblesegment.inference import PredictorService
-from scribblesegment.slice_request import SliceOutcome, SliceRequest
+from scribblesegment.errors import DeviceError, PromptError, ScribbleSegmentError, WeightsError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.service.service import PredictorService, SliceOutcome, SliceRequest
 
 LONG = 60.0  # seconds that no test reaches unless it fails
 SHAPE = (6, 8)
@@ -382,7 +381,7 @@ def test_vanished_weights_are_reported_and_found_again_when_they_are_back(
     assert str(path) in str(error)
     assert service.state.kind == "failed"
 
-    from scribblesegment.weights.manager import find_weights
+    from scribblesegment.weights.registry import find_weights
 
     path.write_bytes(find_weights().path().read_bytes())
     assert answer(service).error is None

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import GeometryError, PromptError
-from scribblesegment.label_scribbles import LARGEST_LABEL, UNMARKED, LabelScribbles
+from scribblesegment.data.labels import LARGEST_LABEL, UNMARKED, LabelScribbles
+from scribblesegment.errors import GeometryError, PromptError
 
 SHAPE = (6, 8)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import PromptError
-from scribblesegment.neighbours import inner_lines, with_neighbours
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.masks import inner_lines, with_neighbours
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import PromptError
 
 
 def block(top: int, bottom: int, left: int, right: int, shape=(40, 50)) -> np.ndarray:

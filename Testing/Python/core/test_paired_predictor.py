@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import PromptError, WeightsError
-from scribblesegment.paired_predictor import PairedPredictor
-from scribblesegment.predictor import Predictor, load_predictor
-from scribblesegment.prompts import Prompts
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import PromptError, WeightsError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.inference.predictor import PairedPredictor, Predictor, load_predictor
 from scribblesegment.propagation import Propagator
-from scribblesegment.volume import Volume
 
 SHAPE = (32, 32)
 PLAN = ExecutionPlan()

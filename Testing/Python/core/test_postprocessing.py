@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.postprocessing: thresholds, label maps, changed boxes, and the clean-up of masks."""
+"""Tests of scribblesegment.data.masks: thresholds, label maps, changed boxes, and the clean-up of masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError
-from scribblesegment.postprocessing import (
+from scribblesegment.data.masks import (
     changed_bbox,
     expected_dice,
     fill_holes,
@@ -23,6 +22,7 @@ from scribblesegment.postprocessing import (
     remove_small_islands,
     resolve_labels,
 )
+from scribblesegment.errors import ConfigError, GeometryError, ImageError
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9))
 CLEAN_UPS: list[Callable[[np.ndarray], np.ndarray]] = [

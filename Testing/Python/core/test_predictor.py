@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scribblesegment import IntensityRange, Prompts, load_predictor, predictor
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment import IntensityRange, Prompts, load_predictor
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import NetworkGrid
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment.inference import predictor
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.inference.predictor import Prediction, Predictor
 from scribblesegment.models.encoding import PREVIOUS_LOGITS
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.predictor import Prediction, Predictor
-from scribblesegment.slice_view import SliceView
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 PLAIN = ExecutionPlan()
@@ -330,12 +331,12 @@ def test_the_second_look_is_shown_the_first_logits(looks: list[Tensor]) -> None:
     looks.clear()
     focus = finder.predict(prompts).focus
     assert focus is not None
-    view = SliceView(focus, (1.0, 1.0), looks[1].shape[-1])
+    view = NetworkGrid(focus, (1.0, 1.0), looks[1].shape[-1])
     assert view.size in (32, 64)
     np.testing.assert_array_equal(
         looks[1][0, PREVIOUS_LOGITS].numpy(), view.prompts_to_grid(prompts.with_mask_input(first.logits)).mask_input
     )
-    given = SliceView(((0, 64), (0, 64)), (1.0, 1.0), 16).prompts_to_grid(prompts).mask_input
+    given = NetworkGrid(((0, 64), (0, 64)), (1.0, 1.0), 16).prompts_to_grid(prompts).mask_input
     np.testing.assert_array_equal(looks[0][0, PREVIOUS_LOGITS].numpy(), given)
 
 

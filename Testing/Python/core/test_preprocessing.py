@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.preprocessing: normalised intensities, and the way to the network's grid and back."""
+"""Tests of scribblesegment.data.preprocessing: normalised intensities, and the way to the network's grid and back."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.preprocessing import IntensityRange, SliceGrid
-from scribblesegment.volume import Volume
+from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 
 relaxed = settings(deadline=None, max_examples=60)
 
@@ -634,6 +634,6 @@ def test_a_sphere_in_any_volume_is_a_disc_in_every_slice(frame: str, axis: int) 
 
 
 def test_importing_preprocessing_imports_neither_torch_nor_vtk() -> None:
-    code = "import sys, scribblesegment.preprocessing; print({'torch', 'vtk'} & set(sys.modules))"
+    code = "import sys, scribblesegment.data.preprocessing; print({'torch', 'vtk'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import PromptError
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import PromptError
 
 SHAPE = (6, 8)
 

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.rasterization: gestures in millimetres become pixels."""
+"""Tests of scribblesegment.data.rasterize: gestures in millimetres become pixels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.gestures import Box, Click, Stroke
-from scribblesegment.prompts import Prompts
-from scribblesegment.rasterization import paint_stroke, rasterize
-from scribblesegment.slice_plane import SlicePlane, VoxelGrid, plane_through
-from scribblesegment.voxel_grid import nearest_index
+from scribblesegment.data.drawing import Box, Click, Stroke
+from scribblesegment.data.geometry import Grid, SlicePlane, nearest_index, plane_through
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.rasterize import paint_stroke, rasterize
 
 relaxed = settings(deadline=None, max_examples=80)
 
@@ -227,7 +226,7 @@ def test_later_gestures_win_as_they_do_when_prompts_are_added_one_by_one(sequenc
 
 
 def test_gestures_of_a_view_are_the_same_voxels_in_any_raster_of_the_plane():
-    grid = VoxelGrid((40, 40, 40), np.eye(4))
+    grid = Grid((40, 40, 40), np.eye(4))
     first = plane_through(grid, (20, 20, 20), (0, 1, 1), column_hint=(1, 0, 0))
     turned = plane_through(grid, (20, 20, 20), (0, -1, -1), column_hint=(1, 1, -1))
     stroke = a_stroke(first, (20, 20), (30, 25), radius=5)

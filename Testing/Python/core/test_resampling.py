@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.resampling: one axis of a slice on one axis of the grid, and separable products."""
+"""Tests of scribblesegment.data.preprocessing: one axis of a slice on one axis of the grid, and separable products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.resampling import GridAxis, separable_product, triangle_matrix
+from scribblesegment.data.preprocessing import GridAxis, separable_product, triangle_matrix
 
 
 @given(st.integers(1, 400), st.floats(1e-3, 200.0), st.integers(1, 128))

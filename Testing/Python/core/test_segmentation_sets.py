@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import DatasetError
-from scribblesegment.segmentation_sets import SegmentationSet, load_set, read_arrays, subjects_of
+from scribblesegment.errors import DatasetError
+from scribblesegment.training.corpus import SegmentationSet, load_set, read_arrays, subjects_of
 
 
 @pytest.fixture

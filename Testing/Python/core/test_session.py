@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.session: gestures, feedback of logits, and a history of prompts and predictions together."""
+"""Tests of scribblesegment.inference.session: feedback of logits, and a history of prompts and predictions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy import ndimage
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.prompts import Prompts
-from scribblesegment.session import InteractiveSession, SessionState, release_predictor
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
+from scribblesegment.inference.session import InteractiveSession, SessionState, release_predictor
 
 SHAPE = (12, 17)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import GeometryError, ImageError
-from scribblesegment.slice_interpolation import interpolate_slices, signed_distance
+from scribblesegment.data.masks import interpolate_slices, signed_distance
+from scribblesegment.errors import GeometryError, ImageError
 
 SHAPE = (24, 30)
 

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.slice_plane: planes through any grid, their rasters, their values and their voxels."""
+"""Tests of scribblesegment.data.geometry: planes through any grid, their rasters, their values and their voxels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.slice_plane import SlicePlane, VoxelGrid, plane_through, plane_voxels, sample
-from scribblesegment.volume import Volume
-from scribblesegment.voxel_grid import nearest_index
+from scribblesegment.data.geometry import Grid, SlicePlane, nearest_index, plane_through, plane_voxels, sample
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import GeometryError
 
 relaxed = settings(deadline=None, max_examples=40)
 
 
-def a_grid(shape=(6, 8, 10), spacing_ijk=(1.0, 1.0, 1.0)) -> VoxelGrid:
-    return VoxelGrid(shape, np.diag([*spacing_ijk, 1.0]))
+def a_grid(shape=(6, 8, 10), spacing_ijk=(1.0, 1.0, 1.0)) -> Grid:
+    return Grid(shape, np.diag([*spacing_ijk, 1.0]))
 
 
 def rotations() -> st.SearchStrategy[np.ndarray]:
@@ -29,7 +28,7 @@ def rotations() -> st.SearchStrategy[np.ndarray]:
 
 
 @st.composite
-def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] | None = None) -> VoxelGrid:
+def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] | None = None) -> Grid:
     sides = sides if sides is not None else st.integers(1, 12)
     shape = (draw(sides), draw(sides), draw(sides))
     spacing = np.array([draw(st.floats(0.2, 5.0)) * draw(st.sampled_from([1, -1])) for _ in range(3)])
@@ -39,7 +38,7 @@ def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] |
     matrix = np.eye(4)
     matrix[:3, :3] = draw(rotations()) @ shear @ np.diag(spacing)
     matrix[:3, 3] = [draw(st.floats(-200, 200)) for _ in range(3)]
-    return VoxelGrid(shape, matrix)
+    return Grid(shape, matrix)
 
 
 @st.composite
@@ -48,7 +47,7 @@ def directions(draw: st.DrawFn) -> np.ndarray:
 
 
 @st.composite
-def cuts(draw: st.DrawFn) -> tuple[VoxelGrid, SlicePlane]:
+def cuts(draw: st.DrawFn) -> tuple[Grid, SlicePlane]:
     """A grid with a plane in any direction through a point inside it."""
     grid = draw(grids())
     inside = np.array([draw(st.floats(-0.4, side - 0.6)) for side in grid.shape])
@@ -56,12 +55,12 @@ def cuts(draw: st.DrawFn) -> tuple[VoxelGrid, SlicePlane]:
     return grid, plane_through(grid, grid.to_mm(inside), draw(directions()), column_hint=hint)
 
 
-def slice_normal(grid: VoxelGrid, axis: int) -> np.ndarray:
+def slice_normal(grid: Grid, axis: int) -> np.ndarray:
     row, column = np.delete(grid.steps_kji_mm, axis, axis=0)
     return np.cross(row, column)
 
 
-def thickness_mm(grid: VoxelGrid, normal: np.ndarray) -> float:
+def thickness_mm(grid: Grid, normal: np.ndarray) -> float:
     return float(np.abs(grid.steps_kji_mm @ normal).sum())
 
 
@@ -96,7 +95,7 @@ def test_a_plane_along_the_axes_is_one_slice_as_the_volume_cuts_it(grid, axis, d
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_plane_between_two_slices_is_the_lower_one(axis, sign):
-    grid = VoxelGrid((6, 8, 10), np.diag([-0.7, 0.3, 1.1, 1]))
+    grid = Grid((6, 8, 10), np.diag([-0.7, 0.3, 1.1, 1]))
     for index in range(grid.shape[axis] - 1):
         kji = np.zeros(3)
         kji[axis] = index + 0.5
@@ -146,7 +145,7 @@ def test_a_tilted_plane_that_cuts_the_outermost_slice_at_its_rim_alone_is_that_s
 def test_a_gantry_tilt_leaves_the_axial_slices_as_they_are_and_makes_the_sheared_ones_oblique():
     matrix = np.eye(4)
     matrix[1, 2] = 0.4  # K leans along J
-    grid = VoxelGrid((6, 8, 10), matrix)
+    grid = Grid((6, 8, 10), matrix)
     assert plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 0)).voxel_slice == (0, 3)
     assert plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 1)).voxel_slice == (1, 4)
     sagittal = plane_through(grid, grid.to_mm((3, 4, 5)), slice_normal(grid, 2))
@@ -239,7 +238,7 @@ def test_numbers_that_describe_no_plane_are_refused(point, normal, hint):
 
 
 def test_a_raster_of_extreme_grids_stays_of_bearable_size():
-    grid = VoxelGrid((500, 500, 500), np.diag([1e-3, 1, 1, 1]))
+    grid = Grid((500, 500, 500), np.diag([1e-3, 1, 1, 1]))
     plane = plane_through(grid, grid.to_mm((250, 250, 250)), (0, 1, 1))
     assert np.prod(plane.shape) < 1.1 * (1 << 24)
     assert plane_voxels(grid, plane).kji.shape[0] == len(range(500)) * 999
@@ -458,7 +457,7 @@ def test_slices_thinner_than_the_tolerance_are_told_apart():
 
 
 def test_slices_of_one_number_on_grids_at_other_places_are_told_apart():
-    elsewhere = VoxelGrid((6, 8, 10), np.diag([1, 1, 2, 1]))
+    elsewhere = Grid((6, 8, 10), np.diag([1, 1, 2, 1]))
     here = plane_through(a_grid(), (0, 0, 4), (0, 0, 1))
     there = plane_through(elsewhere, (0, 0, 8), (0, 0, 1))
     assert here.voxel_slice == there.voxel_slice

@@ -1,13 +1,13 @@
-"""Tests of scribblesegment.slice_request: what goes to inference and comes back."""
+"""Tests of scribblesegment.service.service: what goes to inference and comes back."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError
-from scribblesegment.prompts import Prompts
-from scribblesegment.slice_request import SliceOutcome, SliceRequest
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import GeometryError, ImageError, PromptError
+from scribblesegment.service.service import SliceOutcome, SliceRequest
 
 
 def a_request(**fields) -> SliceRequest:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.preprocessing import SliceGrid
-from scribblesegment.prompts import Prompts
-from scribblesegment.slice_view import SliceView, crop_prompts, focus_view
+from scribblesegment.data.preprocessing import NetworkGrid, SliceGrid, crop_prompts, focus_view
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import GeometryError
 
 
 def a_square(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
@@ -19,7 +18,7 @@ def a_square(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarr
     return mask
 
 
-def look_again(mask: np.ndarray, prompts: Prompts | None = None, **changes: object) -> SliceView | None:
+def look_again(mask: np.ndarray, prompts: Prompts | None = None, **changes: object) -> NetworkGrid | None:
     """A first look at 16 cells a side of a slice with square pixels, unless told otherwise."""
     options: dict[str, object] = {"spacing_mm": (1.0, 1.0), "size": 16, "max_size": 64}
     options |= {"first_cell_mm": max(mask.shape) / 16, **changes}
@@ -170,7 +169,7 @@ def test_a_second_look_shows_all_that_is_marked_at_finer_pixels(data):
 def test_prompts_of_the_whole_slice_go_to_the_grid_as_they_always_did():
     prompts = all_kinds((20, 30))
     grid = SliceGrid((20, 30), (1.5, 1.0), 16)
-    seen = SliceView(((0, 20), (0, 30)), (1.5, 1.0), 16).prompts_to_grid(prompts)
+    seen = NetworkGrid(((0, 20), (0, 30)), (1.5, 1.0), 16).prompts_to_grid(prompts)
     np.testing.assert_array_equal(seen.scribbles, grid.scribbles_to_grid(prompts.scribbles))
     np.testing.assert_array_equal(seen.point_coords, grid.points_to_grid(prompts.point_coords))
     np.testing.assert_array_equal(seen.point_labels, prompts.point_labels)
@@ -184,11 +183,11 @@ def test_prompts_of_the_whole_slice_go_to_the_grid_as_they_always_did():
 
 def test_around_the_slice_earlier_logits_are_background():
     prompts = Prompts.empty((8, 16)).with_mask_input(np.full((8, 16), 3.0))
-    seen = SliceView(((0, 8), (0, 16)), (1.0, 1.0), 16).prompts_to_grid(prompts).mask_input
+    seen = NetworkGrid(((0, 8), (0, 16)), (1.0, 1.0), 16).prompts_to_grid(prompts).mask_input
     assert seen is not None
     assert not seen[:4].any()
     assert (seen[4:12] == 3.0).all()
-    sure = SliceView(((0, 8), (0, 16)), (1.0, 1.0), 16).prompts_to_grid(
+    sure = NetworkGrid(((0, 8), (0, 16)), (1.0, 1.0), 16).prompts_to_grid(
         prompts.with_mask_input(np.linspace(-7, 9, 128).reshape(8, 16))
     )
     assert sure.mask_input is not None
@@ -211,7 +210,7 @@ def test_prompts_are_cut_to_a_region():
 
 def test_prompts_of_a_region_at_its_own_resolution_are_those_of_the_slice():
     prompts = all_kinds((40, 40))
-    seen = SliceView(((10, 26), (4, 20)), (1.0, 1.0), 16).prompts_to_grid(prompts)
+    seen = NetworkGrid(((10, 26), (4, 20)), (1.0, 1.0), 16).prompts_to_grid(prompts)
     np.testing.assert_array_equal(seen.scribbles, prompts.scribbles[:, 10:26, 4:20])
     assert seen.mask_input is not None
     np.testing.assert_allclose(seen.mask_input, prompts.mask_input[10:26, 4:20], atol=1e-6)
@@ -219,7 +218,7 @@ def test_prompts_of_a_region_at_its_own_resolution_are_those_of_the_slice():
 
 def test_a_region_of_an_image_goes_to_the_grid_and_back():
     image = np.random.default_rng(1).random((40, 50), dtype=np.float32)
-    view = SliceView(((8, 24), (30, 46)), (2.0, 2.0), 16)
+    view = NetworkGrid(((8, 24), (30, 46)), (2.0, 2.0), 16)
     np.testing.assert_allclose(view.image_to_grid(image), image[8:24, 30:46], atol=1e-6)
     np.testing.assert_allclose(view.logits_from_grid(image[8:24, 30:46]), image[view.slices], atol=1e-6)
 
@@ -227,11 +226,11 @@ def test_a_region_of_an_image_goes_to_the_grid_and_back():
 @pytest.mark.parametrize("region", [((4, 4), (0, 8)), ((0, 8), (5, 3))])
 def test_an_empty_region_is_refused(region):
     with pytest.raises(GeometryError, match="is empty"):
-        SliceView(region, (1.0, 1.0), 16)
+        NetworkGrid(region, (1.0, 1.0), 16)
 
 
 def test_a_size_or_spacing_that_is_none_is_refused():
     with pytest.raises(GeometryError, match="grid size is 0"):
-        SliceView(((0, 4), (0, 4)), (1.0, 1.0), 0)
+        NetworkGrid(((0, 4), (0, 4)), (1.0, 1.0), 0)
     with pytest.raises(GeometryError):
-        SliceView(((0, 4), (0, 4)), (0.0, 1.0), 16)
+        NetworkGrid(((0, 4), (0, 4)), (0.0, 1.0), 16)

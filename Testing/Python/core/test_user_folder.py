@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scribblesegment.user_folder import user_folder
+from scribblesegment.io.storage import user_folder
 
 VARIABLE = "SCRIBBLESEGMENT_TEST_DIR"
 

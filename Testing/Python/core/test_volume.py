@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.exceptions import GeometryError, ImageError
-from scribblesegment.volume import LabelVolume, Segment, Volume
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import GeometryError, ImageError
 
 
 @st.composite

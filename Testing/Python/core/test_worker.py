@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.worker import JobOutcome, Worker
+from scribblesegment.service.worker import JobOutcome, Worker
 
 LONG = 20.0  # seconds that no test reaches unless it fails
 

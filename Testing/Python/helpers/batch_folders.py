@@ -12,8 +12,8 @@ from propagation_phantoms import ball
 from scribblesegment.batch.records import FOLDER
 from scribblesegment.batch.results_table import RESULTS
 from scribblesegment.commands.batch import BatchRequest
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.io.context_files import write_context_file
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import write_context_file
 
 SHAPE = (9, 12, 14)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
 
 SPACING = {"2d": [0.8, 1.1], "3d_fullres": [2.0, 0.8, 1.1]}
 PATCH = {"2d": [16, 24], "3d_fullres": [8, 16, 16]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
 
 
 def ball(shape=(18, 24, 30), radius=7.5):

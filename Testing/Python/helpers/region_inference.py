@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from scribblesegment.exceptions import ScribbleSegmentError
-from scribblesegment.slice_request import SliceOutcome, SliceRequest
+from scribblesegment.errors import ScribbleSegmentError
+from scribblesegment.service.service import SliceOutcome, SliceRequest
 
 
 def region_logits(request: SliceRequest, brighter_than: float = 100.0) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scribblesegment.refinement.networks import PreparedImage, RefinableNetwork
+from scribblesegment.refinement.adapters import PreparedImage, RefinableNetwork
 
 
 def tiled_logits(network: RefinableNetwork, prepared: PreparedImage) -> NDArray[np.float32]:

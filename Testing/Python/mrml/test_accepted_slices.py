@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.accepted_slices: places of accepted slices, in a tag of their segment."""
+"""Tests of scribblesegment.mrml.tags: places of accepted slices, in a tag of their segment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import FileFormatError, GeometryError
-from scribblesegment.mrml.accepted_slices import TAG, AcceptedSlices, accepted_text, read_accepted, write_accepted
-from scribblesegment.voxel_grid import VoxelGrid
+from scribblesegment.data.geometry import Grid
+from scribblesegment.errors import FileFormatError, GeometryError
+from scribblesegment.mrml.tags import ACCEPTED_TAG as TAG
+from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, write_accepted
 
 SHAPE = (6, 8, 10)
 MATRIX = np.array([[0.8, 0.1, 0, 3.0], [-0.1, 0.8, 0, -7.5], [0, 0, 2.5, 11.25], [0, 0, 0, 1]])
-GRID = VoxelGrid(SHAPE, MATRIX)
+GRID = Grid(SHAPE, MATRIX)
 
 index_lists = st.tuples(*(st.sets(st.integers(0, side - 1)) for side in SHAPE))
 
@@ -70,7 +71,7 @@ def test_a_slice_outside_of_the_grid_is_refused():
 def test_on_a_cropped_or_extended_grid_the_same_slices_are_found(lists, shift, axis):
     moved = MATRIX.copy()
     moved[:3, 3] += shift * GRID.steps_kji_mm[axis]
-    there = accepted(*lists).on(VoxelGrid(SHAPE, moved))
+    there = accepted(*lists).on(Grid(SHAPE, moved))
     for other, indices in enumerate(lists):
         if other == axis:
             assert set(there.indices[axis]) == {i - shift for i in indices if 0 <= i - shift < SHAPE[axis]}
@@ -79,16 +80,16 @@ def test_on_a_cropped_or_extended_grid_the_same_slices_are_found(lists, shift, a
 
 
 def test_on_a_grid_with_its_axes_exchanged_slices_go_with_their_axis():
-    exchanged = VoxelGrid((10, 8, 6), MATRIX[:, [2, 1, 0, 3]])
+    exchanged = Grid((10, 8, 6), MATRIX[:, [2, 1, 0, 3]])
     assert accepted([2], [], [7]).on(exchanged).indices == ((7,), (), (2,))
 
 
 def test_on_a_turned_or_differently_spaced_grid_slices_that_are_none_there_are_left_out():
     turned = MATRIX @ np.array([[1, 0, 0, 0], [0, 0.9, -0.4, 0], [0, 0.4, 0.9, 0], [0, 0, 0, 1]])
-    assert accepted([2], [3], [7]).on(VoxelGrid(SHAPE, turned)).indices == ((), (), (7,))
+    assert accepted([2], [3], [7]).on(Grid(SHAPE, turned)).indices == ((), (), (7,))
     coarser = MATRIX.copy()
     coarser[:3, 2] *= 2
-    assert accepted([1, 2]).on(VoxelGrid(SHAPE, coarser)).indices[0] == (1,)
+    assert accepted([1, 2]).on(Grid(SHAPE, coarser)).indices[0] == (1,)
 
 
 def test_a_segment_keeps_them(a_segment):

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.context_entries: a slice as an example for other slices."""
+"""Tests of scribblesegment.mrml.target: a slice as an example for other slices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import PromptError
-from scribblesegment.mrml.context_entries import context_entry, slice_context, source_name
-from scribblesegment.mrml.edit_target import target_of
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.geometry import plane_through
+from scribblesegment.errors import PromptError
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.volume_axes import grid_slice
-from scribblesegment.slice_plane import plane_through
+from scribblesegment.mrml.target import context_entry, grid_slice, slice_context, source_name, target_of
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ from region_inference import RegionInference
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.clean_up import CleanUp
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError, ScribbleSegmentError
-from scribblesegment.gestures import Box, Click, Stroke
-from scribblesegment.mrml.accepted_slices import read_accepted
-from scribblesegment.mrml.context_entries import context_entry
-from scribblesegment.mrml.controller import ControllerOptions, ScribbleController
-from scribblesegment.mrml.prompt_tags import read_gestures
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.drawing import Box, Click, Stroke
+from scribblesegment.data.masks import CleanUp
+from scribblesegment.errors import GeometryError, ImageError, PromptError, ScribbleSegmentError
+from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
+from scribblesegment.mrml.tags import read_accepted, read_drawing
+from scribblesegment.mrml.target import context_entry
 
 SHAPE = (12, 40, 50)
 CENTER = np.array([25.0, 20.0, 6.0])
@@ -75,7 +74,7 @@ class Workplace:
         return self.editor.mask(segment_id)
 
     def drawn(self, segment_id):
-        return read_gestures(self.editor.segment(segment_id))
+        return read_drawing(self.editor.segment(segment_id))
 
     def accepted(self, segment_id):
         """Indices of accepted slices, by axis."""
@@ -711,8 +710,8 @@ def test_without_a_context_nothing_can_be_predicted_from_it(at_work):
 
 def test_a_finished_slice_is_told_when_the_user_goes_on(at_work):
     at_work.stroke((17, 12), (17, 18))
-    at_work.controller.acceptance.looked_at(*at_work.controller.place(at_work.node, at_work.view))
+    at_work.controller.acceptance.slice_viewed(*at_work.controller.place(at_work.node, at_work.view))
     assert at_work.finished == []
     at_work.show(6)
-    at_work.controller.acceptance.looked_at(*at_work.controller.place(at_work.node, at_work.view))
+    at_work.controller.acceptance.slice_viewed(*at_work.controller.place(at_work.node, at_work.view))
     assert at_work.finished == [(at_work.segment, 0, 5)]

@@ -5,9 +5,15 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import GeometryError, ImageError
-from scribblesegment.mrml.correction_image import correction_image, jump_to, nearest_axis, shown_place
-from scribblesegment.mrml.correction_result import ResultSource, new_result
+from scribblesegment.errors import GeometryError, ImageError
+from scribblesegment.mrml.corrections import (
+    ResultSource,
+    correction_image,
+    jump_to,
+    nearest_axis,
+    new_result,
+    shown_place,
+)
 from scribblesegment.mrml.geometry import array_of
 from scribblesegment.mrml.source_image import SourceImages
 

@@ -5,12 +5,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.correction_labels import (
-    Meaning,
-    names_of_new_labels,
-    segment_meanings,
-    without_gaps,
-)
+from scribblesegment.mrml.corrections import Meaning, names_of_new_labels, segment_meanings, without_gaps
 
 LABELS = ("background", "Liver", "Tumour")
 

@@ -10,21 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.mrml.correction_history import ResultHistory
-from scribblesegment.mrml.correction_result import (
+from scribblesegment.errors import GeometryError
+from scribblesegment.mrml.corrections import (
+    ResultHistory,
     ResultSource,
     corrections_for,
     corrections_of,
     new_result,
     note_source,
+    slice_of,
     source_of,
     volume_of,
     write_labels,
 )
-from scribblesegment.mrml.correction_scribbles import slice_of
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.segments import segment_at
+from scribblesegment.mrml.labelmaps import segment_at
 
 NAMES = ("background", "Liver", "Tumour")
 SOURCE = ResultSource("/networks/liver.pt2", NAMES)

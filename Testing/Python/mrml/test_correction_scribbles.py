@@ -9,15 +9,15 @@ import slicer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import PromptError
-from scribblesegment.mrml.correction_labels import segment_meanings
-from scribblesegment.mrml.correction_scribbles import (
+from scribblesegment.errors import PromptError
+from scribblesegment.mrml.corrections import (
     UNMARKED,
     ContradictionError,
     Violation,
     marked_slices,
     marked_voxels,
     painted_labels,
+    segment_meanings,
     slice_of,
     violations_left,
 )
@@ -51,7 +51,7 @@ def grid_of(editor, matrix, shape, matrix_of):
 
 
 def test_unmarked_is_what_the_refinement_means_by_it():
-    from scribblesegment import label_scribbles
+    from scribblesegment.data import labels as label_scribbles
 
     assert label_scribbles.UNMARKED == UNMARKED
 

@@ -7,9 +7,9 @@ pytest.importorskip("slicer", reason="needs slicer-core")
 
 from slicer import vtkMRMLSegmentationNode as Mode
 
-from scribblesegment.exceptions import GeometryError, ImageError
-from scribblesegment.mrml.edit_mask import editable_at
+from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import reference_geometry
+from scribblesegment.mrml.masking import editable_at
 from scribblesegment.mrml.source_image import SourceImages
 
 KJI = np.argwhere(np.ones((6, 8, 10), bool))

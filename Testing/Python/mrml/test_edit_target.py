@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.edit_target: what the Segment Editor is set to edit, or what is missing."""
+"""Tests of scribblesegment.mrml.target: what the Segment Editor is set to edit, or what is missing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ pytest.importorskip("slicer", reason="needs slicer-core")
 
 import slicer
 
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError, PromptError
-from scribblesegment.gestures import Click, SegmentGestures
-from scribblesegment.mrml.edit_target import resolve_target, target_of
-from scribblesegment.mrml.prompt_tags import TAG, write_gestures
+from scribblesegment.data.drawing import Click, Drawing
+from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError, PromptError
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.slice_plane import SlicePlane
+from scribblesegment.mrml.tags import TAG, write_drawing
+from scribblesegment.mrml.target import resolve_target, target_of
 
 PLANE = SlicePlane((6, 8), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0))
 
@@ -235,8 +235,8 @@ def test_a_segment_of_the_same_name_in_another_segmentation_is_another(an_editor
 def test_the_gestures_are_those_of_the_segment_now(an_editor, two_segments, images):
     target = resolve_target(an_editor.node, images)
     assert target.gestures.is_empty
-    drawn = SegmentGestures().added(PLANE, Click((1, 2, 0)))
-    write_gestures(target.segment, drawn)
+    drawn = Drawing().added(PLANE, Click((1, 2, 0)))
+    write_drawing(target.segment, drawn)
     assert target.gestures.to_text() == drawn.to_text()
     other = target_of(an_editor.node, an_editor.segmentation_node, two_segments[0], images)
     assert other.gestures.is_empty

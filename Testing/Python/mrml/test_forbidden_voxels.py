@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.forbidden_voxels, held against edit_mask, which says the same of single voxels."""
+"""Tests of scribblesegment.mrml.propagation, held against edit_mask, which says the same of single voxels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.edit_mask import editable_at
-from scribblesegment.mrml.edit_target import target_of
-from scribblesegment.mrml.forbidden_voxels import forbidden_voxels, segments_in_volume
-from scribblesegment.mrml.segments import segments_at
+from scribblesegment.mrml.labelmaps import segments_at
+from scribblesegment.mrml.masking import editable_at
+from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volume
 from scribblesegment.mrml.source_image import SourceImages
+from scribblesegment.mrml.target import target_of
 
 SHAPE = (6, 8, 10)
 NODE = slicer.vtkMRMLSegmentationNode

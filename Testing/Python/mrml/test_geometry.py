@@ -7,14 +7,8 @@ pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.mrml.geometry import (
-    reference_geometry,
-    view_plane,
-    world_to_mm,
-    world_to_xy,
-    xy_to_world,
-)
+from scribblesegment.errors import GeometryError
+from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_mm, world_to_xy, xy_to_world
 
 TURNED = np.array([[0, -1, 0, 4.0], [1, 0, 0, -3.0], [0, 0, 1, 7.0], [0, 0, 0, 1]])
 SHEARED = np.array([[1, 0.3, 0, 1.0], [0, 1.2, 0, 0], [0.5, -0.3, 0.9, -5.0], [0, 0, 0, 1]])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.exceptions import ImageError, PromptError
+from scribblesegment.errors import ImageError, PromptError
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 

@@ -10,14 +10,17 @@ import pytest
 from slice_predictors import Brightness
 
 from scribblesegment import Prompts
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import PromptError
-from scribblesegment.inference import PredictorService
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.propagation_request import PropagationFeed, PropagationRequest, SegmentToPropagate
-from scribblesegment.slice_context import CONTEXT_LIMIT, SliceContext, same_entries
-from scribblesegment.slice_request import SliceRequest
+from scribblesegment.context.context_set import CONTEXT_LIMIT, ContextEntry, ContextSet, SliceContext, same_entries
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import PromptError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.service.service import (
+    PredictorService,
+    PropagationFeed,
+    PropagationRequest,
+    SegmentToPropagate,
+    SliceRequest,
+)
 
 SHAPE = (10, 12)
 LONG = 60.0

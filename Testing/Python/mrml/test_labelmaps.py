@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slicer import vtkOrientedImageData
 
-from scribblesegment.exceptions import GeometryError
+from scribblesegment.errors import GeometryError
 from scribblesegment.mrml.geometry import geometry_of
 from scribblesegment.mrml.labelmaps import (
     blank_labelmap,

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.prediction_queue, also as a state machine: no job is ever lost."""
+"""Tests of scribblesegment.mrml.slice_segmenter, also as a state machine: no job is ever lost."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import ImageError, ScribbleSegmentError
-from scribblesegment.gestures import Click
-from scribblesegment.inference import PredictorService
-from scribblesegment.mrml.edit_target import EditTarget
-from scribblesegment.mrml.prediction_queue import PredictionQueue, PreparedJob, SliceJob
-from scribblesegment.prompts import Prompts
-from scribblesegment.slice_plane import SlicePlane
-from scribblesegment.slice_request import SliceOutcome, SliceRequest
+from scribblesegment.data.drawing import Click
+from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ImageError, ScribbleSegmentError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.mrml.slice_segmenter import PredictionQueue, PreparedJob, SliceJob
+from scribblesegment.mrml.target import EditTarget
+from scribblesegment.service.service import PredictorService, SliceOutcome, SliceRequest
 
 SHAPE = (3, 4)
 NODE = object()
@@ -438,7 +437,7 @@ class AnyOrder(RuleBasedStateMachine):
     def key(job: SliceJob) -> tuple[str, int]:
         return job.target.segment_id, job.plane.voxel_slice[1]
 
-    def take_back(self, matches) -> None:
+    def unaccept_slice(self, matches) -> None:
         for job in [job for job in self.waiting if matches(job)]:
             self.waiting.remove(job)
             self.settle(job, "taken back")
@@ -500,12 +499,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(index=st.none() | st.integers(0, 2), segment=st.sampled_from(["liver", "spleen"]))
     def drop(self, index, segment):
-        self.take_back(lambda job: self.key(job)[0] == segment and index in (None, self.key(job)[1]))
+        self.unaccept_slice(lambda job: self.key(job)[0] == segment and index in (None, self.key(job)[1]))
         self.queue.drop(a_target(segment), None if index is None else a_plane(index))
 
     @rule()
     def clear(self):
-        self.take_back(lambda job: True)
+        self.unaccept_slice(lambda job: True)
         if self.running is not None:
             self.settle(self.running, "taken back")
             self.running = None

@@ -7,12 +7,12 @@ pytest.importorskip("slicer", reason="needs slicer-core")
 
 import slicer
 
-from scribblesegment.exceptions import FileFormatError
-from scribblesegment.gestures import Click, SegmentGestures, Stroke
+from scribblesegment.data.drawing import Click, Drawing, Stroke
+from scribblesegment.data.geometry import plane_through
+from scribblesegment.errors import FileFormatError
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.prompt_tags import TAG, read_gestures, write_gestures
-from scribblesegment.mrml.segment_writer import write_voxels
-from scribblesegment.slice_plane import plane_through
+from scribblesegment.mrml.tags import TAG, read_drawing, write_drawing
+from scribblesegment.mrml.writer import write_voxels
 
 NOTHING = np.zeros((0, 3), np.int64)
 
@@ -30,7 +30,7 @@ def a_segment(an_editor):
 
 def strokes(plane, count, points_each=10):
     rng = np.random.default_rng(7)
-    gestures = SegmentGestures()
+    gestures = Drawing()
     for number in range(count):
         points = plane.to_mm(rng.random((points_each, 2)) * 8)
         gestures = gestures.added(plane, Stroke(tuple(map(tuple, points.tolist())), 1.5, number % 2 == 0))
@@ -38,38 +38,38 @@ def strokes(plane, count, points_each=10):
 
 
 def text_of(segment):
-    return read_gestures(segment).to_text()
+    return read_drawing(segment).to_text()
 
 
 def test_what_was_written_is_read(a_segment, a_plane):
     gestures = strokes(a_plane, 2).added(a_plane, Click(tuple(a_plane.origin_mm.tolist()), False))
-    write_gestures(a_segment, gestures)
+    write_drawing(a_segment, gestures)
     assert text_of(a_segment) == gestures.to_text()
-    assert not read_gestures(a_segment).is_empty
+    assert not read_drawing(a_segment).is_empty
 
 
 def test_a_segment_that_was_never_drawn_in_has_nothing(a_segment):
-    assert read_gestures(a_segment).is_empty
-    assert read_gestures(None).is_empty
+    assert read_drawing(a_segment).is_empty
+    assert read_drawing(None).is_empty
 
 
 def test_removing_everything_removes_the_tag(a_segment, a_plane):
-    write_gestures(a_segment, strokes(a_plane, 1))
+    write_drawing(a_segment, strokes(a_plane, 1))
     assert a_segment.HasTag(TAG)
-    write_gestures(a_segment, SegmentGestures())
+    write_drawing(a_segment, Drawing())
     assert not a_segment.HasTag(TAG)
 
 
 def test_writing_the_same_again_changes_nothing(a_segment, a_plane):
-    write_gestures(a_segment, strokes(a_plane, 1))
+    write_drawing(a_segment, strokes(a_plane, 1))
     before = a_segment.GetMTime()
-    write_gestures(a_segment, strokes(a_plane, 1))
+    write_drawing(a_segment, strokes(a_plane, 1))
     assert a_segment.GetMTime() == before
 
 
 def test_writing_nothing_where_nothing_was_changes_nothing(a_segment):
     before = a_segment.GetMTime()
-    write_gestures(a_segment, SegmentGestures())
+    write_drawing(a_segment, Drawing())
     assert a_segment.GetMTime() == before
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_tag_is_reported_with_the_segment_s_name(a_segment, text):
     a_segment.SetName("Tumour")
     a_segment.SetTag(TAG, text)
     with pytest.raises(FileFormatError, match=r"'Tumour' cannot be read.*start over"):
-        read_gestures(a_segment)
+        read_drawing(a_segment)
 
 
 def test_undo_and_redo_bring_mask_and_strokes_back_together(an_editor, a_plane, box):
@@ -93,7 +93,7 @@ def test_undo_and_redo_bring_mask_and_strokes_back_together(an_editor, a_plane, 
     for number in range(20):
         states.append(state())
         an_editor.logic.SaveStateForUndo()
-        write_gestures(an_editor.segment(segment_id), strokes(a_plane, number + 1))
+        write_drawing(an_editor.segment(segment_id), strokes(a_plane, number + 1))
         corner = (number % 5, number % 7, number % 9)
         kji = np.argwhere(box(tuple((start, start + 2) for start in corner)))
         write_voxels(an_editor.segmentation_node, an_editor.node, segment_id, reference, kji, NOTHING)
@@ -112,7 +112,7 @@ def test_undo_and_redo_bring_mask_and_strokes_back_together(an_editor, a_plane, 
 def test_a_segmentation_file_keeps_the_strokes(an_editor, a_plane, box, tmp_path):
     segment_id = an_editor.add_segment(box(((1, 3), (1, 4), (2, 6))))
     gestures = strokes(a_plane, 20, points_each=150)
-    write_gestures(an_editor.segment(segment_id), gestures)
+    write_drawing(an_editor.segment(segment_id), gestures)
     assert len(gestures.to_text()) > 20_000
     path = tmp_path / "Segmentation.seg.nrrd"
     storage = slicer.vtkMRMLSegmentationStorageNode()
@@ -128,7 +128,7 @@ def test_a_segmentation_file_keeps_the_strokes(an_editor, a_plane, box, tmp_path
 def test_a_saved_scene_keeps_the_strokes(an_editor, a_plane, box, tmp_path):
     segment_id = an_editor.add_segment(box(((1, 3), (1, 4), (2, 6))))
     gestures = strokes(a_plane, 3)
-    write_gestures(an_editor.segment(segment_id), gestures)
+    write_drawing(an_editor.segment(segment_id), gestures)
     node = an_editor.segmentation_node
     node.AddDefaultStorageNode()
     node.GetStorageNode().SetFileName(str(tmp_path / "Segmentation.seg.nrrd"))

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.propagation_report."""
+"""Tests of scribblesegment.mrml.propagation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.propagation_report import PropagationReport, SegmentReport
+from scribblesegment.mrml.propagation import PropagationReport, SegmentReport
 
 
 def test_the_least_certain_slices_come_first_and_certain_ones_not_at_all():

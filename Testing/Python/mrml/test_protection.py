@@ -12,7 +12,7 @@ from region_inference import RegionInference
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.controller import ControllerOptions, ScribbleController
+from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
 
 SHAPE = (5, 16, 18)
 SEGMENT = slicer.vtkMRMLSegmentationNode

@@ -8,10 +8,9 @@ import slicer
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 from vtkmodules.vtkFiltersSources import vtkSphereSource
 
-from scribblesegment.exceptions import ImageError
+from scribblesegment.errors import ImageError
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.labelmaps import voxels_of
-from scribblesegment.mrml.representations import edit_as_labelmaps, refresh_derived
+from scribblesegment.mrml.labelmaps import edit_as_labelmaps, refresh_derived, voxels_of
 
 
 @pytest.fixture

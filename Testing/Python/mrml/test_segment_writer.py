@@ -14,12 +14,12 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 from vtkmodules.vtkFiltersSources import vtkSphereSource
 
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError
-from scribblesegment.mrml.edit_mask import editable_at
+from scribblesegment.errors import GeometryError, ImageError, PromptError
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.labelmaps import blank_labelmap, voxels_of
-from scribblesegment.mrml.segment_writer import write_voxels
+from scribblesegment.mrml.masking import editable_at
 from scribblesegment.mrml.source_image import SourceImages
+from scribblesegment.mrml.writer import write_voxels
 
 NODE = slicer.vtkMRMLSegmentationNode
 EDITOR = slicer.vtkMRMLSegmentEditorNode

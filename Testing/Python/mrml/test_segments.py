@@ -9,10 +9,11 @@ import slicer
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 from vtkmodules.vtkFiltersSources import vtkSphereSource
 
-from scribblesegment.exceptions import ImageError, PromptError
+from scribblesegment.data.geometry import plane_through, sample
+from scribblesegment.errors import ImageError, PromptError
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.labelmaps import blank_labelmap, voxels_of
-from scribblesegment.mrml.segments import (
+from scribblesegment.mrml.labelmaps import (
+    blank_labelmap,
     layers,
     segment_at,
     segment_on_plane,
@@ -20,8 +21,8 @@ from scribblesegment.mrml.segments import (
     segments_at,
     segments_on_plane,
     visible_other_segments,
+    voxels_of,
 )
-from scribblesegment.slice_plane import plane_through, sample
 
 KJI = np.argwhere(np.ones((6, 8, 10), bool))
 

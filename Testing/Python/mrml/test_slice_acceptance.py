@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.slice_acceptance: when a slice counts as accepted, and who is told."""
+"""Tests of scribblesegment.mrml.slice_segmenter: when a slice counts as accepted, and who is told."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.mrml.accepted_slices import TAG, read_accepted
-from scribblesegment.mrml.edit_target import target_of
-from scribblesegment.mrml.slice_acceptance import SliceAcceptance
+from scribblesegment.data.geometry import plane_through
+from scribblesegment.errors import GeometryError
+from scribblesegment.mrml.slice_segmenter import SliceAcceptance
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.volume_axes import grid_slice
-from scribblesegment.slice_plane import plane_through
+from scribblesegment.mrml.tags import ACCEPTED_TAG as TAG
+from scribblesegment.mrml.tags import read_accepted
+from scribblesegment.mrml.target import grid_slice, target_of
 
 
 class User:
@@ -56,23 +56,23 @@ def test_a_written_result_is_accepted_without_an_undo_step_and_told_when_it_is_l
     assert user.accepted() == ((2,), (), ())
     assert user.acceptance.is_accepted(user.target, user.plane(2))
     assert user.saves == 0
-    user.acceptance.looked_at(user.target, user.plane(2))
+    user.acceptance.slice_viewed(user.target, user.plane(2))
     assert user.told() == []
-    user.acceptance.looked_at(user.target, user.plane(3))
-    user.acceptance.looked_at(user.target, user.plane(4))
+    user.acceptance.slice_viewed(user.target, user.plane(3))
+    user.acceptance.slice_viewed(user.target, user.plane(4))
     assert user.told() == [(0, 2)]
 
 
 def test_leaving_for_no_slice_at_all_is_leaving(user):
     user.acceptance.written(user.target, user.plane(2, axis=1))
-    user.acceptance.looked_at()
+    user.acceptance.slice_viewed()
     assert user.told() == [(1, 2)]
 
 
 def test_going_to_another_segment_on_the_same_slice_is_leaving(user):
     user.acceptance.written(user.target, user.plane(2))
     other = target_of(user.editor.node, user.editor.segmentation_node, user.editor.add_segment(), SourceImages())
-    user.acceptance.looked_at(other, user.plane(2))
+    user.acceptance.slice_viewed(other, user.plane(2))
     assert user.told() == [(0, 2)]
 
 
@@ -89,7 +89,7 @@ def test_what_was_undone_meanwhile_is_not_told(user):
     user.save()
     user.acceptance.written(user.target, user.plane(2))
     user.editor.logic.Undo()
-    user.acceptance.looked_at(user.target, user.plane(3))
+    user.acceptance.slice_viewed(user.target, user.plane(3))
     assert user.told() == []
     assert user.accepted() == ((), (), ())
 
@@ -97,7 +97,7 @@ def test_what_was_undone_meanwhile_is_not_told(user):
 def test_a_segment_that_was_removed_is_not_told(user):
     user.acceptance.written(user.target, user.plane(2))
     user.editor.segmentation.RemoveSegment(user.target.segment_id)
-    user.acceptance.looked_at()
+    user.acceptance.slice_viewed()
     assert user.told() == []
 
 
@@ -115,26 +115,26 @@ def test_accepting_again_is_no_undo_step_but_told_since_the_slice_may_have_chang
     user.acceptance.accept(user.target, user.plane(2))
     assert user.saves == 1
     assert user.told() == [(0, 2), (0, 2)]
-    user.acceptance.looked_at()
+    user.acceptance.slice_viewed()
     assert len(user.finished) == 2
 
 
 def test_acceptance_is_taken_back_as_an_undo_step(user):
     user.acceptance.written(user.target, user.plane(2))
-    assert user.acceptance.take_back(user.target, user.plane(2))
+    assert user.acceptance.unaccept_slice(user.target, user.plane(2))
     assert user.accepted() == ((), (), ())
-    user.acceptance.looked_at()
+    user.acceptance.slice_viewed()
     assert user.told() == []
     user.editor.logic.Undo()
     assert user.accepted() == ((2,), (), ())
-    assert not user.acceptance.take_back(user.target, user.plane(3))
+    assert not user.acceptance.unaccept_slice(user.target, user.plane(3))
     assert user.saves == 1
 
 
 def test_an_oblique_slice_is_not_accepted_and_the_user_told(user, an_oblique_plane):
     user.acceptance.written(user.target, an_oblique_plane)
     assert not user.acceptance.is_accepted(user.target, an_oblique_plane)
-    assert not user.acceptance.take_back(user.target, an_oblique_plane)
+    assert not user.acceptance.unaccept_slice(user.target, an_oblique_plane)
     with pytest.raises(GeometryError, match="Align view"):
         user.acceptance.accept(user.target, an_oblique_plane)
     assert user.saves == 0
@@ -150,5 +150,5 @@ def test_a_damaged_list_is_replaced_by_a_new_one(user):
 def test_forgetting_tells_nobody(user):
     user.acceptance.written(user.target, user.plane(2))
     user.acceptance.forget()
-    user.acceptance.looked_at()
+    user.acceptance.slice_viewed()
     assert user.told() == []

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.slice_overlay by what its actors hold; nothing is rendered."""
+"""Tests of scribblesegment.mrml.overlay by what its actors hold; nothing is rendered."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.util.numpy_support import vtk_to_numpy
 
-from scribblesegment.gesture_picture import corners_mm, finer
+from scribblesegment.data.rasterize import corners_mm, finer
 from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_xy
-from scribblesegment.mrml.slice_overlay import Outline, PlaneTexture, SliceOverlay, circle, rectangle
+from scribblesegment.mrml.overlay import Outline, PlaneTexture, SliceOverlay, circle, rectangle
 
 UNIT_SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.slice_result: which earlier prediction a new one goes on from."""
+"""Tests of scribblesegment.mrml.slice_segmenter: which earlier prediction a new one goes on from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.gestures import Click, Stroke
-from scribblesegment.mrml.edit_target import EditTarget
-from scribblesegment.mrml.slice_result import SliceResult, SliceResults, anchors_of, prior_logits
-from scribblesegment.prompts import Prompts
-from scribblesegment.slice_plane import SlicePlane
+from scribblesegment.data.drawing import Click, Stroke
+from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.mrml.slice_segmenter import SliceResult, SliceResults, anchors_of, prior_logits
+from scribblesegment.mrml.target import EditTarget
 
 SHAPE = (6, 7)
 MOST = 64

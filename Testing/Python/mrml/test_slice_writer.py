@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.slice_writer: a segment becomes a mask on one slice, and stays what it is elsewhere."""
+"""Tests of scribblesegment.mrml.writer: a segment becomes a mask on one slice, and stays what it is elsewhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import GeometryError, PromptError
-from scribblesegment.mrml.edit_target import target_of
-from scribblesegment.mrml.segments import segment_on_plane
-from scribblesegment.mrml.slice_writer import slice_voxels, write_mask, write_slices
+from scribblesegment.data.geometry import plane_through, plane_voxels
+from scribblesegment.errors import GeometryError, PromptError
+from scribblesegment.mrml.labelmaps import segment_on_plane
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.slice_plane import plane_through, plane_voxels
+from scribblesegment.mrml.target import target_of
+from scribblesegment.mrml.writer import slice_voxels, write_mask, write_slices
 
 SHAPE = (6, 8, 10)
 SEGMENT = slicer.vtkMRMLSegmentationNode

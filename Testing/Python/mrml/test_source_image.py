@@ -11,10 +11,10 @@ import slicer
 from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkImageData
 
-from scribblesegment.exceptions import GeometryError, ImageError
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.preprocessing import IntensityRange
 
 SHAPE = (6, 8, 10)
 

@@ -1,4 +1,4 @@
-"""Tests of ScribbleSegmentLib.TaskContexts, which needs neither Qt nor Slicer's application."""
+"""Tests of ScribbleSegmentLib.ContextLibrary, which needs neither Qt nor Slicer's application."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODULE = Path(__file__).resolve().parents[3] / "ScribbleSegment"
 if str(MODULE) not in sys.path:
     sys.path.append(str(MODULE))
 
-from scribblesegment.context import ContextEntry
-from scribblesegment.context_store import ContextStore
-from scribblesegment.exceptions import ContextError
-from scribblesegment.mrml.task_names import ContextTask, kept_task
-from ScribbleSegmentLib.TaskContexts import TaskContexts
+from scribblesegment.context.context_set import ContextEntry
+from scribblesegment.context.store import ContextStore
+from scribblesegment.errors import ContextError
+from scribblesegment.mrml.target import ContextTask, kept_task
+from ScribbleSegmentLib.ContextLibrary import TaskContexts
 
 LIVER = kept_task("Liver")
 LONG = 60.0

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.task_names: under which name a segment's context set is kept."""
+"""Tests of scribblesegment.mrml.target: under which name a segment's context set is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.task_names import choose_task, kept_task, task_of
+from scribblesegment.mrml.target import choose_task, kept_task, task_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from region_inference import RegionInference
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.controller import ScribbleController
+from scribblesegment.mrml.slice_segmenter import ScribbleController
 
 CENTER = np.array([12.0, -7.0, 30.0])
 RADIUS_MM = 11.0

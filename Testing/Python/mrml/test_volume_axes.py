@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.volume_axes: slices along the volume's axes, and views that show them."""
+"""Tests of scribblesegment.mrml.target: slices along the volume's axes, and views that show them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.mrml.edit_target import target_of
+from scribblesegment.data.geometry import Grid
+from scribblesegment.errors import GeometryError
 from scribblesegment.mrml.geometry import array_of
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.volume_axes import align_view, grid_slice, show_slice, shown_slice
-from scribblesegment.voxel_grid import VoxelGrid
+from scribblesegment.mrml.target import align_view, grid_slice, show_slice, shown_slice, target_of
 
 SHAPE = (6, 8, 10)
 SCALED_AND_TURNED = np.array([[0, -1.5, 0, 4.0], [1.5, 0, 0, -3.0], [0, 0, 0.7, 7.0], [0, 0, 0, 1]])
@@ -57,7 +56,7 @@ def test_a_slice_of_the_grid_is_a_plane_of_its_voxels(target, axis):
 def test_sheared_slices_are_refused_and_others_of_the_grid_are_not():
     sheared = np.eye(4)
     sheared[0, 1] = 0.4
-    grid = VoxelGrid(SHAPE, sheared)
+    grid = Grid(SHAPE, sheared)
     with pytest.raises(GeometryError, match="sheared"):
         grid_slice(grid, 0, 3)
     assert grid_slice(grid, 1, 3).voxel_slice == (1, 3)

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.mrml.volume_propagation: from accepted slices to the rest of the volume, and back.
+"""Tests of scribblesegment.mrml.propagation: from accepted slices to the rest of the volume, and back.
 
 The inference thread and the propagation are real; the network is a stand-in that sees what is bright.
 """
@@ -14,20 +14,17 @@ from slice_predictors import Brightness
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.clean_up import CleanUp
-from scribblesegment.context import ContextSet
-from scribblesegment.devices import ExecutionPlan
-from scribblesegment.exceptions import FileFormatError, GeometryError, PromptError
-from scribblesegment.inference import PredictorService
-from scribblesegment.mrml.accepted_slices import TAG, read_accepted, write_accepted
-from scribblesegment.mrml.context_entries import context_entry
-from scribblesegment.mrml.controller import ScribbleController
-from scribblesegment.mrml.edit_target import target_of
-from scribblesegment.mrml.propagation_history import PropagationHistory, run_of
-from scribblesegment.mrml.propagation_plan import PropagationOptions
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.masks import CleanUp
+from scribblesegment.errors import FileFormatError, GeometryError, PromptError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.mrml.propagation import PropagationHistory, PropagationOptions, VolumePropagation, run_of
+from scribblesegment.mrml.slice_segmenter import ScribbleController
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.volume_axes import grid_slice
-from scribblesegment.mrml.volume_propagation import VolumePropagation
+from scribblesegment.mrml.tags import ACCEPTED_TAG as TAG
+from scribblesegment.mrml.tags import read_accepted, write_accepted
+from scribblesegment.mrml.target import context_entry, grid_slice, target_of
+from scribblesegment.service.service import PredictorService
 
 SHAPE = (16, 30, 34)
 FIRST, LAST = 3, 12  # slices that show the structure

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from scribblesegment.batch.image_worker import do_in_worker, given_up
 from scribblesegment.batch.images import BatchImage, files_of
 from scribblesegment.batch.job import TRIES, BatchJob
 from scribblesegment.batch.records import ImageRecord, RecordFolder
-from scribblesegment.evaluation.dependencies import require
-from scribblesegment.exceptions import ScribbleSegmentError
+from scribblesegment.errors import ScribbleSegmentError, require_package
 
 _REMEDY = "Install Dask with: pip install 'scribblesegment[batch]'. Without it, --workers 1 does one image at a time."
 
@@ -185,7 +184,7 @@ def _error_of(future: Any) -> BaseException | None:
 
 
 def _required(module: str) -> Any:
-    return require(module, purpose="A batch with several workers", remedy=_REMEDY)
+    return require_package(module, purpose="A batch with several workers", remedy=_REMEDY)
 
 
 def _wait_for_workers(client: Any, scheduler: str | None) -> None:

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from scribblesegment.batch.acceptance import SliceLook
 from scribblesegment.batch.pieces import without_lesser_pieces
-from scribblesegment.context import ContextSet
-from scribblesegment.postprocessing import resolve_labels
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.prompts import Prompts
+from scribblesegment.context.context_set import ContextSet, SliceContext, same_entries
+from scribblesegment.data.masks import resolve_labels
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.propagation import SlicePredictor
 from scribblesegment.propagation.confidence import confidence_of, overlap_of
-from scribblesegment.propagation.neighbours import Expectation
-from scribblesegment.slice_context import SliceContext, same_entries
-from scribblesegment.volume import SliceImage, Volume
+from scribblesegment.propagation.expectation import Expectation
 
 Mask = NDArray[np.bool_]
 

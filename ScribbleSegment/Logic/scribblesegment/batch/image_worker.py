@@ -17,13 +17,13 @@ from scribblesegment.batch.job import TRIES, BatchJob
 from scribblesegment.batch.network import weights_digest
 from scribblesegment.batch.records import FOLDER, ImageRecord, RecordFolder, StructureResult
 from scribblesegment.batch.segmentation import SegmentedImage, image_axis, segment_image
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import FileFormatError, ScribbleSegmentError, WeightsError
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.context.files import read_context
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import FileFormatError, ScribbleSegmentError, WeightsError
 from scribblesegment.io import default_segment, read_volume, write_segmentation
-from scribblesegment.io.context_files import read_context
 from scribblesegment.propagation import SlicePredictor
-from scribblesegment.volume import LabelVolume, Segment, Volume
-from scribblesegment.weights.manager import weights_file
+from scribblesegment.weights.registry import weights_file
 
 # Nothing more can be written, whatever the image.
 _NOWHERE_TO_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

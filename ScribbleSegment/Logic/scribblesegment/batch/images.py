@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
 from scribblesegment.io import READ_EXTENSIONS
 from scribblesegment.io.dicom import is_dicom_file
 from scribblesegment.io.segmentation import EXTENSION as SEGMENTATION

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scribblesegment.batch.network import LoadNetwork
 from scribblesegment.batch.segmentation import BatchConfig
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
 
 # Raised when the same image, context, network and options would give another result than before.
 _METHOD = 1

@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from scribblesegment.exceptions import ConfigError, WeightsError
+from scribblesegment.errors import ConfigError, WeightsError
 from scribblesegment.propagation import SlicePredictor
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from scribblesegment.devices import ExecutionPlan
+    from scribblesegment.inference.devices import ExecutionPlan
 
 
 class LoadNetwork(Protocol):
@@ -44,7 +44,7 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> SlicePredi
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
-    from scribblesegment.predictor import described_predictor
+    from scribblesegment.inference.predictor import described_predictor
     from scribblesegment.weights.checkpoints import load_network
 
     network, description = load_network(weights)
@@ -73,7 +73,7 @@ def repeatable_plan(network: nn.Module, device: str, threads: int) -> ExecutionP
     """
     import torch
 
-    from scribblesegment.devices import ExecutionPlan, choose_plan, has_bfloat16_units, resolve_device
+    from scribblesegment.inference.devices import ExecutionPlan, choose_plan, has_bfloat16_units, resolve_device
     from scribblesegment.models.encoding import CHANNELS
 
     resolved = resolve_device(device)

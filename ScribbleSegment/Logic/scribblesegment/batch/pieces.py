@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
 
 Mask = NDArray[np.bool_]
 

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scribblesegment.atomic_file import atomic_file
 from scribblesegment.batch.file_state import FileState
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
+from scribblesegment.io.storage import atomic_file
 
 FOLDER = ".scribblesegment"
 

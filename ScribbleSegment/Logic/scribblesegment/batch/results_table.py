@@ -9,8 +9,8 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scribblesegment.atomic_file import atomic_file
 from scribblesegment.batch.records import ImageRecord, StructureResult
+from scribblesegment.io.storage import atomic_file
 
 RESULTS, TIMES = "results.csv", "times.csv"
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scribblesegment.batch.acceptance import AcceptanceConfig, choose_accepted
 from scribblesegment.batch.first_look import FirstLook
 from scribblesegment.batch.pieces import is_scattered
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import ContextError
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ContextError
 from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator, SlicePredictor
-from scribblesegment.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from scribblesegment.batch.results_table import RESULTS
 from scribblesegment.batch.segmentation import BatchConfig, context_axis
 from scribblesegment.commands.context_choice import open_context
 from scribblesegment.commands.job_files import show_download
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import ConfigError, ContextError, FileFormatError, ScribbleSegmentError
-from scribblesegment.file_lock import file_lock
-from scribblesegment.io.context_files import EXTENSION, write_context_file
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.context.files import EXTENSION, write_context_file
+from scribblesegment.errors import ConfigError, ContextError, FileFormatError, ScribbleSegmentError
+from scribblesegment.io.storage import file_lock
 from scribblesegment.propagation import PropagationConfig
-from scribblesegment.weights.manager import weights_file
+from scribblesegment.weights.registry import weights_file
 
 _LOCK = ".lock"
 _LOCK_S = 2.0
@@ -159,7 +159,7 @@ def _uses_workers(request: BatchRequest, *, several: bool) -> bool:
         return request.scheduler is not None or request.workers != 1
     if not several or not has_dask():
         return False
-    from scribblesegment.devices import resolve_device
+    from scribblesegment.inference.devices import resolve_device
 
     return resolve_device(request.device) == "cpu"  # one process is enough to keep a graphics card busy
 

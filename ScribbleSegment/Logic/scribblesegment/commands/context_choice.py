@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scribblesegment.context import ContextSet
-from scribblesegment.context_store import ContextStore
-from scribblesegment.exceptions import ContextError
-from scribblesegment.io.context_files import read_context
-from scribblesegment.volume import Segment
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.context.files import read_context
+from scribblesegment.context.store import ContextStore
+from scribblesegment.data.volume import Segment
+from scribblesegment.errors import ContextError
 
 
 def open_context(file_or_task: str) -> ContextSet:

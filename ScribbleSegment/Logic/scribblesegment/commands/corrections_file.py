@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import PromptError
-from scribblesegment.label_scribbles import BACKGROUND, LARGEST_LABEL, UNMARKED
-from scribblesegment.volume import LabelVolume, Segment
+from scribblesegment.data.labels import BACKGROUND, LARGEST_LABEL, UNMARKED
+from scribblesegment.data.volume import LabelVolume, Segment
+from scribblesegment.errors import PromptError
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import scribblesegment
 from scribblesegment.commands.slice_display import has_known_orientation
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
 
 _DIRECTIONS = (("left", "right"), ("back", "front"), ("feet", "head"))
 _ABOUT_STRAIGHT = 0.999  # cosine of 2.5 degrees
@@ -40,7 +40,7 @@ def _about_torch(say: Callable[[str], None]) -> None:
         return
     import torch
 
-    from scribblesegment.devices import device_problem, resolve_device
+    from scribblesegment.inference.devices import device_problem, resolve_device
 
     say(f"torch           {torch.__version__}")
     chosen = resolve_device("auto")
@@ -51,7 +51,7 @@ def _about_torch(say: Callable[[str], None]) -> None:
 
 
 def _about_models(say: Callable[[str], None]) -> None:
-    from scribblesegment.weights.manager import find_weights, list_weights
+    from scribblesegment.weights.registry import find_weights, list_weights
 
     default = find_weights("default").name
     say("models")
@@ -67,8 +67,8 @@ def _about_models(say: Callable[[str], None]) -> None:
 
 
 def _about_image(path: Path, say: Callable[[str], None]) -> None:
+    from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.io import read_volume
-    from scribblesegment.preprocessing import IntensityRange
 
     volume = read_volume(path)
     spacing = ", ".join(f"{value:.6g}" for value in volume.spacing_kji_mm)

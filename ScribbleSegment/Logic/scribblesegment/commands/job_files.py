@@ -11,9 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from scribblesegment.commands.labelled_prompts import AXES
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io import WRITE_EXTENSIONS
-from scribblesegment.volume import Volume
 
 # Formats without a place in the patient: one slice, matched by its size alone.
 _FLAT = (".png", ".tif", ".tiff")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import PromptError
-from scribblesegment.prompts import Prompts
-from scribblesegment.volume import Volume
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import PromptError
 
 AXES = "kji"
 """Names of the array's axes 0, 1 and 2."""

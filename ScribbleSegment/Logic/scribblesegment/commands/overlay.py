@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.atomic_file import atomic_file
 from scribblesegment.commands.labelled_prompts import AXES, LabelBox, LabelClick, SlicePrompts
 from scribblesegment.commands.slice_display import SliceDisplay, has_known_orientation
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.volume import Segment, SliceImage
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Segment, SliceImage
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont

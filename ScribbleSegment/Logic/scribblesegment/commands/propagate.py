@@ -22,7 +22,8 @@ from scribblesegment.commands.job_files import (
 from scribblesegment.commands.labelled_prompts import AXES
 from scribblesegment.commands.slice_display import SliceDisplay
 from scribblesegment.commands.terminal_bar import terminal_bar
-from scribblesegment.exceptions import PromptError
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 from scribblesegment.propagation import (
@@ -33,10 +34,9 @@ from scribblesegment.propagation import (
     Propagator,
     SlicePredictor,
 )
-from scribblesegment.volume import LabelVolume, Segment, Volume
 
 if TYPE_CHECKING:
-    from scribblesegment.context import ContextSet
+    from scribblesegment.context.context_set import ContextSet
 
 # The axis that slices were annotated along must be this much more likely than the next one.
 _CLEARLY = 2.0

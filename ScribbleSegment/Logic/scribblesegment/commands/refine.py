@@ -21,19 +21,19 @@ from scribblesegment.commands.job_files import (
 )
 from scribblesegment.commands.labelled_prompts import SliceChoice
 from scribblesegment.commands.terminal_bar import terminal_bar
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
-from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.region_growing import GrowthConfig
-from scribblesegment.volume import LabelVolume, Segment, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scribblesegment.refinement.adapters.base import RefinableNetwork
     from scribblesegment.refinement.correction import CorrectionResult
-    from scribblesegment.refinement.networks.network import RefinableNetwork
 
 _ENDINGS = {
     "satisfied": "every correction is followed",
@@ -44,7 +44,7 @@ _ENDINGS = {
 
 
 class LoadNetwork(Protocol):
-    """What loads a network: `scribblesegment.refinement.networks.load_network`, or a stand-in for it."""
+    """What loads a network: `scribblesegment.refinement.adapters.load_network`, or a stand-in for it."""
 
     def __call__(
         self, source: str, *, confirm: Callable[[str], bool] | None, weights: Path | None, fold: str | None

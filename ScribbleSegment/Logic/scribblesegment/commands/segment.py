@@ -33,16 +33,16 @@ from scribblesegment.commands.labelled_prompts import (
 )
 from scribblesegment.commands.slice_display import SliceDisplay
 from scribblesegment.commands.terminal_bar import terminal_bar
-from scribblesegment.exceptions import PromptError
+from scribblesegment.data.masks import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import LabelVolume, Segment, SliceImage, Volume
+from scribblesegment.errors import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
-from scribblesegment.postprocessing import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.prompts import Prompts
-from scribblesegment.volume import LabelVolume, Segment, SliceImage, Volume
 
 if TYPE_CHECKING:
-    from scribblesegment.session import InteractivePredictor, PredictionLike
+    from scribblesegment.inference.session import InteractivePredictor, PredictionLike
 
 # Slices that make up less than this part of the volume are copied, so that the volume can be let go.
 _SMALL_PART = 1 / 8

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment import checks
-from scribblesegment.evaluation.dependencies import require
-from scribblesegment.exceptions import ImageError, PromptError
+from scribblesegment.data import validation
+from scribblesegment.errors import ImageError, PromptError, require_package
 
 FloatArray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -62,7 +61,7 @@ def load_grow_from_seeds() -> Callable[[FloatArray, NDArray[np.uint8]], NDArray[
         MissingDependencyError: If slicer-core is not installed.
     """
     # By name: this layer does not know Slicer, and lives without it.
-    module = require(
+    module = require_package(
         _GROW_FROM_SEEDS,
         purpose="Grow from seeds",
         remedy=f"It is part of slicer-core, which exists for Python 3.10 to 3.13 on common machines. {_INSTALL}",
@@ -154,15 +153,17 @@ def load_opencv() -> Any:
     Raises:
         MissingDependencyError: If it is not installed.
     """
-    return require("cv2", purpose="GrabCut", remedy=f"It is part of OpenCV. {_INSTALL}")
+    return require_package("cv2", purpose="GrabCut", remedy=f"It is part of OpenCV. {_INSTALL}")
 
 
 def _seeds(image: FloatArray, scribbles: FloatArray, *, need_object: bool = True) -> NDArray[np.uint8]:
     """Turn strokes into a map of 1 (object), 2 (background) and 0 (not painted, or painted as both)."""
-    checks.unit_range(checks.image_array(image, ndim=(2,)), name="image", error=ImageError)
-    strokes = checks.image_array(scribbles, ndim=(3,), name="scribbles", error=PromptError)
-    checks.same_shape(strokes.shape, (2, *image.shape), name="scribbles", reference="two strokes' maps on the image")
-    checks.unit_range(strokes, name="scribbles", error=PromptError)
+    validation.unit_range(validation.image_array(image, ndim=(2,)), name="image", error=ImageError)
+    strokes = validation.image_array(scribbles, ndim=(3,), name="scribbles", error=PromptError)
+    validation.same_shape(
+        strokes.shape, (2, *image.shape), name="scribbles", reference="two strokes' maps on the image"
+    )
+    validation.unit_range(strokes, name="scribbles", error=PromptError)
     positive, negative = strokes > 0
     seeds = np.zeros(image.shape, dtype=np.uint8)
     seeds[positive & ~negative] = _OBJECT

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from scribblesegment import checks
-from scribblesegment.exceptions import ConfigError, DatasetError, ImageError
+from scribblesegment.data import validation
+from scribblesegment.errors import ConfigError, DatasetError, ImageError
 from scribblesegment.simulation.regions import bounding_slices, require_region
 
 BINS = 15
@@ -73,7 +73,7 @@ def reliability_curve(
     if bins < 1:
         raise ConfigError(f"A reliability curve has at least one bin, got {bins}.")
     values, inside, weight = _checked(probabilities, references, weights, name="probabilities")
-    checks.unit_range(values, name="probabilities", error=ImageError)
+    validation.unit_range(values, name="probabilities", error=ImageError)
     index = np.minimum((values * bins).astype(np.intp), bins - 1)
     total = np.bincount(index, weight, minlength=bins)
     held = total > 0
@@ -203,15 +203,15 @@ def _checked(
     values: ArrayLike, references: ArrayLike, weights: ArrayLike | None, *, name: str
 ) -> tuple[_FloatArray, _BoolArray, _FloatArray]:
     """Give values, references and weights as flat arrays."""
-    array = checks.finite_array(values, name=name, error=ImageError)
+    array = validation.finite_array(values, name=name, error=ImageError)
     if array.size == 0:
         raise ImageError(f"{name} is empty, so there is nothing to measure. Give at least one pixel.")
     inside = _bools(references)
-    checks.same_shape(inside.shape, array.shape, name="references", reference=name)
+    validation.same_shape(inside.shape, array.shape, name="references", reference=name)
     if weights is None:
         return array.ravel(), inside.ravel(), np.ones(array.size)
-    weight = checks.finite_array(weights, name="weights", error=ImageError)
-    checks.same_shape(weight.shape, array.shape, name="weights", reference=name)
+    weight = validation.finite_array(weights, name="weights", error=ImageError)
+    validation.same_shape(weight.shape, array.shape, name="weights", reference=name)
     if weight.min() < 0 or weight.sum() <= 0:
         raise ImageError(
             f"weights go from {weight.min()} to {weight.max()}; each is at least 0, and one of them is above."
@@ -220,7 +220,7 @@ def _checked(
 
 
 def _bools(references: ArrayLike) -> NDArray[Any]:
-    array = checks.numeric_array(references, name="references")
+    array = validation.numeric_array(references, name="references")
     if array.dtype != np.bool_:
         raise ImageError(f"references holds {array.dtype} values, expected bool: compare labels with the label.")
     return array

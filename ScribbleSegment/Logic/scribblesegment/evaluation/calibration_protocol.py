@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.calibration import (
     ReliabilityCurve,
     fit_temperature,
@@ -19,8 +21,6 @@ from scribblesegment.evaluation.calibration import (
     tempered,
 )
 from scribblesegment.evaluation.tables import table_lines
-from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.prompts import Prompts
 from scribblesegment.simulation.rounds import (
     DEFAULT_USER,
     SimulatedUserConfig,

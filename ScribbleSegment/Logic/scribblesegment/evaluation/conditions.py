@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.preprocessing import SliceGrid
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.regions import require_region
 from scribblesegment.simulation.scribbles import VISIBLE, ScribbleConfig, centerline_scribble, limit_pixels
 

@@ -15,15 +15,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.hierarchy import hierarchical_bootstrap
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.protocols import Progress
 from scribblesegment.evaluation.summary import RESAMPLES, Estimate, estimate
 from scribblesegment.evaluation.tables import table_lines
-from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.segmentation_sets import load_set, subjects_of
+from scribblesegment.training.corpus import load_set, subjects_of
 
 LIMITS = (4, 8, 16)
 SLICES, IMAGES = "slices", "images"

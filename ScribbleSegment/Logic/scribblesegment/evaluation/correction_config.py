@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_methods import Variant
 from scribblesegment.evaluation.correction_shifts import NONE, REAL, SHIFTS
 from scribblesegment.evaluation.correction_user import CorrectingUser
-from scribblesegment.exceptions import ConfigError
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.region_growing import GrowthConfig
 from scribblesegment.training.config import AugmentationConfig

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import DatasetError
 from scribblesegment.evaluation.correction_config import CorrectionTask
 from scribblesegment.evaluation.correction_network import PlainUNet, normalised
 from scribblesegment.evaluation.correction_pictures import Frame, write_frames
@@ -20,12 +22,10 @@ from scribblesegment.evaluation.correction_study import Study
 from scribblesegment.evaluation.correction_tasks import TaskImages
 from scribblesegment.evaluation.correction_user import CorrectingUser, correct
 from scribblesegment.evaluation.metrics import dice
-from scribblesegment.exceptions import DatasetError
-from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
-from scribblesegment.segmentation_sets import load_set
 from scribblesegment.simulation.fields import FloatArray
+from scribblesegment.training.corpus import load_set
 
 MISSING_LABEL = "refinement_missing_label.png"
 NEW_LABEL = "refinement_new_label.png"

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.masks import resolve_labels
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_network import PlainUNet, normalised
 from scribblesegment.evaluation.correction_user import INPUTS, as_prompt_masks
 from scribblesegment.evaluation.stepwise import PIXEL_MM, SlicePredictor
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.label_scribbles import LabelScribbles
-from scribblesegment.postprocessing import resolve_labels
-from scribblesegment.prompts import Prompts
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles

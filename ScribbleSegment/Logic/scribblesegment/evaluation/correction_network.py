@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.exceptions import WeightsError
+from scribblesegment.errors import WeightsError
+from scribblesegment.io.storage import atomic_file
 
 _SLOPE = 0.01
 _METADATA_KEY = "correction_network"

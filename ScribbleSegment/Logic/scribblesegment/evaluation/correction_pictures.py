@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scribblesegment.atomic_file import atomic_file
+from scribblesegment.errors import ConfigError, require_package
 from scribblesegment.evaluation.correction_shifts import NONE
 from scribblesegment.evaluation.correction_study import Job, Round, Study
 from scribblesegment.evaluation.correction_user import Labels
-from scribblesegment.evaluation.dependencies import require
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.io.storage import atomic_file
 from scribblesegment.simulation.fields import FloatArray
 from scribblesegment.simulation.regions import BoolArray, bounding_slices
 
@@ -64,7 +63,7 @@ def write_frames(path: str | Path, image: FloatArray, frames: Sequence[Frame], n
         ConfigError: If there is no frame, or there are more labels than colours.
         FileFormatError: If the file cannot be written.
     """
-    require(
+    require_package(
         "matplotlib",
         purpose="The picture of corrections",
         remedy='It is drawn by matplotlib. Install it with: pip install "scribblesegment[evaluation]".',

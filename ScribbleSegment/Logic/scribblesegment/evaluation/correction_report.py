@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scribblesegment.errors import ConfigError, MissingDependencyError
 from scribblesegment.evaluation.correction_config import Experiment, StudyConfig
 from scribblesegment.evaluation.correction_shifts import NONE
 from scribblesegment.evaluation.correction_study import RoundResult
@@ -22,12 +23,10 @@ from scribblesegment.evaluation.correction_summary import (
     target_reached,
     trials_of,
 )
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.panels import Line, Panel, write_panels
 from scribblesegment.evaluation.report import Report, make_folder
 from scribblesegment.evaluation.summary import Estimate
 from scribblesegment.evaluation.tables import csv_text, table_lines, write_text
-from scribblesegment.exceptions import ConfigError
 
 RESULTS, TABLE, SUMMARY = "refinement_rounds.csv", "refinement_table.md", "refinement_summary.json"
 PICTURE = "refinement_{experiment}.png"

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.fields import FloatArray, gaussian_blur, smooth_noise
 
 NONE, REAL = "none", "real"

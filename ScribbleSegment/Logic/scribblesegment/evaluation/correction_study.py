@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.evaluation.correction_config import CorrectionTask, Experiment, Shift, StudyConfig
 from scribblesegment.evaluation.correction_methods import (
     Corrected,
@@ -33,7 +34,6 @@ from scribblesegment.evaluation.correction_tasks import LabelledImage, TaskImage
 from scribblesegment.evaluation.correction_user import CorrectingUser, Labels, correct
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.stepwise import SlicePredictor
-from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.simulation.fields import FloatArray
 from scribblesegment.simulation.regions import BoolArray
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_shifts import NONE
 from scribblesegment.evaluation.correction_study import RoundResult
 from scribblesegment.evaluation.hierarchy import hierarchical_bootstrap
 from scribblesegment.evaluation.summary import Estimate, estimate
-from scribblesegment.exceptions import ConfigError
 
 RESAMPLES = 2000
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.errors import DatasetError
 from scribblesegment.evaluation.correction_config import CorrectionTask
-from scribblesegment.exceptions import DatasetError
-from scribblesegment.segmentation_sets import SegmentationSet, load_set, subjects_of
+from scribblesegment.training.corpus import SegmentationSet, load_set, subjects_of
 
 PARTS = ("train", "tune", "test")
 

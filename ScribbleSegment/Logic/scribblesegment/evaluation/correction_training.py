@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scribblesegment.errors import ConfigError, TrainingError
 from scribblesegment.evaluation.correction_config import NetworkTraining
 from scribblesegment.evaluation.correction_network import PlainUNet, normalised, save_plain_unet
 from scribblesegment.evaluation.correction_tasks import LabelledImage, TaskImages
 from scribblesegment.evaluation.protocols import Progress
-from scribblesegment.exceptions import ConfigError, TrainingError
 from scribblesegment.training.augmentation import is_inside, random_coordinates, resample
 from scribblesegment.training.checkpoint import load_checkpoint, save_checkpoint
 

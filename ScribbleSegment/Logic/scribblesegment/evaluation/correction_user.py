@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.label_scribbles import LabelScribbles
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.clicks import largest_component_center
 from scribblesegment.simulation.regions import BoolArray, bounding_slices
 from scribblesegment.simulation.rounds import SCRIBBLE_KINDS, simulate_scribble

@@ -14,9 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scribblesegment.errors import ConfigError, FileFormatError
 from scribblesegment.evaluation.correction_study import Job, RoundResult, Study
 from scribblesegment.evaluation.protocols import Progress
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 _worker: Study | None = None
 

@@ -7,11 +7,10 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.evaluation.dependencies import require
+from scribblesegment.errors import ConfigError, require_package
 from scribblesegment.evaluation.picture import short_name
 from scribblesegment.evaluation.simulated_summary import MethodCurves, ProcedureSummary
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def write_curves(path: str | Path, summaries: Sequence[ProcedureSummary], metric
         ConfigError: If there is nothing to draw, or no such metric.
         FileFormatError: If the file cannot be written.
     """
-    require(
+    require_package(
         "matplotlib",
         purpose="The picture of curves",
         remedy='It is drawn by matplotlib. Install it with: pip install "scribblesegment[evaluation]".',

@@ -3,7 +3,7 @@
 A set is one `medscribble_<task>.npz`: `images` uint8 (N, H, W), `labels` uint8 (N, H, W) with 0 as background,
 `scribbles` uint8 (N, annotator, 2, H, W), strokes on the object first, and `meta`, a JSON string; of its entries only
 `subjects`, a name for each image, is read here, and may be missing. Images need not be square, as those of other sets
-(`scribblesegment.segmentation_sets`) are.
+(`scribblesegment.training.corpus`) are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import DatasetError
-from scribblesegment.segmentation_sets import read_arrays, subjects_of
+from scribblesegment.errors import DatasetError
+from scribblesegment.training.corpus import read_arrays, subjects_of
 
 PREFIX = "medscribble_"
 

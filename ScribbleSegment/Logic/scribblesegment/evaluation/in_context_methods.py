@@ -8,7 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation.baselines import FloatArray, Mask
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.label_transfer import LabelTransfer
@@ -23,9 +26,6 @@ from scribblesegment.evaluation.stepwise import (
     StepPrediction,
     load_interactive,
 )
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.prompts import Prompts
 
 LABEL_TRANSFER = "label-transfer"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scribblesegment.evaluation.dependencies import MissingDependencyError
+from scribblesegment.errors import ConfigError, MissingDependencyError
 from scribblesegment.evaluation.in_context_sequences import SequenceResult, Sequences
 from scribblesegment.evaluation.in_context_sizes import CONTEXT_ALONE, SizeResult, Sizes
 from scribblesegment.evaluation.in_context_summary import (
@@ -23,7 +23,6 @@ from scribblesegment.evaluation.panels import Line, Panel, write_panels
 from scribblesegment.evaluation.report import Report, make_folder
 from scribblesegment.evaluation.summary import Estimate
 from scribblesegment.evaluation.tables import csv_text, write_text
-from scribblesegment.exceptions import ConfigError
 
 SEQUENCE_RESULTS, SIZE_RESULTS, IN_CONTEXT_TABLE = (
     "in_context_sequences.csv",

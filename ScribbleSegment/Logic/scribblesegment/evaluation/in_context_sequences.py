@@ -14,7 +14,8 @@ from math import isnan, nan
 
 import numpy as np
 
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.in_context_methods import InContextMethods, InteractiveInContextMethod, ShownImages
 from scribblesegment.evaluation.in_context_tasks import ContextTask
 from scribblesegment.evaluation.in_context_user import Turn, interact, step_generator
@@ -24,7 +25,6 @@ from scribblesegment.evaluation.procedures import PROCEDURES, Procedure, choose_
 from scribblesegment.evaluation.protocols import Progress
 from scribblesegment.evaluation.simulated import TARGET_DICE
 from scribblesegment.evaluation.stepwise import PIXEL_MM
-from scribblesegment.exceptions import ConfigError
 
 # Those of the paper, section 5.3.
 IN_CONTEXT_PROCEDURES = ("centerline-scribbles", "center-clicks")

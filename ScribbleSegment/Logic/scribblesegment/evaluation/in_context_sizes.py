@@ -13,7 +13,8 @@ from itertools import islice
 
 import numpy as np
 
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.in_context_methods import InContextMethods, InteractiveInContextMethod, ShownImages
 from scribblesegment.evaluation.in_context_sequences import IN_CONTEXT_PROCEDURES, check_procedures
 from scribblesegment.evaluation.in_context_tasks import ContextTask
@@ -21,7 +22,6 @@ from scribblesegment.evaluation.in_context_user import interact, predicts_first,
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.procedures import Procedure, choose_procedures
 from scribblesegment.evaluation.protocols import Progress
-from scribblesegment.exceptions import ConfigError
 
 # Of predictions from the context alone, to which no procedure belongs.
 CONTEXT_ALONE = "context-alone"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.hierarchy import FloatArray, hierarchical_bootstrap
 from scribblesegment.evaluation.in_context_sequences import SequenceResult, Sequences
 from scribblesegment.evaluation.in_context_sizes import CONTEXT_ALONE, SizeResult, Sizes
 from scribblesegment.evaluation.summary import Estimate, estimate
-from scribblesegment.exceptions import ConfigError
 
 RESAMPLES = 2000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.label_tasks import MIN_AREA, LabelExample, read_label_sets
-from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.segmentation_sets import SegmentationSet, subjects_of
+from scribblesegment.training.corpus import SegmentationSet, subjects_of
 
 # The label of an example whose structure is all objects of an image together.
 ALL_OBJECTS = 0
@@ -54,7 +54,7 @@ def read_context_tasks(
     In instance sets, where label numbers mean nothing across images, all objects of an image are the structure.
 
     Args:
-        folder: Holds the sets, `*.npz`, in the format of `scribblesegment.segmentation_sets`.
+        folder: Holds the sets, `*.npz`, in the format of `scribblesegment.training.corpus`.
         least_images: Structures that fewer images show are left out.
         per_set: Most structures of a set, those that the most images show; None for all.
         min_area: Images with less of the structure, in pixels, do not count; nor do those that it fills.

@@ -15,16 +15,16 @@ from math import nan
 
 import numpy as np
 
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.masks import expected_dice
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import PromptError
 from scribblesegment.evaluation.baselines import Mask
 from scribblesegment.evaluation.in_context_methods import InteractiveInContextMethod
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.procedures import Procedure
 from scribblesegment.evaluation.protocols import checked_mask
-from scribblesegment.exceptions import PromptError
-from scribblesegment.postprocessing import expected_dice
-from scribblesegment.prompts import Prompts
 
 
 @dataclass(frozen=True, eq=False)

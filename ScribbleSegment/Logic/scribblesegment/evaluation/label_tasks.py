@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.baselines import FloatArray, Mask
 from scribblesegment.evaluation.datasets import PREFIX
-from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.segmentation_sets import SegmentationSet, load_set, subjects_of
+from scribblesegment.training.corpus import SegmentationSet, load_set, subjects_of
 
 EXAMPLES_PER_SET = 6
 
@@ -66,7 +66,7 @@ def read_label_examples(
     sets lie in the folder.
 
     Args:
-        folder: Holds the sets, in the format of `scribblesegment.segmentation_sets`.
+        folder: Holds the sets, in the format of `scribblesegment.training.corpus`.
         per_set: Most examples of a set.
         seed: Of the choice.
         min_area: Smaller structures, in pixels, are left out; so are those that fill their image.

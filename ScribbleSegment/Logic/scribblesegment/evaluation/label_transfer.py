@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from scribblesegment.context import ContextSet
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.preprocessing import SliceGrid
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scribblesegment.errors import ConfigError, WeightsError
 from scribblesegment.evaluation import baselines
 from scribblesegment.evaluation.baselines import Method
-from scribblesegment.exceptions import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from scribblesegment.predictor import Predictor
+    from scribblesegment.inference.predictor import Predictor
 
 
 def _random_walker() -> Method:
@@ -60,7 +60,7 @@ def load_network(name: str, *, device: str = "auto") -> Predictor:
         WeightsError: If the file of weights is damaged.
         DeviceError: If the device cannot run the network.
     """
-    from scribblesegment.predictor import load_predictor
+    from scribblesegment.inference.predictor import load_predictor
 
     try:
         return load_predictor(name, device=device)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
-from scribblesegment import checks
-from scribblesegment.exceptions import GeometryError, ImageError
+from scribblesegment.data import validation
+from scribblesegment.errors import GeometryError, ImageError
 
 _BoolArray = NDArray[np.bool_]
 
@@ -163,7 +163,7 @@ class _Distances:
 
 def _outline_distances(mask: NDArray[Any], reference: NDArray[Any], spacing_mm: Sequence[float]) -> _Distances:
     first, second = _pair(mask, reference)
-    spacing = checks.spacing_mm(spacing_mm, first.ndim)
+    spacing = validation.spacing_mm(spacing_mm, first.ndim)
     # Both outlines lie in the box around the masks, which is much smaller than most images.
     box = find_objects((first | second).astype(np.uint8))
     outlines = [_outline(part[box[0]] if box else part) for part in (first, second)]
@@ -175,12 +175,12 @@ def _outline_distances(mask: NDArray[Any], reference: NDArray[Any], spacing_mm: 
 
 def _pair(mask: NDArray[Any], reference: NDArray[Any]) -> tuple[_BoolArray, _BoolArray]:
     first, second = _mask(mask, "mask"), _mask(reference, "reference")
-    checks.same_shape(first.shape, second.shape, name="mask", reference="the reference", error=GeometryError)
+    validation.same_shape(first.shape, second.shape, name="mask", reference="the reference", error=GeometryError)
     return first, second
 
 
 def _mask(value: NDArray[Any], name: str) -> _BoolArray:
-    array = checks.image_array(value, name=name)
+    array = validation.image_array(value, name=name)
     # Logits and probabilities would pass for masks without complaint, and score nonsense.
     if array.dtype.kind == "f" or (array.dtype.kind != "b" and not np.isin(array, (0, 1)).all()):
         seen = f"{array.dtype} values from {array.min()} to {array.max()}"

@@ -9,10 +9,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.evaluation.dependencies import require
+from scribblesegment.errors import ConfigError, require_package
 from scribblesegment.evaluation.summary import Estimate
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +64,7 @@ def write_panels(
         ConfigError: If there is no line.
         FileFormatError: If the file cannot be written.
     """
-    require(
+    require_package(
         "matplotlib",
         purpose="The picture of curves",
         remedy='It is drawn by matplotlib. Install it with: pip install "scribblesegment[evaluation]".',

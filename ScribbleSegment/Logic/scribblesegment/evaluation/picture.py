@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.atomic_file import atomic_file
+from scribblesegment.errors import ConfigError, require_package
 from scribblesegment.evaluation.baselines import Mask
-from scribblesegment.evaluation.dependencies import require
 from scribblesegment.evaluation.protocols import Illustration
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +45,7 @@ def write_predictions(path: str | Path, illustrations: Sequence[Illustration]) -
         ConfigError: If there is nothing to draw.
         FileFormatError: If the file cannot be written.
     """
-    require(
+    require_package(
         "matplotlib",
         purpose="The picture of predictions",
         remedy='It is drawn by matplotlib. Install it with: pip install "scribblesegment[evaluation]".',

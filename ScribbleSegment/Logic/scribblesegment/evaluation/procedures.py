@@ -19,9 +19,9 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.baselines import Mask
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.prompts import Prompts
 from scribblesegment.simulation.boxes import MAX_ENLARGEMENT, enclosing_box
 from scribblesegment.simulation.clicks import MIN_SEPARATION, largest_component_center, random_clicks
 from scribblesegment.simulation.rounds import simulate_scribble

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.data.masks import interpolate_slices
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import MissingDependencyError, PromptError, require_package
 from scribblesegment.evaluation.baselines import Mask
-from scribblesegment.evaluation.dependencies import MissingDependencyError, require
-from scribblesegment.exceptions import PromptError
-from scribblesegment.slice_interpolation import interpolate_slices
-from scribblesegment.volume import Volume
 
 Baseline = Callable[[Volume, Mapping[int, Mask], int, tuple[int, int]], Mapping[int, Mask]]
 """Maps a volume, masks bool (H, W) of annotated slices, the axis, and the half-open range of slices that are measured
@@ -82,7 +81,7 @@ def load_grow_cut() -> Callable[[NDArray[Any], NDArray[np.uint8]], NDArray[np.ui
     Raises:
         MissingDependencyError: If slicer-core is not installed.
     """
-    slicer = require(
+    slicer = require_package(
         "slicer",
         purpose="Grow from seeds in three dimensions",
         remedy='It is part of slicer-core. Install it with: pip install "scribblesegment[evaluation]".',

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.baselines import Mask
-from scribblesegment.exceptions import ConfigError, DatasetError
-from scribblesegment.volume import Volume
 
 _IMAGE, _LABEL = "_image.nii.gz", "_label.nii.gz"
 

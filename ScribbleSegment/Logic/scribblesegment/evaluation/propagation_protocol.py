@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.baselines import Mask
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.propagation_baselines import Baseline
 from scribblesegment.evaluation.propagation_cases import Case, PropagationPlan, read_cases
 from scribblesegment.evaluation.protocols import Progress
-from scribblesegment.exceptions import ConfigError, DatasetError
 from scribblesegment.propagation import Propagation, PropagationConfig, Propagator, SlicePredictor
-from scribblesegment.volume import Volume
 
 FIRST, CORRECTED = "first", "corrected"
 BETWEEN, OUTSIDE, BEYOND = "between", "outside", "beyond"

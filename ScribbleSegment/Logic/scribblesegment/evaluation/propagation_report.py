@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scribblesegment.evaluation.dependencies import MissingDependencyError
+from scribblesegment.errors import MissingDependencyError
 from scribblesegment.evaluation.hierarchy import hierarchical_bootstrap
 from scribblesegment.evaluation.in_context_tables import left_out_lines
 from scribblesegment.evaluation.panels import Line, Panel, write_panels

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, ImageError, PromptError
 from scribblesegment.evaluation.baselines import Mask, Method
 from scribblesegment.evaluation.datasets import Example, ScribbleSet
 from scribblesegment.evaluation.metrics import agreement
 from scribblesegment.evaluation.stepwise import PIXEL_MM
-from scribblesegment.exceptions import ConfigError, ImageError, PromptError
 
 Progress = Callable[[float, str], None]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError, FileFormatError, MissingDependencyError
 from scribblesegment.evaluation.curves import METRIC_TITLES, with_curves, write_curves
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.picture import write_predictions
 from scribblesegment.evaluation.protocols import Evaluation, ExampleResult
 from scribblesegment.evaluation.simulated import Simulation, StepResult
@@ -18,7 +18,6 @@ from scribblesegment.evaluation.simulated_summary import ProcedureSummary, summa
 from scribblesegment.evaluation.simulated_tables import cells, failure_lines, simulated_lines
 from scribblesegment.evaluation.summary import MethodSummary, summarise
 from scribblesegment.evaluation.tables import csv_text, table_lines, write_text
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 MANUAL_RESULTS, STEP_RESULTS, TABLE, PICTURE = (
     "manual_scribbles.csv",

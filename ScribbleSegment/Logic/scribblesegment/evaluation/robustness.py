@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.conditions import DEFAULT_CONDITION, SIDE, Condition, Scene, draw_sketch, show
 from scribblesegment.evaluation.hierarchy import hierarchical_bootstrap
 from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.protocols import checked_mask
 from scribblesegment.evaluation.summary import Estimate, estimate
-from scribblesegment.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from scribblesegment.evaluation.label_tasks import LabelExample

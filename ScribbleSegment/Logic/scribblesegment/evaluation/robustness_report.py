@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.evaluation.dependencies import MissingDependencyError, require
+from scribblesegment.errors import ConfigError, MissingDependencyError, require_package
 from scribblesegment.evaluation.picture import short_name
 from scribblesegment.evaluation.report import Report, make_folder
 from scribblesegment.evaluation.robustness import (
@@ -22,7 +21,7 @@ from scribblesegment.evaluation.robustness import (
 )
 from scribblesegment.evaluation.summary import Estimate
 from scribblesegment.evaluation.tables import csv_text, table_lines, write_text
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +122,7 @@ def plot_robustness(path: str | Path, summary: Summary) -> None:
         ConfigError: If there is no factor, or more methods than can be told apart.
         FileFormatError: If the file cannot be written.
     """
-    require(
+    require_package(
         "matplotlib",
         purpose="The plots of robustness",
         remedy='They are drawn by matplotlib. Install it with: pip install "scribblesegment[evaluation]".',

@@ -15,14 +15,14 @@ from math import nan
 
 import numpy as np
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation.baselines import Mask
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.metrics import Agreement, agreement
 from scribblesegment.evaluation.procedures import PROCEDURES, Procedure, choose_procedures
 from scribblesegment.evaluation.protocols import Progress, checked_mask
 from scribblesegment.evaluation.stepwise import PIXEL_MM, InteractiveMethod
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
 
 # "NoI90": the number of interactions until this Dice.
 TARGET_DICE = 0.9

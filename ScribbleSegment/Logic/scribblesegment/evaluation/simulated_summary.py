@@ -13,10 +13,10 @@ from math import isnan, nan
 
 import numpy as np
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.hierarchy import FloatArray, hierarchical_bootstrap
 from scribblesegment.evaluation.simulated import TARGET_DICE, Simulation, SimulationPlan, StepResult
 from scribblesegment.evaluation.summary import METRICS, Estimate, estimate
-from scribblesegment.exceptions import ConfigError
 
 RESAMPLES = 2000
 

@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, MissingDependencyError, PromptError
 from scribblesegment.evaluation import baselines
 from scribblesegment.evaluation.baselines import FloatArray, Mask, Method
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.methods import classical_names, load_classical, load_network
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
 
 PROMPT_KINDS = frozenset({"scribbles", "clicks", "boxes"})
 

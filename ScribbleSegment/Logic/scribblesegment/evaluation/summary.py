@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.protocols import ExampleResult
-from scribblesegment.exceptions import ConfigError
 
 RESAMPLES = 5000
 

@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from scribblesegment.atomic_file import PathLike
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
-from scribblesegment.io.sitk_image import LPS_TO_RAS, ijk_to_ras_of, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
+from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.storage import PathLike
 
 _DESCRIPTION = "0008|103e"
 _SERIES_ID = "0020|000e"

@@ -18,11 +18,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from scribblesegment.atomic_file import PathLike
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
-from scribblesegment.io.nrrd import GZIP_LEVEL, write_planes
-from scribblesegment.io.sitk_image import ijk_to_ras_of, simpleitk_errors
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
+from scribblesegment.io.segmentation import GZIP_LEVEL, write_planes
+from scribblesegment.io.sitk import ijk_to_ras_of, simpleitk_errors
+from scribblesegment.io.storage import PathLike
 
 _FIELDS: dict[str, tuple[Any, int]] = {
     "sizeof_hdr": ("i4", 0),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.context_matching import CHANNELS_PER_HEAD, ContextMatching
 from scribblesegment.models.cues import with_cues
 from scribblesegment.models.encoding import IMAGE

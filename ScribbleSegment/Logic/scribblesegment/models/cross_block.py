@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.exceptions import GeometryError
+from scribblesegment.errors import GeometryError
 from scribblesegment.models.enlarged_convolution import convolve_enlarged, taps_of
 from scribblesegment.models.fused_convolution import convolve_and_activate, convolve_and_add
 

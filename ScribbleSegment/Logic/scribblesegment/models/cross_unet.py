@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.exceptions import ConfigError, GeometryError
+from scribblesegment.errors import ConfigError, GeometryError
 from scribblesegment.models.cross_block import SLOPE, CrossBlock
 from scribblesegment.models.in_context import ContextState
 from scribblesegment.models.layers import initialise

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.prompts import Prompts
 
 IMAGE, BOX, POSITIVE, NEGATIVE, PREVIOUS_LOGITS = range(5)
 CHANNELS = 5

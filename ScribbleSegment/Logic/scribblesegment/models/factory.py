@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.context_unet import ContextUNet, ContextUNetConfig
 from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig
 from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.cross_unet import CrossUNet, check_features
 from scribblesegment.models.encoding import CHANNELS
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.cues import cue_channels, with_cues
 from scribblesegment.models.encoding import CHANNELS
 from scribblesegment.models.layers import LEAKY_SLOPE, initialise, upsample_bilinear

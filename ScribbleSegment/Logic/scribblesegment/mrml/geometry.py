@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from slicer import vtkOrientedImageData, vtkSegmentationConverter, vtkSlicerSegmentEditorLogic
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
-from scribblesegment import checks
-from scribblesegment.exceptions import GeometryError
-from scribblesegment.slice_plane import SlicePlane, plane_through
-from scribblesegment.voxel_grid import VoxelGrid
+from scribblesegment.data import validation
+from scribblesegment.data.geometry import Grid, SlicePlane, plane_through
+from scribblesegment.errors import GeometryError
 
 BoxKji = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and one past the last voxel along each axis of the array, ((k0, k1), (j0, j1), (i0, i1))."""
@@ -37,7 +36,7 @@ class ReferenceGeometry:
     """
 
     image: Any
-    grid: VoxelGrid
+    grid: Grid
     start_ijk: tuple[int, int, int]
 
     def extent_of(self, box: BoxKji) -> Extent:
@@ -95,7 +94,7 @@ def geometry_of(image: Any, *, name: str = "the image") -> ReferenceGeometry:
         raise GeometryError(f"{name} has no voxels (extent {tuple(extent)}). Choose a source volume that is not empty.")
     start_ijk = (extent[0], extent[2], extent[4])
     ijk_to_mm = image_to_mm(image) @ translation(start_ijk)
-    return ReferenceGeometry(image, VoxelGrid((k, j, i), checks.affine_matrix(ijk_to_mm, name=name)), start_ijk)
+    return ReferenceGeometry(image, Grid((k, j, i), validation.affine_matrix(ijk_to_mm, name=name)), start_ijk)
 
 
 def world_to_mm(segmentation_node: Any) -> NDArray[np.float64]:
@@ -116,11 +115,11 @@ def world_to_mm(segmentation_node: Any) -> NDArray[np.float64]:
         # Not GetMatrixTransformFromWorld: of a matrix that has no inverse, it makes the identity without a word.
         transform_node.GetMatrixTransformToWorld(vtk_matrix)
         matrix = array_of(vtk_matrix)
-    matrix = checks.affine_matrix(matrix, name=f"The parent transform of {_name(segmentation_node)}")
+    matrix = validation.affine_matrix(matrix, name=f"The parent transform of {_name(segmentation_node)}")
     return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
-def view_plane(slice_node: Any, segmentation_node: Any, grid: VoxelGrid) -> SlicePlane:
+def view_plane(slice_node: Any, segmentation_node: Any, grid: Grid) -> SlicePlane:
     """The plane that a slice view shows, as a raster on the segmentation's grid.
 
     Args:

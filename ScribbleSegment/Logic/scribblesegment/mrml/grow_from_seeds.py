@@ -10,8 +10,8 @@ from slicer import vtkImageGrowCutSegment
 from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkImageData
 
-from scribblesegment import checks
-from scribblesegment.exceptions import ImageError, PromptError
+from scribblesegment.data import validation
+from scribblesegment.errors import ImageError, PromptError
 
 # The filter expects padding: outer voxels take labels but pass none on. So the slice gets a frame on all sides: a copy
 # before and one behind it, and its outer pixels once more around it. Else a stroke along the edge would do nothing.
@@ -56,10 +56,10 @@ def grow_from_seeds(image: NDArray[np.floating[Any]], seeds: NDArray[np.integer[
 
 
 def _checked(image: NDArray[Any], seeds: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    intensities = checks.image_array(image, ndim=(2,))
-    checks.unit_range(intensities, name="image", error=ImageError)
-    labels = checks.image_array(seeds, ndim=(2,), name="seeds", error=PromptError)
-    checks.same_shape(labels.shape, intensities.shape, name="seeds", error=PromptError)
+    intensities = validation.image_array(image, ndim=(2,))
+    validation.unit_range(intensities, name="image", error=ImageError)
+    labels = validation.image_array(seeds, ndim=(2,), name="seeds", error=PromptError)
+    validation.same_shape(labels.shape, intensities.shape, name="seeds", error=PromptError)
     if labels.dtype.kind == "f" or labels.min() < 0 or labels.max() > 255:
         raise PromptError(
             f"seeds holds {labels.dtype} values from {labels.min()} to {labels.max()}, expected integer labels from 0 "

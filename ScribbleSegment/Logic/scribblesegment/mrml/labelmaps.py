@@ -1,17 +1,29 @@
-"""The voxels of label maps (vtkOrientedImageData) as arrays, wherever a label map's lattice and extent lie."""
+"""Which voxels belong to which segments, whatever layers, lattices and extents their label maps have.
+
+Several segments may share one label map (a *layer*), each with a label value of its own. Every function here looks at a
+layer once, however many of its segments are asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from slicer import vtkOrientedImageData, vtkOrientedImageDataResample
+from slicer import (
+    vtkOrientedImageData,
+    vtkOrientedImageDataResample,
+    vtkSegmentationConversionPaths,
+    vtkSegmentationConverter,
+)
 from vtkmodules.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
-from scribblesegment.exceptions import GeometryError
+from scribblesegment.data.geometry import Grid, PlaneVoxels, SlicePlane, nearest_voxels, plane_voxels
+from scribblesegment.errors import GeometryError, ImageError, PromptError
 from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, image_to_mm, transformed
-from scribblesegment.voxel_grid import VoxelGrid
 
 
 def voxels_of(image: Any) -> NDArray[Any]:
@@ -120,7 +132,7 @@ def bounds(kji: NDArray[Any]) -> tuple[tuple[int, int, int], tuple[int, int, int
     return (int(k.min()), int(j.min()), int(i.min())), (int(k.max()), int(j.max()), int(i.max()))
 
 
-def checked_kji(kji: ArrayLike, grid: VoxelGrid, *, name: str = "kji") -> NDArray[np.int64]:
+def checked_kji(kji: ArrayLike, grid: Grid, *, name: str = "kji") -> NDArray[np.int64]:
     """Voxel indices as int64 (N, 3), all of them on the grid.
 
     Raises:
@@ -140,3 +152,277 @@ def checked_kji(kji: ArrayLike, grid: VoxelGrid, *, name: str = "kji") -> NDArra
             "current reference geometry."
         )
     return array.astype(np.int64, copy=False)
+
+
+# Each takes some 15 MB in a CT.
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class ObliqueCut:
+    """A plane through a grid; equal to another one with the same numbers.
+
+    Attributes:
+        numbers: What it is recognised by.
+        grid: The voxels.
+        plane: The plane.
+    """
+
+    numbers: tuple[object, ...]
+    grid: Grid = field(compare=False)
+    plane: SlicePlane = field(compare=False)
+
+    @cached_property
+    def voxels(self) -> PlaneVoxels:
+        """All voxels that the plane cuts."""
+        return plane_voxels(self.grid, self.plane)
+
+    @cached_property
+    def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The voxel nearest to each pixel: int64 (N, 3), for the pixels, bool (H, W), that lie in the grid."""
+        voxels, inside = nearest_voxels(self.grid, self.plane)
+        return np.stack([index[inside] for index in voxels], axis=1), inside
+
+
+def oblique_cut(grid: Grid, plane: SlicePlane) -> ObliqueCut:
+    """Give the cut of a plane through a grid, the same one as last time when the numbers are the same."""
+    arrays = (grid.ijk_to_mm, plane.origin_mm, plane.row_step_mm, plane.column_step_mm)
+    return _kept(ObliqueCut((grid.shape, plane.shape, *(array.tobytes() for array in arrays)), grid, plane))
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept(cut: ObliqueCut) -> ObliqueCut:
+    return cut
+
+
+BINARY_LABELMAP = vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+
+CLOSED_SURFACE = vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+
+
+def segment_at(
+    segmentation_node: Any, segment_id: str, reference: ReferenceGeometry, kji: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which voxels belong to a segment.
+
+    Args:
+        segmentation_node: vtkMRMLSegmentationNode. If its segments are surfaces, label maps are derived from them.
+        segment_id: Of the segment.
+        reference: The grid that `kji` counts on.
+        kji: int64 (N, 3), voxels of that grid.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        PromptError: There is no such segment.
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    segment_of(segmentation_node, segment_id)
+    return segments_at(segmentation_node, [segment_id], reference, kji)
+
+
+def segments_at(
+    segmentation_node: Any, segment_ids: Iterable[str], reference: ReferenceGeometry, kji: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which voxels belong to any of several segments, as `segment_at`; identifiers of no segment are passed over."""
+    belongs = np.zeros(len(kji), bool)
+    for labelmap, labels in layers(segmentation_node, segment_ids).items():
+        belongs |= _has_label(values_at(labelmap, reference, kji), labels.values())
+    return belongs
+
+
+def segments_among(
+    segmentation_node: Any, segment_ids: Iterable[str], reference: ReferenceGeometry, kji: NDArray[np.int64]
+) -> list[str]:
+    """Those of several segments that have at least one of the voxels (N, 3)."""
+    found: list[str] = []
+    for labelmap, labels in layers(segmentation_node, segment_ids).items():
+        present = set(np.unique(values_at(labelmap, reference, kji)).tolist())
+        found.extend(segment_id for segment_id, label in labels.items() if label in present)
+    return found
+
+
+def segment_on_plane(
+    segmentation_node: Any, segment_id: str, reference: ReferenceGeometry, plane: SlicePlane
+) -> NDArray[np.bool_]:
+    """A segment as the pixels of a plane show it.
+
+    Args:
+        segmentation_node: vtkMRMLSegmentationNode.
+        segment_id: Of the segment.
+        reference: The grid that the plane was made for.
+        plane: Any plane through that grid.
+
+    Returns:
+        bool (H, W), of the voxel nearest to each pixel; False outside the grid.
+
+    Raises:
+        PromptError: There is no such segment.
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    segment_of(segmentation_node, segment_id)
+    return segments_on_plane(segmentation_node, [segment_id], reference, plane)
+
+
+def segments_on_plane(
+    segmentation_node: Any, segment_ids: Iterable[str], reference: ReferenceGeometry, plane: SlicePlane
+) -> NDArray[np.bool_]:
+    """Any of several segments, as `segment_on_plane`; identifiers of no segment are passed over."""
+    shown = np.zeros(plane.shape, bool)
+    kji: NDArray[np.int64] | None = None
+    for labelmap, labels in layers(segmentation_node, segment_ids).items():
+        if is_empty(labelmap):
+            continue
+        if plane.voxel_slice is not None and on_lattice(labelmap, reference):
+            pixels, values = _aligned_slice(labelmap, reference, plane.voxel_slice, plane.shape)
+            shown[pixels] |= _has_label(values, labels.values())
+            continue
+        if kji is None:
+            kji, inside = oblique_cut(reference.grid, plane).pixels
+        shown[inside] |= _has_label(values_at(labelmap, reference, kji), labels.values())
+    return shown
+
+
+def visible_other_segments(segmentation_node: Any, segment_id: str) -> list[str]:
+    """Identifiers of the segments that are switched on in the list of segments, without `segment_id`.
+
+    Empty without a display node, as nothing is shown then.
+    """
+    display_node = segmentation_node.GetDisplayNode()
+    if display_node is None:
+        return []
+    return [
+        other
+        for other in segmentation_node.GetSegmentation().GetSegmentIDs()
+        if other != segment_id and display_node.GetSegmentVisibility(other)
+    ]
+
+
+def layers(segmentation_node: Any, segment_ids: Iterable[str]) -> dict[Any, dict[str, int]]:
+    """Label values of segments by the label map (vtkOrientedImageData or None) that holds them.
+
+    Raises:
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    found: dict[Any, dict[str, int]] = {}
+    for segment_id in segment_ids:
+        segment = segmentation.GetSegment(segment_id)
+        if segment is not None:
+            labelmap = labelmap_of(segmentation_node, segment)
+            found.setdefault(labelmap, {})[segment_id] = segment.GetLabelValue()
+    return found
+
+
+def labelmap_of(segmentation_node: Any, segment: Any) -> Any:
+    """The label map that holds a vtkSegment, derived from its surface if need be; None where there never was one.
+
+    Raises:
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    labelmap = segment.GetRepresentation(BINARY_LABELMAP)
+    segmentation = segmentation_node.GetSegmentation()
+    if labelmap is None and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
+        derive_labelmaps(segmentation_node)
+        labelmap = segment.GetRepresentation(BINARY_LABELMAP)
+    return labelmap
+
+
+def derive_labelmaps(segmentation_node: Any) -> None:
+    """Make label maps of segments that are stored in another form.
+
+    Raises:
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    if not segmentation.CreateRepresentation(BINARY_LABELMAP):
+        raise ImageError(
+            f"The segments of {segmentation_node.GetName()!r} are stored as "
+            f"{segmentation.GetSourceRepresentationName()!r} and cannot be converted to voxels. Create a binary "
+            "labelmap for it in the module Segmentations, under Representations."
+        )
+
+
+def segment_of(segmentation_node: Any, segment_id: str) -> Any:
+    """The vtkSegment with an identifier.
+
+    Raises:
+        PromptError: There is none.
+    """
+    segment = segmentation_node.GetSegmentation().GetSegment(segment_id or "")
+    if segment is None:
+        raise PromptError(
+            f"The segmentation {segmentation_node.GetName()!r} has no segment {segment_id!r}. Select a segment in the "
+            "list, or add one."
+        )
+    return segment
+
+
+def _has_label(values: NDArray[Any], labels: Iterable[int]) -> NDArray[np.bool_]:
+    wanted = list(labels)
+    found: NDArray[np.bool_] = values == wanted[0] if len(wanted) == 1 else np.isin(values, wanted)
+    return found
+
+
+def _aligned_slice(
+    labelmap: Any, reference: ReferenceGeometry, voxel_slice: tuple[int, int], shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], NDArray[Any]]:
+    """The pixels of a slice of the reference grid that a label map covers, and its values there."""
+    axis, index = voxel_slice
+    voxels, offset = voxels_of(labelmap), offset_kji(labelmap, reference)
+    covered = 0 <= index - offset[axis] < voxels.shape[axis]
+    pixels, own = [], []
+    for size, other in zip(shape, (other for other in range(3) if other != axis), strict=True):
+        start = min(max(offset[other], 0), size)
+        stop = max(min(offset[other] + voxels.shape[other], size), start) if covered else start
+        pixels.append(slice(start, stop))
+        own.append(slice(start - offset[other], stop - offset[other]) if stop > start else slice(0, 0))
+    values = np.moveaxis(voxels, axis, 0)[index - offset[axis] if covered else 0]
+    return (pixels[0], pixels[1]), values[own[0], own[1]]
+
+
+def edit_as_labelmaps(segmentation_node: Any) -> None:
+    """Make label maps what the segmentation is stored as, as the Segment Editor does before anything is edited.
+
+    A surface that was there is made again from them. Nothing happens to a segmentation of label maps.
+
+    Raises:
+        ImageError: The segmentation cannot be converted.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    if segmentation.GetSourceRepresentationName() == BINARY_LABELMAP:
+        return
+    had_surface = segmentation.ContainsRepresentation(CLOSED_SURFACE)
+    if segmentation.GetNumberOfSegments():
+        derive_labelmaps(segmentation_node)
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+    if had_surface:
+        segmentation.CreateRepresentation(CLOSED_SURFACE)
+    display_node = segmentation_node.GetDisplayNode()
+    if display_node is not None:
+        display_node.SetPreferredDisplayRepresentationName2D(BINARY_LABELMAP)
+
+
+def refresh_derived(segmentation_node: Any, segment_ids: Sequence[str]) -> None:
+    """Make all that is derived from the label maps of some segments again: surfaces, for instance.
+
+    Forms that Slicer cannot derive from label maps are left as they are.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    segments = [segmentation.GetSegment(segment_id) for segment_id in segment_ids]
+    derived: dict[str, None] = {}
+    for segment in segments:
+        names: list[str] = []
+        segment.GetContainedRepresentationNames(names)
+        derived.update(dict.fromkeys(name for name in names if name != BINARY_LABELMAP))
+    for name in derived:
+        paths = vtkSegmentationConversionPaths()
+        segmentation.GetPossibleConversions(name, paths)
+        path = vtkSegmentationConverter.GetCheapestPath(paths)
+        for index in range(path.GetNumberOfRules() if path is not None else 0):
+            rule = path.GetRule(index)
+            rule.PreConvert(segmentation)
+            for segment in segments:
+                rule.Convert(segment)
+            rule.PostConvert(segmentation)

@@ -13,11 +13,11 @@ from vtkmodules.util.numpy_support import numpy_to_vtk
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 from vtkmodules.vtkCommonTransforms import vtkGeneralTransform, vtkTransform
 
-from scribblesegment import checks
-from scribblesegment.exceptions import GeometryError, ImageError
+from scribblesegment.data import validation
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, array_of
 from scribblesegment.mrml.labelmaps import overlap, voxels_of
-from scribblesegment.preprocessing import IntensityRange
 
 # Rec. 601, the weights that read_volume gives the colours of a file.
 _LUMINANCE = (0.299, 0.587, 0.114)
@@ -127,13 +127,13 @@ class _Placement:
     def of(cls, source_node: Any, segmentation_node: Any) -> _Placement:
         vtk_matrix = vtkMatrix4x4()
         source_node.GetIJKToRASMatrix(vtk_matrix)
-        ijk_to_parent = checks.affine_matrix(array_of(vtk_matrix), name=f"The geometry of {source_node.GetName()}")
+        ijk_to_parent = validation.affine_matrix(array_of(vtk_matrix), name=f"The geometry of {source_node.GetName()}")
         parents = source_node.GetParentTransformNode(), segmentation_node.GetParentTransformNode()
         transform, linear = vtkGeneralTransform(), vtkTransform()
         vtkMRMLTransformNode.GetTransformBetweenNodes(*parents, transform)
         if vtkMRMLTransformNode.IsGeneralTransformLinear(transform, linear):
             name = f"The transform of {source_node.GetName()}"
-            parent_to_mm = checks.affine_matrix(array_of(linear.GetMatrix()), name=name)
+            parent_to_mm = validation.affine_matrix(array_of(linear.GetMatrix()), name=name)
             return cls(ijk_to_parent, transform, parent_to_mm, (ijk_to_parent.tobytes(), parent_to_mm.tobytes()))
         times = [0 if parent is None else parent.GetTransformToWorldMTime() for parent in parents]
         return cls(ijk_to_parent, transform, None, (ijk_to_parent.tobytes(), *times))

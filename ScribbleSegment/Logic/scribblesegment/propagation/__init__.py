@@ -1,6 +1,6 @@
 """From a few accepted slices to the rest of a volume."""
 
-from scribblesegment.propagation.definitions import (
+from scribblesegment.propagation.config import (
     AnnotatedSegment,
     PropagatedSlice,
     Propagation,
@@ -8,8 +8,7 @@ from scribblesegment.propagation.definitions import (
     PropagationEnd,
     StopReason,
 )
-from scribblesegment.propagation.propagator import Propagator
-from scribblesegment.propagation.run import PropagationRun, SlicePredictor
+from scribblesegment.propagation.propagator import PropagationRun, Propagator, SlicePredictor
 
 __all__ = [
     "AnnotatedSegment",

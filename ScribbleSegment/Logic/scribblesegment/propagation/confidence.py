@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from scribblesegment.postprocessing import expected_dice
-from scribblesegment.propagation.definitions import FloatArray, Mask
-from scribblesegment.propagation.neighbours import Expectation
+from scribblesegment.data.masks import expected_dice
+from scribblesegment.propagation.config import FloatArray, Mask
+from scribblesegment.propagation.expectation import Expectation
 
 # Background this far around mask and expectation counts, as a part of their extent and in pixels. Beyond, thousands of
 # pixels with a probability of a thousandth each would outweigh a small structure.

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment import checks
-from scribblesegment.devices import resolve_device
-from scribblesegment.exceptions import PromptError
-from scribblesegment.label_scribbles import LabelScribbles
+from scribblesegment.data import validation
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import PromptError
+from scribblesegment.inference.devices import resolve_device
+from scribblesegment.refinement.adapters.base import PreparedImage, RefinableNetwork
 from scribblesegment.refinement.lagrangian import RefinementConfig
-from scribblesegment.refinement.networks.network import PreparedImage, RefinableNetwork
 from scribblesegment.refinement.refiner import Cancelled, Progress, Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
-from scribblesegment.volume import Volume
 
 LabelArray = NDArray[np.int16]
 
@@ -87,7 +87,7 @@ class Correction:
         """Take a network and an image; nothing is computed yet.
 
         Args:
-            network: From `scribblesegment.refinement.networks.load_network`.
+            network: From `scribblesegment.refinement.adapters.load_network`.
             volume: The image.
             axis: Axis of the array that a 2D network does not see.
             index: Which slice alone; None for the whole volume.
@@ -152,7 +152,7 @@ class Correction:
             DeviceError: Out of memory.
         """
         began = time.perf_counter()
-        checks.same_shape(corrections.shape, self.shape, name="The corrections", error=PromptError)
+        validation.same_shape(corrections.shape, self.shape, name="The corrections", error=PromptError)
         new = self._new_labels(corrections, names or {})
         grown = corrections if grow is None else self._grown(corrections, grow)
         prepared, refiner = self._ready(corrections)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.exceptions import NetworkError
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.network_graph import Features, Head, SplitNetwork, Weights
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.split_network import Features, Head, SplitNetwork, Weights
 
 # By how much the new logit is to be above, or below, the highest of the others.
 _MARGIN = 2.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.exceptions import ConfigError, NetworkError
+from scribblesegment.errors import ConfigError, NetworkError
 
 ACTIVATIONS = ("softmax", "sigmoid")
 

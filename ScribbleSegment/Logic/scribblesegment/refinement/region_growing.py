@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from scribblesegment import checks
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.data import validation
+from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.errors import ConfigError, PromptError
 
 CONNECTIVITIES = ("faces", "full")
 
@@ -101,11 +101,11 @@ def grow_scribbles(
         PromptError: scribbles or `allowed` of another shape than the image.
         GeometryError: spacings of another number, or not above zero.
     """
-    array = checks.image_array(image)
-    checks.same_shape(scribbles.shape, array.shape, name="scribbles", error=PromptError)
-    spacing = checks.spacing_mm((1.0,) * array.ndim if spacing_mm is None else spacing_mm, array.ndim)
+    array = validation.image_array(image)
+    validation.same_shape(scribbles.shape, array.shape, name="scribbles", error=PromptError)
+    spacing = validation.spacing_mm((1.0,) * array.ndim if spacing_mm is None else spacing_mm, array.ndim)
     if allowed is not None:
-        checks.same_shape(np.shape(allowed), array.shape, name="allowed", error=PromptError)
+        validation.same_shape(np.shape(allowed), array.shape, name="allowed", error=PromptError)
     reach = REACH_PIXELS * min(spacing) if config.reach_mm is None else config.reach_mm
     barred = scribbles.marked if allowed is None else scribbles.marked | ~np.asarray(allowed, bool)
     terrain = _Terrain(array.ravel(), array.shape, spacing, config, reach, barred.ravel(), scribbles.marked.ravel())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from scribblesegment.exceptions import ConfigError, GeometryError
+from scribblesegment.errors import ConfigError, GeometryError
 
 Window = tuple[slice, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.regions import BoolArray, bounding_slices, require_region
 
 MAX_ENLARGEMENT = 20

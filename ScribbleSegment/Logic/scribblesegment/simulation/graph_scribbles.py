@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.regions import bounding_slices, require_mask, require_region
 from scribblesegment.simulation.strokes import draw_strokes, longest_paths, spline_through
 

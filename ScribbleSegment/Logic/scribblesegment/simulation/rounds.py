@@ -10,8 +10,8 @@ from math import isfinite
 
 import numpy as np
 
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.boxes import MAX_ENLARGEMENT, enclosing_box
 from scribblesegment.simulation.clicks import border_clicks, center_clicks, random_clicks
 from scribblesegment.simulation.fields import FloatArray

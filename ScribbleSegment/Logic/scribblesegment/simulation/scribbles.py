@@ -14,7 +14,7 @@ from math import isfinite
 import numpy as np
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.fields import FloatArray, gaussian_blur, smooth_noise, warp_inside
 from scribblesegment.simulation.regions import BoolArray, bounding_slices, require_region
 

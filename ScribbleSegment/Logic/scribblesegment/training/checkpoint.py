@@ -8,15 +8,10 @@ from typing import Any
 
 import torch
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.exceptions import ConfigError, FileFormatError, WeightsError
+from scribblesegment.errors import ConfigError, FileFormatError, WeightsError
+from scribblesegment.io.storage import atomic_file
 from scribblesegment.training.config import TrainingConfig, config_from_dict, config_to_dict, differing_fields
-from scribblesegment.weights.checkpoints import (
-    DEFAULT_CAPABILITIES,
-    NetworkDescription,
-    load_network,
-    save_network,
-)
+from scribblesegment.weights.checkpoints import DEFAULT_CAPABILITIES, NetworkDescription, load_network, save_network
 
 # Fields that may differ when a run is continued: they change how it is watched, not what it computes.
 _FREE_FIELDS = ("log_every", "checkpoint_every")

@@ -8,43 +8,233 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import math
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as torch_distributed
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.devices import has_bfloat16_units
-from scribblesegment.exceptions import ConfigError, FileFormatError, ScribbleSegmentError, TrainingError
-from scribblesegment.models.context_unet import crop_maps
+from scribblesegment.errors import ConfigError, DeviceError, FileFormatError, ScribbleSegmentError, TrainingError
+from scribblesegment.inference.devices import device_problem, has_bfloat16_units
+from scribblesegment.io.storage import atomic_file
+from scribblesegment.models.context_unet import ContextUNet, crop_maps
 from scribblesegment.models.factory import build_network
 from scribblesegment.models.in_context import ContextMapsNetwork, InContextNetwork
+from scribblesegment.models.scribble_unet import ScribbleUNet
 from scribblesegment.simulation.rounds import simulate_corrections
-from scribblesegment.training.allocator import keep_freed_memory
 from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from scribblesegment.training.config import TrainingConfig, config_to_dict
-from scribblesegment.training.datasets import SegmentationSet
-from scribblesegment.training.distributed import Processes, processes
-from scribblesegment.training.focus import SecondLook, second_look
-from scribblesegment.training.initial_weights import start_from
-from scribblesegment.training.losses import segmentation_loss
+from scribblesegment.training.corpus import SegmentationSet
 from scribblesegment.training.samples import Batch, SampleDataset, collate
+from scribblesegment.training.second_look import SecondLook, second_look
+from scribblesegment.weights.checkpoints import load_network
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of them: its rank, their number, and its device."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Give the parameters of all processes' networks the mean of their gradients; all of them must ask."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        torch_distributed.all_reduce(together)
+        together /= self.count
+        for gradient, mean in zip(gradients, together.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
+
+    def any(self, value: bool) -> bool:
+        """Tell whether a value is true in any of the processes; all of them must ask."""
+        if self.count == 1:
+            return value
+        flag = torch.tensor(float(value), device=self.device)
+        torch_distributed.all_reduce(flag, torch_distributed.ReduceOp.MAX)
+        return flag.item() > 0.0
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the process group that `torchrun` announces, if any, and leave it at the end.
+
+    Args:
+        device: "auto" (CUDA where it works), "cpu" or "cuda": one GPU for each process of this machine.
+
+    Raises:
+        DeviceError: If the device is unknown or does not compute.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    where = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if count == 1:
+        yield Processes(0, 1, where)
+        return
+    torch_distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Processes(torch_distributed.get_rank(), count, where)
+    finally:
+        torch_distributed.destroy_process_group()
+
+
+def _choose_device(name: str, local_rank: int) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"Training runs on the device auto, cpu or cuda, got {name!r}.")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    problem = device_problem(f"cuda:{local_rank}")
+    if problem is not None:
+        raise DeviceError(
+            f"Training process {local_rank} cannot use cuda:{local_rank}: {problem} Use the device cpu, or start no "
+            "more processes than there are GPUs."
+        )
+    return torch.device("cuda", local_rank)
+
+
+def start_from(network: nn.Module, path: str) -> None:
+    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels, or contexts.
+
+    What is new, the weights of channels added behind the input's, starts at zero: the network computes what it did.
+
+    Args:
+        network: What is changed.
+        path: The weights file.
+
+    Raises:
+        ConfigError: If the weights are of another network.
+        WeightsError: If the file is missing, damaged, or unsafe.
+    """
+    source = load_network(path)[0]
+    given, wanted = source.state_dict(), network.state_dict()
+    for name, value in given.items():
+        target = wanted.get(name)
+        if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
+            added = target.shape[1] - value.shape[1]
+            given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
+    if type(source) is not type(network):
+        given.update({name: value for name, value in wanted.items() if name.startswith("matching.")})
+    has_shapes = {name: value.shape for name, value in given.items()}
+    if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
+        raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
+    network.load_state_dict(given)
+
+
+def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
+    """Tell whether two networks of the same parameters differ at most by cues that come after those of the first."""
+    old, new = (asdict(cast(Any, one).config) for one in (source, network))
+    gains_context = type(source) is ScribbleUNet and type(network) is ContextUNet
+    if gains_context:
+        new = {name: value for name, value in new.items() if name in old}
+    added = [name for name in ("intensity_cues", "geodesic_cues") if new.get(name) and not old.get(name)]
+    if added == ["intensity_cues"] and old.get("geodesic_cues"):
+        return False  # they would come before the geodesic ones, whose weights would read them
+    return (gains_context or type(source) is type(network)) and {**old, **dict.fromkeys(added, True)} == new
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to reuse large freed blocks instead of giving them back to the system at once.
+
+    The tensors of every step have the same sizes; getting them from the system anew costs a page fault for each 4 KiB.
+
+    Returns:
+        True where the setting was taken; on other C libraries nothing changes.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """One minus the soft Dice overlap, averaged over the batch.
+
+    Args:
+        logits: (B, 1, H, W), unthresholded.
+        target: (B, 1, H, W) in [0, 1].
+        smooth: Pixels added to both sides of the ratio, so that tiny structures give a bounded gradient.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    logits = _full_precision(logits)
+    probabilities = torch.sigmoid(logits).flatten(1)
+    target = target.to(logits.dtype).flatten(1)
+    overlap = (probabilities * target).sum(dim=1)
+    total = probabilities.sum(dim=1) + target.sum(dim=1)
+    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()
+
+
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor:
+    """Cross entropy weighted by (1 - p_t) ** gamma (Lin et al. 2017, equation 4), averaged over all pixels.
+
+    With the large gamma used here only pixels that are wrong with confidence still count: beside the Dice loss, which
+    weighs a region as a whole, it removes confident mistakes.
+
+    Args:
+        logits: (B, 1, H, W), unthresholded.
+        target: (B, 1, H, W) in [0, 1].
+        gamma: Focusing exponent; zero is plain cross entropy.
+
+    Returns:
+        Scalar >= 0.
+    """
+    logits = _full_precision(logits)
+    target = target.to(logits.dtype)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability_of_truth = torch.exp(-cross_entropy)
+    # Kept off zero, where powers below one have no finite derivative.
+    return ((1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy).mean()
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0, focal_weight: float = 1.0) -> Tensor:
+    """Soft Dice plus focal loss; arguments as in the two parts, `focal_weight` scales the second."""
+    return soft_dice_loss(logits, target) + focal_weight * focal_loss(logits, target, gamma=gamma)
+
+
+def _full_precision(values: Tensor) -> Tensor:
+    """Sums over an image lose too much in half precision and in bfloat16."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
 
 CHECKPOINT_NAME = "checkpoint.pt"
+
 LOG_NAME = "log.csv"
+
 
 Report = Callable[[int, dict[str, float]], None]
 
+
 # Tells the generator of a step's number of rounds from those of its samples.
 _ROUNDS_KEY = 2**31
+
 
 # How torch, and the system about a process that prepares samples, say that memory has run out. It has a type of its own
 # for GPUs only, and not in all its releases.

@@ -12,15 +12,18 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.atomic_file import atomic_file
-from scribblesegment.exceptions import ConfigError, WeightsError
+from scribblesegment.errors import ConfigError, WeightsError
+from scribblesegment.io.storage import atomic_file
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+
 METADATA_KEY = "scribblesegment"
+
 DEFAULT_CAPABILITIES = ("boxes", "clicks", "scribbles")
+
 DEFAULT_SIZE = 128
 
 
@@ -35,7 +38,7 @@ class NetworkDescription:
         capabilities: Which prompts it understands: "scribbles", "clicks", "boxes", "context".
         name: What it is called.
         licence: Licence of the parameters.
-        focus_size: Side of the largest grid of a second look at finer pixels (`scribblesegment.slice_view`); 0 for
+        focus_size: Side of the largest grid of a second look at finer pixels (`data.preprocessing`); 0 for
             networks that were not trained to take one.
         temperature: What its logits are divided by, so that their probabilities mean something (Guo et al. 2017); above
             1 where the network is surer than it is right. The mask at one half does not depend on it.
@@ -282,3 +285,42 @@ def fill_parameters(network: nn.Module, parameters: dict[str, torch.Tensor], pat
             "for this network."
         )
     network.load_state_dict({name: value.float() for name, value in parameters.items()})
+
+
+# The format's own limit; a longer header is a damaged or hostile file.
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class FileDescription:
+    """What is written in a weights file; empty where it says nothing.
+
+    Attributes:
+        name: What the network is called.
+        licence: Licence of the parameters.
+    """
+
+    name: str = ""
+    licence: str = ""
+
+
+def describe_file(path: str | os.PathLike[str]) -> FileDescription:
+    """Read the description of a safetensors file.
+
+    The file begins with the header's length (8 bytes, little endian) and the header (JSON), whose entry
+    `__metadata__` holds strings only (https://github.com/huggingface/safetensors, "Format").
+
+    Returns:
+        The description; empty for files of other formats, for damaged files and for missing ones: whether a file can
+        be used is for `checkpoints.load_network` to find out.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _MAX_HEADER_BYTES:
+                return FileDescription()
+            header = json.loads(file.read(length))
+        values = json.loads(header["__metadata__"][METADATA_KEY])
+        return FileDescription(str(values.get("name", "")), str(values.get("licence", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return FileDescription()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scribblesegment.batch.acceptance import AcceptanceConfig, SliceLook, choose_accepted
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 
 GONE = SliceLook(0, 0.0, 0.0)
 FEW = {"most": 3, "apart": 0.25, "near_usual": 0.9, "beyond": True}

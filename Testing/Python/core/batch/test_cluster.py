@@ -18,8 +18,7 @@ from scribblesegment.batch.job import TRIES, BatchJob
 from scribblesegment.batch.records import FOLDER, ImageRecord, RecordFolder
 from scribblesegment.batch.segmentation import BatchConfig
 from scribblesegment.commands.batch import BatchError, batch
-from scribblesegment.evaluation.dependencies import MissingDependencyError
-from scribblesegment.exceptions import WeightsError
+from scribblesegment.errors import MissingDependencyError, WeightsError
 
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask")
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

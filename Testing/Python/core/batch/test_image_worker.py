@@ -15,7 +15,7 @@ from scribblesegment.batch.job import TRIES, BatchJob, fingerprints
 from scribblesegment.batch.network import weights_digest
 from scribblesegment.batch.records import FOLDER, RecordFolder
 from scribblesegment.batch.segmentation import BatchConfig
-from scribblesegment.exceptions import FileFormatError, WeightsError
+from scribblesegment.errors import FileFormatError, WeightsError
 
 
 @pytest.fixture

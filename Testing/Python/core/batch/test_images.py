@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scribblesegment.batch.images import files_of, find_images
 from scribblesegment.batch.records import RecordFolder
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
 
 DICOM = b"\0" * 128 + b"DICM" + b"\0" * 8
 

@@ -12,7 +12,7 @@ from batch_networks import load_threshold
 from scribblesegment.batch.acceptance import AcceptanceConfig
 from scribblesegment.batch.job import BatchJob, fingerprints
 from scribblesegment.batch.segmentation import BatchConfig
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
 from scribblesegment.propagation import PropagationConfig
 
 

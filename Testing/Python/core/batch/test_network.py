@@ -6,15 +6,10 @@ import torch
 from batch_folders import a_context
 from slice_predictors import SlicePredictor
 
-from scribblesegment.batch.network import (
-    check_takes_context,
-    load_for_batch,
-    repeatable_plan,
-    weights_digest,
-)
-from scribblesegment.exceptions import ConfigError, DeviceError, WeightsError
+from scribblesegment.batch.network import check_takes_context, load_for_batch, repeatable_plan, weights_digest
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, DeviceError, WeightsError
 from scribblesegment.models.factory import build_network
-from scribblesegment.prompts import Prompts
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 OPTIONS = {"features": [8, 16]}
@@ -41,8 +36,8 @@ def test_how_it_is_run_is_not_measured(weights, monkeypatch):
     def measure(*args, **options):
         raise AssertionError
 
-    monkeypatch.setattr("scribblesegment.predictor.choose_plan", measure)
-    monkeypatch.setattr("scribblesegment.devices.choose_plan", measure)
+    monkeypatch.setattr("scribblesegment.inference.predictor.choose_plan", measure)
+    monkeypatch.setattr("scribblesegment.inference.devices.choose_plan", measure)
     plans = {load_for_batch(weights, device="cpu", threads=threads).plan for threads in (1, 1, 2)}
     assert {plan.threads for plan in plans} == {1, 2}
     assert len(plans) == 2

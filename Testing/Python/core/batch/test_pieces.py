@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scribblesegment.batch.pieces import is_scattered, without_lesser_pieces
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
 
 masks = st.integers(0, 2**16 - 1).map(lambda seed: np.random.default_rng(seed).random((6, 5, 7)) < 0.1 + seed % 7 / 10)
 

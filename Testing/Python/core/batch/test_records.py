@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scribblesegment.batch.file_state import FileState
 from scribblesegment.batch.records import ImageRecord, RecordFolder, StructureResult
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
 
 STATE = FileState("stamp", 12, "content")
 FOUND = StructureResult("Leber", 3, 1.5, None, 0.9, 0.25)

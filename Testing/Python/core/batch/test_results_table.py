@@ -6,7 +6,7 @@ import pytest
 
 from scribblesegment.batch.records import ImageRecord, StructureResult
 from scribblesegment.batch.results_table import COLUMNS, RESULTS, TIMES, write_tables
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
 
 
 def done(name, *structures, seconds=1.25) -> ImageRecord:

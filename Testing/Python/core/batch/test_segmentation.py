@@ -9,9 +9,9 @@ from slice_predictors import Constant
 
 from scribblesegment.batch.acceptance import AcceptanceConfig
 from scribblesegment.batch.segmentation import BatchConfig, context_axis, image_axis, segment_image
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ContextError
-from scribblesegment.volume import Volume
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ContextError
 
 
 def segment(structure, *contexts, predictor=None, axis=0, config=None, array=None):

@@ -19,11 +19,10 @@ from scribblesegment import cli, read_labelmap
 from scribblesegment.batch.records import FOLDER
 from scribblesegment.commands import batch as job
 from scribblesegment.commands.batch import BatchError, batch
-from scribblesegment.context import ContextSet
-from scribblesegment.context_store import FOLDER_VARIABLE, ContextStore
-from scribblesegment.evaluation.dependencies import MissingDependencyError
-from scribblesegment.exceptions import ConfigError, ContextError, FileFormatError, WeightsError
-from scribblesegment.file_lock import file_lock
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.context.store import FOLDER_VARIABLE, ContextStore
+from scribblesegment.errors import ConfigError, ContextError, FileFormatError, MissingDependencyError, WeightsError
+from scribblesegment.io.storage import file_lock
 
 HELPERS = Path(batch_networks.__file__).parent
 ENVIRONMENT = {
@@ -277,7 +276,9 @@ def test_several_workers_need_dask_and_one_does_not(folders, monkeypatch):
 
 def test_a_graphics_card_or_a_single_image_needs_no_workers(folders, monkeypatch):
     monkeypatch.setattr(job, "has_dask", lambda: True)
-    monkeypatch.setattr("scribblesegment.devices.resolve_device", lambda name: "cuda" if name == "auto" else name)
+    monkeypatch.setattr(
+        "scribblesegment.inference.devices.resolve_device", lambda name: "cuda" if name == "auto" else name
+    )
     request = folders.request(workers=None)
     assert not job._uses_workers(request, several=True)
     assert job._uses_workers(folders.request(workers=None, device="cpu"), several=True)

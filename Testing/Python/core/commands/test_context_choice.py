@@ -5,10 +5,10 @@ import pytest
 
 from scribblesegment import Segment
 from scribblesegment.commands.context_choice import contexts_by_label, open_context
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.context_store import FOLDER_VARIABLE, ContextStore
-from scribblesegment.exceptions import ContextError, FileFormatError
-from scribblesegment.io.context_files import write_context_file
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import write_context_file
+from scribblesegment.context.store import FOLDER_VARIABLE, ContextStore
+from scribblesegment.errors import ContextError, FileFormatError
 
 LIVER = Segment(1, "Liver", (0.8, 0.5, 0.4))
 SPLEEN = Segment(3, "Spleen", (0.2, 0.5, 0.9))

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from scribblesegment import FileFormatError, GeometryError, ImageError, Volume
-from scribblesegment.commands.job_files import (
-    check_format_holds,
-    check_labelmap_target,
-    check_same_grid,
-    listed_slices,
-)
+from scribblesegment.commands.job_files import check_format_holds, check_labelmap_target, check_same_grid, listed_slices
 
 STRAIGHT = np.diag([-0.8, -0.7, 3.0, 1.0])
 

@@ -7,7 +7,7 @@ from PIL import Image
 from scribblesegment import FileFormatError, Segment, Volume
 from scribblesegment.commands.labelled_prompts import LabelBox, LabelClick, SlicePrompts
 from scribblesegment.commands.overlay import MAX_PANELS, draw_overlay, write_picture
-from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.data.preprocessing import IntensityRange
 
 RED = Segment(1, "Red", (1.0, 0.0, 0.0))
 BLUE = Segment(5, "Blue", (0.0, 0.0, 1.0))

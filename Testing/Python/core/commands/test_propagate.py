@@ -7,9 +7,9 @@ from slice_predictors import Brightness
 
 from scribblesegment import PromptError, Segment, Volume, cli, read_labelmap, write_labelmap, write_segmentation
 from scribblesegment.commands.propagate import annotated_axis, annotated_slices
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.context_store import FOLDER_VARIABLE
-from scribblesegment.io.context_files import write_context_file
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import write_context_file
+from scribblesegment.context.store import FOLDER_VARIABLE
 
 SHAPE = (20, 24, 30)
 MATRIX = np.array([[-0.8, 0, 0, 12.0], [0, -0.7, 0, -5.0], [0, 0, 1.5, 7.0], [0, 0, 0, 1.0]])

@@ -9,8 +9,8 @@ from torch import nn
 
 from scribblesegment import Segment, Volume, cli, read_labelmap, write_labelmap, write_segmentation
 from scribblesegment.commands.refine import ask_on_terminal
+from scribblesegment.refinement.adapters import ModuleNetwork, load_network
 from scribblesegment.refinement.correction import Correction
-from scribblesegment.refinement.networks import ModuleNetwork, load_network
 
 SHAPE = (3, 20, 24)
 ORGAN = (slice(None), slice(5, 15), slice(8, 18))

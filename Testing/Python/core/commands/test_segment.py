@@ -24,7 +24,7 @@ from scribblesegment import (
 from scribblesegment.commands import segment as job
 from scribblesegment.commands.labelled_prompts import LabelBox, LabelClick, SliceChoice
 from scribblesegment.commands.segment import SegmentRequest, segment
-from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.data.preprocessing import IntensityRange
 
 OBLIQUE = np.array(
     [[-0.8, 0.1, 0.2, 12.0], [0.1, -0.7, 0.1, -5.0], [0.0, 0.1, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]], dtype=np.float64

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scribblesegment.errors import GeometryError, ImageError, MissingDependencyError, PromptError
 from scribblesegment.evaluation import baselines
 from scribblesegment.evaluation.datasets import read_scribble_sets
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.protocols import run_manual_scribbles
 from scribblesegment.evaluation.summary import summarise
-from scribblesegment.exceptions import GeometryError, ImageError, PromptError
 
 LIBRARY = {"grow_from_seeds": "slicer", "random_walker": "skimage", "grabcut": "cv2"}
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from scribblesegment.errors import ConfigError, DatasetError, GeometryError, ImageError, PromptError
 from scribblesegment.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
@@ -14,7 +15,6 @@ from scribblesegment.evaluation.calibration import (
     surroundings,
     tempered,
 )
-from scribblesegment.exceptions import ConfigError, DatasetError, GeometryError, ImageError, PromptError
 
 
 def calibrated(rng, count=200_000):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.calibration_protocol import (
     NEAR,
     PIXELS,
@@ -15,7 +16,6 @@ from scribblesegment.evaluation.calibration_protocol import (
     collect_pixels,
 )
 from scribblesegment.evaluation.stepwise import ClassicalMethod, StepPrediction
-from scribblesegment.exceptions import ConfigError, DatasetError
 from scribblesegment.simulation.rounds import SimulatedUserConfig
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation.conditions import (
     DEFAULT_CONDITION,
     Condition,
@@ -18,7 +19,6 @@ from scribblesegment.evaluation.conditions import (
     show,
     slip,
 )
-from scribblesegment.exceptions import ConfigError, PromptError
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.context import ContextSet
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.context_choice import (
     ChoiceResult,
     choice_table,
@@ -16,7 +17,6 @@ from scribblesegment.evaluation.context_choice import (
     read_situations,
     summarise_choice,
 )
-from scribblesegment.exceptions import ConfigError, DatasetError
 
 
 def write_set(folder: Path, count: int = 12, *, subjects: list[str] | None = None, instances: bool = False) -> Path:

@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 from correction_study import TASK, tiny_study
 
-from scribblesegment.evaluation.correction_config import (
-    Experiment,
-    NetworkTraining,
-    Shift,
-    StudyConfig,
-    quick_study,
-)
+from scribblesegment.errors import ConfigError
+from scribblesegment.evaluation.correction_config import Experiment, NetworkTraining, Shift, StudyConfig, quick_study
 from scribblesegment.evaluation.correction_methods import Variant
-from scribblesegment.exceptions import ConfigError
 from scribblesegment.training.config import read_config
 
 STUDY = Path(__file__).resolve().parents[4] / "scripts" / "configs" / "refinement" / "study.json"

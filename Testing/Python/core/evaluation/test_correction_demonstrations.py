@@ -5,17 +5,13 @@ import dataclasses
 import pytest
 from correction_study import TASK, write_network, write_shapes
 
+from scribblesegment.errors import DatasetError
 from scribblesegment.evaluation.correction_config import Experiment, StudyConfig
-from scribblesegment.evaluation.correction_demonstrations import (
-    find_missing_label,
-    take_new_label,
-    write_demonstration,
-)
+from scribblesegment.evaluation.correction_demonstrations import find_missing_label, take_new_label, write_demonstration
 from scribblesegment.evaluation.correction_methods import Variant
 from scribblesegment.evaluation.correction_study import Study
 from scribblesegment.evaluation.correction_tasks import read_task
 from scribblesegment.evaluation.correction_user import CorrectingUser
-from scribblesegment.exceptions import DatasetError
 from scribblesegment.refinement.lagrangian import RefinementConfig
 
 USER = CorrectingUser(length=20, least_error=10)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from correction_study import TASK, write_network
 
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_methods import Interactive, Painting, Refinement, Variant
 from scribblesegment.evaluation.correction_network import load_plain_unet
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.region_growing import GrowthConfig
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scribblesegment.errors import WeightsError
 from scribblesegment.evaluation.correction_network import PlainUNet, load_plain_unet, normalised, save_plain_unet
-from scribblesegment.exceptions import WeightsError
 
 
 def test_logits_have_the_size_of_the_image_and_a_channel_for_every_label():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from correction_study import TASK, tiny_study, write_network, write_shapes
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_methods import Variant
 from scribblesegment.evaluation.correction_pictures import Frame, correction_frames, write_examples, write_frames
 from scribblesegment.evaluation.correction_study import Study, list_jobs
 from scribblesegment.evaluation.correction_tasks import read_task
-from scribblesegment.exceptions import ConfigError
 
 PNG = b"\x89PNG"
 

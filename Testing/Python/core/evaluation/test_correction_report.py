@@ -6,9 +6,9 @@ import json
 import pytest
 from correction_study import course, tiny_study
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_methods import Variant
 from scribblesegment.evaluation.correction_report import write_study
-from scribblesegment.exceptions import ConfigError
 
 VARIANTS = (Variant("refinement"), Variant("painting", kind="painting"))
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_shifts import SHIFTS, shifted
-from scribblesegment.exceptions import ConfigError
 
 STRENGTH = {"contrast": 0.8, "scanner": 1.0, "resolution": 4.0}
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from correction_study import TASK, tiny_study, write_network, write_shapes
 
+from scribblesegment.errors import WeightsError
 from scribblesegment.evaluation.correction_config import Shift
 from scribblesegment.evaluation.correction_methods import Variant
 from scribblesegment.evaluation.correction_study import (
@@ -18,7 +19,6 @@ from scribblesegment.evaluation.correction_study import (
     mean_dice,
 )
 from scribblesegment.evaluation.correction_tasks import read_task
-from scribblesegment.exceptions import WeightsError
 from scribblesegment.refinement.lagrangian import RefinementConfig
 
 PAINTING = Variant("painting", kind="painting")

@@ -5,6 +5,7 @@ import math
 import pytest
 from correction_study import course, result
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_summary import (
     Trial,
     cost_of,
@@ -16,7 +17,6 @@ from scribblesegment.evaluation.correction_summary import (
     target_reached,
     trials_of,
 )
-from scribblesegment.exceptions import ConfigError
 
 TARGETS = {"shapes": 0.8}
 

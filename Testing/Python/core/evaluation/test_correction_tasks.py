@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from correction_study import TASK, write_shapes
 
+from scribblesegment.errors import DatasetError
 from scribblesegment.evaluation.correction_config import TissueClass
 from scribblesegment.evaluation.correction_tasks import read_task
-from scribblesegment.exceptions import DatasetError
 
 
 def parts(images):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from correction_study import TASK, tiny_study, write_shapes
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_network import load_plain_unet
 from scribblesegment.evaluation.correction_tasks import read_task
 from scribblesegment.evaluation.correction_training import class_loss, learning_rate, train_network, training_batch
-from scribblesegment.exceptions import ConfigError
 
 CONFIG = tiny_study().training
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.correction_user import CorrectingUser, as_prompt_masks, correct, wrong_regions
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.label_scribbles import LabelScribbles
 
 SIDE, OUTPUTS = 48, 3
 USER = CorrectingUser(length=20, least_error=10)

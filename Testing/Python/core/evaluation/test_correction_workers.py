@@ -5,10 +5,10 @@ import json
 import pytest
 from correction_study import TASK, result, tiny_study, write_network, write_shapes
 
+from scribblesegment.errors import ConfigError, FileFormatError
 from scribblesegment.evaluation.correction_study import Study, list_jobs
 from scribblesegment.evaluation.correction_tasks import read_task
 from scribblesegment.evaluation.correction_workers import read_log, run_jobs
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, FileFormatError, MissingDependencyError
 from scribblesegment.evaluation.curves import METRIC_TITLES, with_curves, write_curves
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.simulated_summary import summarise_simulation
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 BLUE, VERMILION = (0, 0.447, 0.698), (0.835, 0.369, 0)
 

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
+from scribblesegment.errors import DatasetError
 from scribblesegment.evaluation.datasets import read_scribble_set, read_scribble_sets
-from scribblesegment.exceptions import DatasetError
 
 
 def test_a_set_is_read_as_examples_of_every_image_and_annotator(write_set):

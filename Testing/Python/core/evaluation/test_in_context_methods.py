@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation import in_context_methods
 from scribblesegment.evaluation.in_context_methods import (
     ContextFirstMethod,
@@ -17,8 +19,6 @@ from scribblesegment.evaluation.in_context_methods import (
 )
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.label_transfer import LabelTransfer
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
 
 SHAPE = (16, 16)
 IMAGE = np.linspace(0, 1, 256, dtype=np.float32).reshape(SHAPE)
@@ -228,9 +228,9 @@ def test_methods_that_cannot_be_told_apart_or_take_no_context_are_refused(networ
 
 
 def test_real_networks_put_together_segment_in_context():
+    from scribblesegment.inference.predictor import Predictor
     from scribblesegment.models.factory import build_network
     from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
-    from scribblesegment.predictor import Predictor
 
     plain = Predictor(build_network("scribble_unet", {"features": [4, 4]}), size=32, device="cpu")
     first = Predictor(UniverSeg(UniverSegConfig((4, 4))), capabilities=("context",), size=32, device="cpu")

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from scribblesegment.errors import ConfigError, FileFormatError
 from scribblesegment.evaluation.in_context_report import write_in_context
 from scribblesegment.evaluation.in_context_sequences import SequencePlan, SequenceResult, Sequences
 from scribblesegment.evaluation.in_context_sizes import CONTEXT_ALONE, SizePlan, SizeResult, Sizes
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 
 def sequence_result(method, task, example, steps):

@@ -5,12 +5,12 @@ from math import isnan
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation.in_context_methods import InContextMethods
 from scribblesegment.evaluation.in_context_sequences import SequencePlan, run_sequences
 from scribblesegment.evaluation.in_context_tasks import ContextTask
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.stepwise import StepPrediction
-from scribblesegment.exceptions import ConfigError, PromptError
 
 SIDE = 32
 rows, columns = np.ogrid[:SIDE, :SIDE]

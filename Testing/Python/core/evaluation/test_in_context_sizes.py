@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.in_context_methods import InContextMethods
 from scribblesegment.evaluation.in_context_sizes import CONTEXT_ALONE, SizePlan, run_sizes
 from scribblesegment.evaluation.in_context_tasks import ContextTask
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.stepwise import StepPrediction
-from scribblesegment.exceptions import ConfigError
 
 SIDE = 32
 rows, columns = np.ogrid[:SIDE, :SIDE]

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.in_context_sequences import SequencePlan, SequenceResult, Sequences
 from scribblesegment.evaluation.in_context_sizes import CONTEXT_ALONE, SizePlan, SizeResult, Sizes
 from scribblesegment.evaluation.in_context_summary import points_of, summarise_sequences, summarise_sizes
-from scribblesegment.exceptions import ConfigError
 
 
 def sequences(steps, *, plan=None):

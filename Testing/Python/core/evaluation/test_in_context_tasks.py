@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.in_context_tasks import ALL_OBJECTS, read_context_tasks
-from scribblesegment.exceptions import ConfigError, DatasetError
 
 
 @pytest.fixture

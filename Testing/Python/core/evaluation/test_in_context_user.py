@@ -6,12 +6,12 @@ from math import isnan
 import numpy as np
 import pytest
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.errors import ImageError, PromptError
 from scribblesegment.evaluation.in_context_user import interact, predicts_first, step_generator
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.procedures import PROCEDURES
 from scribblesegment.evaluation.stepwise import StepPrediction
-from scribblesegment.exceptions import ImageError, PromptError
 
 SIDE = 32
 rows, columns = np.ogrid[:SIDE, :SIDE]

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.label_tasks import read_label_examples
-from scribblesegment.exceptions import ConfigError, DatasetError
 
 SIDE = 32
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.context import ContextEntry, ContextSet
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.label_transfer import LabelTransfer
 from scribblesegment.evaluation.metrics import dice
-from scribblesegment.exceptions import ConfigError
 
 
 def a_disc(row: float, column: float, shape=(64, 64)) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,9 @@ import sys
 
 import pytest
 
-from scribblesegment import predictor
+from scribblesegment.errors import ConfigError, MissingDependencyError, WeightsError
 from scribblesegment.evaluation import baselines, methods
-from scribblesegment.evaluation.dependencies import MissingDependencyError
-from scribblesegment.exceptions import ConfigError, WeightsError
+from scribblesegment.inference import predictor
 
 
 def test_classical_methods_are_loaded_by_name():

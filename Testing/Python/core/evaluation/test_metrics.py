@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.evaluation.metrics import agreement, dice, hausdorff95, surface_dice
-from scribblesegment.exceptions import GeometryError, ImageError
 
 masks = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda shape: st.tuples(hnp.arrays(bool, shape), hnp.arrays(bool, shape))

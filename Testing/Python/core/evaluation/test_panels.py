@@ -6,10 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
-from scribblesegment.evaluation.dependencies import MissingDependencyError
+from scribblesegment.errors import ConfigError, MissingDependencyError
 from scribblesegment.evaluation.panels import Line, Panel, write_panels
 from scribblesegment.evaluation.summary import Estimate
-from scribblesegment.exceptions import ConfigError
 
 BLUE, VERMILION = (0, 0.447, 0.698), (0.835, 0.369, 0)
 

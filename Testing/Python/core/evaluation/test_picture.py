@@ -6,11 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, FileFormatError, MissingDependencyError
 from scribblesegment.evaluation.datasets import Example
-from scribblesegment.evaluation.dependencies import MissingDependencyError
 from scribblesegment.evaluation.picture import write_predictions
 from scribblesegment.evaluation.protocols import Illustration
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 GREEN, RED, YELLOW, BLUE = (0, 1, 0), (1, 0, 0), (1, 0.85, 0.1), (0.2, 0.6, 1)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.procedures import PROCEDURES, choose_procedures
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.prompts import Prompts
 
 SIDE = 64
 SCRIBBLES = ("line-scribbles", "centerline-scribbles", "contour-scribbles")

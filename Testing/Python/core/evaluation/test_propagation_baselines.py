@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import PromptError
 from scribblesegment.evaluation.propagation_baselines import (
     GROW_FROM_SEEDS,
     INTERPOLATION,
@@ -12,8 +14,6 @@ from scribblesegment.evaluation.propagation_baselines import (
     interpolate_shapes,
     load_baselines,
 )
-from scribblesegment.exceptions import PromptError
-from scribblesegment.volume import Volume
 
 SHAPE = (24, 20, 18)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation.propagation_cases import Case, PropagationPlan, find_volumes, read_cases
-from scribblesegment.exceptions import ConfigError, DatasetError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.evaluation import propagation_protocol
 from scribblesegment.evaluation.propagation_cases import PropagationPlan
 from scribblesegment.evaluation.propagation_protocol import BETWEEN, BEYOND, CORRECTED, FIRST, OUTSIDE, run_propagation
-from scribblesegment.exceptions import ConfigError, DatasetError
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, ImageError, PromptError
 from scribblesegment.evaluation.baselines import random_walker
 from scribblesegment.evaluation.datasets import read_scribble_set, read_scribble_sets
 from scribblesegment.evaluation.protocols import run_manual_scribbles
-from scribblesegment.exceptions import ConfigError, ImageError, PromptError
 
 
 def bright(image, scribbles):

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, FileFormatError
 from scribblesegment.evaluation.datasets import read_scribble_sets
 from scribblesegment.evaluation.protocols import ExampleResult, run_manual_scribbles
 from scribblesegment.evaluation.report import make_folder, manual_lines, write_report
 from scribblesegment.evaluation.summary import Estimate, MethodSummary, Scores
 from scribblesegment.evaluation.tables import csv_text
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 
 def scores(dice, distance):

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, ImageError
 from scribblesegment.evaluation.conditions import DEFAULT_CONDITION, Condition
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.robustness import (
@@ -16,7 +17,6 @@ from scribblesegment.evaluation.robustness import (
     summarise_robustness,
 )
 from scribblesegment.evaluation.stepwise import StepPrediction
-from scribblesegment.exceptions import ConfigError, ImageError
 
 
 @pytest.fixture

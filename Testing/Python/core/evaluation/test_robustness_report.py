@@ -8,15 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
-from scribblesegment.evaluation.dependencies import MissingDependencyError
+from scribblesegment.errors import ConfigError, FileFormatError, MissingDependencyError
 from scribblesegment.evaluation.robustness import FACTORS, RobustnessResult
-from scribblesegment.evaluation.robustness_report import (
-    plot_robustness,
-    robustness_table,
-    write_robustness,
-)
+from scribblesegment.evaluation.robustness_report import plot_robustness, robustness_table, write_robustness
 from scribblesegment.evaluation.summary import Estimate
-from scribblesegment.exceptions import ConfigError, FileFormatError
 
 BLUE, ORANGE = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError, ImageError, PromptError
 from scribblesegment.evaluation.label_tasks import LabelExample
 from scribblesegment.evaluation.procedures import PROCEDURES
 from scribblesegment.evaluation.simulated import SimulationPlan, run_simulated
 from scribblesegment.evaluation.stepwise import ClassicalMethod, StepPrediction
-from scribblesegment.exceptions import ConfigError, ImageError, PromptError
 
 SIDE = 48
 

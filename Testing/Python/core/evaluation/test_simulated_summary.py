@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.simulated_summary import summarise_simulation
-from scribblesegment.exceptions import ConfigError
 
 CENTER = "centerline-scribbles"
 

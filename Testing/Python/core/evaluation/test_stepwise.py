@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.evaluation import stepwise
 from scribblesegment.evaluation.stepwise import ClassicalMethod, NetworkMethod, load_interactive, one_prediction
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
 
 SHAPE = (12, 14)
 

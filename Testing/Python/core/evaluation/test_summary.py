@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scribblesegment.errors import ConfigError
 from scribblesegment.evaluation.protocols import ExampleResult
 from scribblesegment.evaluation.summary import summarise
-from scribblesegment.exceptions import ConfigError
 
 
 def result(dice, *, method="one", task="a", image=0, annotator=0, seconds=0.1):

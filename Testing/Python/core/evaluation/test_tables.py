@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from scribblesegment.errors import FileFormatError
 from scribblesegment.evaluation.tables import csv_text, table_lines, write_text
-from scribblesegment.exceptions import FileFormatError
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_bars_are_escaped():

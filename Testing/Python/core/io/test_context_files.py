@@ -13,10 +13,10 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ContextError, FileFormatError
-from scribblesegment.io import context_files
-from scribblesegment.io.context_files import (
+from scribblesegment.context import files as context_files
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import (
+    Limits,
     holds_other_files,
     read_context,
     read_context_summary,
@@ -24,7 +24,7 @@ from scribblesegment.io.context_files import (
     write_context_file,
     write_context_folder,
 )
-from scribblesegment.io.context_manifest import Limits
+from scribblesegment.errors import ContextError, FileFormatError
 
 RESET = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ContextError, FileFormatError
-from scribblesegment.io.context_manifest import OWN_PICTURE, Limits, manifest_bytes, parse_manifest, record_of
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import OWN_PICTURE, Limits, manifest_bytes, parse_manifest, record_of
+from scribblesegment.errors import ContextError, FileFormatError
 
 LIMITS = Limits()
 

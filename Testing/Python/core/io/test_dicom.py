@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io import read_labelmap, read_volume
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from scribblesegment import io
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
-from scribblesegment.volume import LabelVolume, Segment, Volume
 
 VOLUME_FORMATS = ("nrrd", "nhdr", "nii", "nii.gz", "mha", "mhd")
 LABEL_FORMATS = ("nrrd", "nii", "nii.gz", "mha", "seg.nrrd")
@@ -358,9 +358,9 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, ext
     program = """
 import resource, signal, sys
 import numpy as np
-from scribblesegment.exceptions import FileFormatError
+from scribblesegment.errors import FileFormatError
 from scribblesegment.io import write_labelmap
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
 labels = np.random.default_rng(0).integers(0, 200, (1, 400, 400)).astype(np.uint8)  # noise: hardly compressible
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -400,7 +400,7 @@ def test_a_series_id_for_a_file_is_refused(tmp_path):
 
 def test_importing_the_readers_loads_neither_torch_nor_vtk():
     program = (
-        "import sys, scribblesegment.io, scribblesegment.prompts; "
+        "import sys, scribblesegment.io, scribblesegment.data.prompts; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'vtk', 'slicer')))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

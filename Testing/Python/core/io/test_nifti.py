@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.exceptions import FileFormatError, GeometryError, ImageError
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io.nifti import read_nifti, write_nifti
 
 SHEARED = np.array([[1.0, 0.3, 0.0, 1.0], [0.0, 2.0, 0.0, 2.0], [0.0, 0.0, 3.0, 3.0], [0.0, 0.0, 0.0, 1.0]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.io.nrrd import write_nrrd
+from scribblesegment.io.segmentation import write_nrrd
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, ">u2"])

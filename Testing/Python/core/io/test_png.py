@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scribblesegment.exceptions import FileFormatError
-from scribblesegment.io.png import largest_png, png_bytes, read_png
+from scribblesegment.context.files import largest_png, png_bytes, read_png
+from scribblesegment.errors import FileFormatError
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

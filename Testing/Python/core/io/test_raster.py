@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.exceptions import FileFormatError, ImageError
-from scribblesegment.io.raster import check_jpeg, check_tiff
+from scribblesegment.errors import FileFormatError, ImageError
+from scribblesegment.io.volumes import check_jpeg, check_tiff
 
 
 def a_tiff(*pages: np.ndarray, order: str = "<", big: bool = False, tags: dict[int, int] | None = None) -> bytes:

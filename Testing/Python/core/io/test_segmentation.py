@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.exceptions import FileFormatError, ImageError
+from scribblesegment.data.volume import Segment, Volume
+from scribblesegment.errors import FileFormatError, ImageError
 from scribblesegment.io import read_labelmap, read_volume
 from scribblesegment.io.segmentation import default_segment, unsigned_labels, write_segmentation
-from scribblesegment.volume import Segment, Volume
 
 MATRIX = np.array([[-0.4, 0.3, 0.0, 12.5], [0.3, 0.4, 0.0, -7.25], [0.0, 0.0, 3.0, 100.0], [0.0, 0.0, 0.0, 1.0]])
 SEGMENTS = [
@@ -240,7 +240,7 @@ def test_writing_a_large_mask_takes_little_memory(tmp_path, name):
 import re, sys
 import numpy as np
 from scribblesegment.io import write_labelmap
-from scribblesegment.volume import Volume
+from scribblesegment.data.volume import Volume
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 mask = np.zeros((400, 512, 512), np.uint8)
 mask[200] = 1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.exceptions import FileFormatError, ImageError
-from scribblesegment.io.sitk_image import ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.errors import FileFormatError, ImageError
+from scribblesegment.io.sitk import ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
 
 
 def test_voxels_share_the_image_s_memory_and_outlive_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ScribbleSegmentLib.DeviceReport import DeviceReport, checkDevice
+from ScribbleSegmentLib.DeviceSection import DeviceReport, checkDevice
 
 
 def test_the_processor_works() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scribblesegment.exceptions import WeightsError
-from scribblesegment.weights.manager import find_weights
-from ScribbleSegmentLib.ModelChoices import ModelChoices
+from scribblesegment.errors import WeightsError
+from scribblesegment.weights.registry import find_weights
+from ScribbleSegmentLib.NetworkChoices import ModelChoices
 
 
 @pytest.fixture

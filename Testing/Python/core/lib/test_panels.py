@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ScribbleSegmentLib import Panels
-from ScribbleSegmentLib.Panels import registeredPanels, registerPanel, unregisterPanel
+from ScribbleSegmentLib import Widget as Panels
+from ScribbleSegmentLib.Widget import registeredPanels, registerPanel, unregisterPanel
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ScribbleSegmentLib.RefinementNetworks import NetworkEntry, RefinementNetworks, fileOf, nameOf
+from ScribbleSegmentLib.RefinementPanel import NetworkEntry, RefinementNetworks, fileOf, nameOf
 
 
 @pytest.fixture

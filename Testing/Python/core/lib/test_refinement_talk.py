@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ScribbleSegmentLib.RefinementTalk import RefinementTalk, TalkState
+from ScribbleSegmentLib.RefinementLogic import RefinementTalk, TalkState
 
 
 def on_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 from scribblesegment import Volume
-from scribblesegment.exceptions import NetworkError
-from ScribbleSegmentLib.RefinementTalk import RefinementTalk
-from ScribbleSegmentLib.RefinementWork import PackageBackend, RefinementOptions, RefinementWork, WorkRequest
+from scribblesegment.errors import NetworkError
+from ScribbleSegmentLib.RefinementLogic import (
+    PackageBackend,
+    RefinementOptions,
+    RefinementTalk,
+    RefinementWork,
+    WorkRequest,
+)
 
 NAMES = ("background", "Liver")
 

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ScribbleSegmentLib.RequiredPackages import (
-    RequiredPackages,
-    Requirement,
-    downloadSize,
-    installedVersion,
-    parseRequirements,
-)
+from ScribbleSegmentLib.Packages import RequiredPackages, Requirement, downloadSize, installedVersion, parseRequirements
 
 
 def a_file(tmp_path: Path, text: str) -> Path:

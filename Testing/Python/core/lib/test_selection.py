@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ScribbleSegmentLib.Selection import RememberedSelection, Selection, deviceNames
+from ScribbleSegmentLib.NetworkChoices import RememberedSelection, Selection, deviceNames
 
 
 def test_what_the_scene_says_comes_before_what_was_chosen_last() -> None:

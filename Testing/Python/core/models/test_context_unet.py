@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.context_unet import ContextUNet, ContextUNetConfig, crop_maps
 from scribblesegment.models.factory import build_network
 from scribblesegment.models.in_context import ContextMapsNetwork

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from scribblesegment.exceptions import GeometryError
+from scribblesegment.errors import GeometryError
 from scribblesegment.models.cross_block import SLOPE, CrossBlock, EntryMean
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.devices import ExecutionPlan, prepare
-from scribblesegment.exceptions import GeometryError
+from scribblesegment.errors import GeometryError
+from scribblesegment.inference.devices import ExecutionPlan, prepare
 from scribblesegment.models import cross_unet
 from scribblesegment.models.cross_block import SLOPE, EntryConvolution
 from scribblesegment.models.cross_unet import CrossUNet, EntryReader, check_features

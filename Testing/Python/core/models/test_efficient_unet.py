@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig, InvertedResidual
 from scribblesegment.models.encoding import CHANNELS
 from scribblesegment.models.geodesic_cues import GEODESIC_CHANNELS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.factory import build_network, network_names
 from scribblesegment.models.scribble_unet import ScribbleUNet
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.geodesic_cues import GEODESIC_CHANNELS
 from scribblesegment.models.intensity_cues import INTENSITY_CHANNELS
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig

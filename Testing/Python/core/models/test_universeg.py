@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.encoding import CHANNELS, IMAGE
 from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
 

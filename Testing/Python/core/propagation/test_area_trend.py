@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.propagation.area_trend import AreaTrend
+from scribblesegment.propagation.expectation import AreaTrend
 
 
 def test_an_ellipsoid_is_followed_to_its_end():

@@ -11,8 +11,8 @@ from scribblesegment.propagation.confidence import (
     next_slice_to_correct,
     overlap_of,
 )
-from scribblesegment.propagation.definitions import PropagationConfig
-from scribblesegment.propagation.neighbours import KnownSlice, SliceSpacing, expect
+from scribblesegment.propagation.config import PropagationConfig
+from scribblesegment.propagation.expectation import KnownSlice, SliceSpacing, expect
 
 SHAPE = (40, 50)
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.propagation.context import SegmentContext
-from scribblesegment.propagation.definitions import PropagationConfig
-from scribblesegment.volume import Volume
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Volume
+from scribblesegment.propagation.config import PropagationConfig
+from scribblesegment.propagation.propagator import SegmentContext
 
 VOLUME = Volume(np.random.default_rng(0).random((20, 8, 9)), np.diag([1.0, 2.0, 3.0, 1.0]))
 MASK = np.ones((8, 9), bool)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.propagation.definitions import PropagatedSlice, PropagationConfig
+from scribblesegment.errors import ConfigError
+from scribblesegment.propagation.config import PropagatedSlice, PropagationConfig
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from propagation_phantoms import ball, cut, dice, tube, volume_of
 
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.propagation import image_evidence
-from scribblesegment.propagation.image_evidence import ImageEvidence, path_costs
-from scribblesegment.volume import Volume
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Volume
+from scribblesegment.propagation import evidence as image_evidence
+from scribblesegment.propagation.evidence import ImageEvidence, path_costs
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.propagation.definitions import PropagationConfig
-from scribblesegment.propagation.neighbours import KnownSlice, SliceSpacing, expect
-from scribblesegment.slice_interpolation import interpolate_slices
+from scribblesegment.data.masks import interpolate_slices
+from scribblesegment.propagation.config import PropagationConfig
+from scribblesegment.propagation.expectation import KnownSlice, SliceSpacing, expect
 
 SHAPE = (40, 50)
 UNIT = SliceSpacing((1.0, 1.0), 1.0)

@@ -8,9 +8,9 @@ import torch
 from propagation_phantoms import assembled, ball, cut, dice, volume_of
 from torch import Tensor, nn
 
-from scribblesegment.devices import ExecutionPlan
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.inference.predictor import Predictor
 from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
-from scribblesegment.predictor import Predictor
 from scribblesegment.propagation import Propagator
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from propagation_phantoms import assembled, ball, cut, dice, tube, volume_of
 from slice_predictors import NETWORK_ALONE, Brightness, Constant, Follower
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.preprocessing import IntensityRange
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.masks import interpolate_slices
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.propagation import PropagationConfig, Propagator, StopReason
-from scribblesegment.slice_interpolation import interpolate_slices
 
 OBLIQUE = np.array([[-0.8, 0.1, 0.2, 12.0], [0.1, 0.7, 0.1, -5.0], [0.1, 0.1, 2.0, 7.0], [0, 0, 0, 1]], np.float64)
 SHEARED = np.array([[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]], np.float64)
@@ -301,7 +301,7 @@ def test_progress_grows_to_the_end_and_tells_the_speed():
 
 
 def test_the_speed_does_not_count_what_the_caller_does_between_slices(monkeypatch):
-    import scribblesegment.propagation.run as module
+    import scribblesegment.propagation.propagator as module
 
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slice_predictors import NETWORK_ALONE, Brightness, Constant, SlicePredictor
 
-from scribblesegment.context import ContextEntry, ContextSet
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator, StopReason
-from scribblesegment.volume import Volume
 
 SHAPE = (12, 24, 40)
 LEFT, RIGHT = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)

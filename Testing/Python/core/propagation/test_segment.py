@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribblesegment.propagation.definitions import AnnotatedSegment, PropagationConfig, StopReason
-from scribblesegment.propagation.neighbours import SliceSpacing, expect
-from scribblesegment.propagation.segment import SegmentState
+from scribblesegment.propagation.config import AnnotatedSegment, PropagationConfig, StopReason
+from scribblesegment.propagation.expectation import SliceSpacing, expect
+from scribblesegment.propagation.fronts import SegmentState
 
 SHAPE = (20, 20)
 MASK = np.zeros(SHAPE, bool)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.propagation.definitions import PropagationConfig, StopReason
-from scribblesegment.propagation.neighbours import KnownSlice, SliceSpacing, expect
-from scribblesegment.propagation.stretches import Draft, Gap, Plan, Tail
+from scribblesegment.propagation.config import PropagationConfig, StopReason
+from scribblesegment.propagation.expectation import KnownSlice, SliceSpacing, expect
+from scribblesegment.propagation.fronts import Draft, Gap, Plan, Tail
 
 SHAPE = (30, 30)
 UNIT = SliceSpacing((1.0, 1.0), 1.0)

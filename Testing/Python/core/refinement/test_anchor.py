@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribblesegment.refinement.anchor import Anchor
-from scribblesegment.refinement.lagrangian import RefinementConfig
+from scribblesegment.refinement.lagrangian import Anchor, RefinementConfig
 
 CONFIG = RefinementConfig(anchor_confidence=0.9, anchor_distance=2.0, anchor_trust=10.0)
 NOWHERE = torch.zeros((0, 2), dtype=torch.int64)

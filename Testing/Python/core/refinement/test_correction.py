@@ -8,15 +8,15 @@ import pytest
 import torch
 from refinable_networks import small_unet, state_of, unchanged
 
-from scribblesegment.exceptions import CancelledError, GeometryError, NetworkError, PromptError
-from scribblesegment.label_scribbles import LabelScribbles
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import CancelledError, GeometryError, NetworkError, PromptError
+from scribblesegment.refinement.adapters import ModuleNetwork
 from scribblesegment.refinement.correction import Correction
 from scribblesegment.refinement.lagrangian import RefinementConfig
-from scribblesegment.refinement.networks import ModuleNetwork
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.region_growing import GrowthConfig
 from scribblesegment.refinement.tiling import Tiling
-from scribblesegment.volume import Volume
 
 QUICK = RefinementConfig(layers=4, learning_rate=0.02, precision="float32", anchor=0.0, settle=0)
 

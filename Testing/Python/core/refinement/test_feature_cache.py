@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from scribblesegment.refinement.feature_cache import FeatureCache
+from scribblesegment.refinement.refiner import FeatureCache
 
 
 class Windows:

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.exceptions import ConfigError
-from scribblesegment.refinement.lagrangian import (
-    Agreement,
-    RefinementConfig,
-    agreement,
-    constraint_loss,
-    minimise,
-)
+from scribblesegment.errors import ConfigError
+from scribblesegment.refinement.lagrangian import Agreement, RefinementConfig, agreement, constraint_loss, minimise
 
 PAPER = RefinementConfig.paper(likelihood="scribbles", learning_rate=0.1, alpha=0.05)
 

@@ -5,10 +5,10 @@ import torch
 from refinable_networks import Returning, small_unet
 from torch import nn
 
-from scribblesegment.exceptions import NetworkError
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.network_graph import TracedNetwork
 from scribblesegment.refinement.new_labels import require_labels, samples_at_head, with_new_labels
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.traced_network import TracedNetwork
 
 GENERATOR = torch.Generator().manual_seed(2)
 IMAGE = torch.rand(1, 1, 16, 16, generator=GENERATOR)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError, NetworkError
+from scribblesegment.errors import ConfigError, NetworkError
 from scribblesegment.refinement.outputs import Output, log_likelihood
 
 IMAGE = torch.zeros(1, 1, 4, 5)

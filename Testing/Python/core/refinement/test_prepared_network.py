@@ -5,11 +5,15 @@ import torch
 from refinable_networks import DependingOnValues, Returning, small_unet, state_of, unchanged
 from torch import nn
 
-from scribblesegment.exceptions import DeviceError, NetworkError
+from scribblesegment.errors import DeviceError, NetworkError
+from scribblesegment.refinement.network_graph import (
+    TracedNetwork,
+    WholeNetwork,
+    evaluating,
+    memory_errors,
+    prepare_network,
+)
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.prepared_network import evaluating, memory_errors, prepare_network
-from scribblesegment.refinement.traced_network import TracedNetwork
-from scribblesegment.refinement.whole_network import WholeNetwork
 
 IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from refinable_networks import DependingOnValues, Returning, small_unet, state_of, unchanged
 
-from scribblesegment.exceptions import (
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import (
     CancelledError,
     ConfigError,
     DeviceError,
@@ -16,7 +17,6 @@ from scribblesegment.exceptions import (
     NetworkError,
     PromptError,
 )
-from scribblesegment.label_scribbles import LabelScribbles
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.refiner import Refiner, refine

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
+from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.refinement.region_growing import REACH_PIXELS, GrowthConfig, grow_scribbles
-from scribblesegment.segmentation_sets import load_set
 from scribblesegment.simulation import ScribbleConfig, centerline_scribble
+from scribblesegment.training.corpus import load_set
 
 FAR = 1e6
 

@@ -6,9 +6,9 @@ from refinable_networks import Returning, small_unet
 from torch import nn
 
 from scribblesegment.refinement.lagrangian import RefinementConfig, agreement, constraint_loss
+from scribblesegment.refinement.network_graph import TracedNetwork
 from scribblesegment.refinement.outputs import Output, log_likelihood
-from scribblesegment.refinement.scribbled_pieces import Asked, Piece, ScribbledPieces, in_bfloat16, runs_in_bfloat16
-from scribblesegment.refinement.traced_network import TracedNetwork
+from scribblesegment.refinement.refiner import Asked, Piece, ScribbledPieces, in_bfloat16, runs_in_bfloat16
 
 IMAGES = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(5))
 POSITIONS = torch.tensor([[2, 3], [8, 8], [15, 0]])

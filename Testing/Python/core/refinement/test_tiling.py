@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import ConfigError, GeometryError
+from scribblesegment.errors import ConfigError, GeometryError
 from scribblesegment.refinement.tiling import Tiling
 
 SIDES = st.lists(st.integers(1, 12), min_size=2, max_size=3)

@@ -5,9 +5,9 @@ import torch
 from refinable_networks import small_unet, state_of, unchanged
 from torch import nn
 
-from scribblesegment.exceptions import NetworkError
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.network_graph import TracedNetwork
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.traced_network import TracedNetwork
 
 IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LAYERS = ["first.0", "down.0.0", "up", "last.0", "head"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from refinable_networks import DependingOnValues, small_unet, state_of, unchanged
 
-from scribblesegment.exceptions import NetworkError
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.network_graph import WholeNetwork
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.whole_network import WholeNetwork
 
 IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scripts import load_script
 
 from scribblesegment.weights.checkpoints import load_network, save_network
-from scribblesegment.weights.manager import find_weights
+from scribblesegment.weights.registry import find_weights
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.clicks import (
     MIN_SEPARATION,
     border_clicks,

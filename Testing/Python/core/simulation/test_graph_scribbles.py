@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.graph_scribbles import (
     GraphScribbleConfig,
     _distance_to_disc,

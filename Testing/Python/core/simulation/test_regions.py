@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.regions import bounding_slices, require_mask, require_region
 
 

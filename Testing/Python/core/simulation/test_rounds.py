@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from scribblesegment.exceptions import ConfigError, PromptError
-from scribblesegment.prompts import Prompts
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation import rounds
 from scribblesegment.simulation.fields import smooth_noise
 from scribblesegment.simulation.rounds import (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from scribblesegment.exceptions import ConfigError, PromptError
+from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.scribbles import (
     VISIBLE,
     ScribbleConfig,

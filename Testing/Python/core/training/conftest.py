@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scribblesegment.training.config import AugmentationConfig, DataConfig, NetworkConfig, TrainingConfig
-from scribblesegment.training.datasets import SegmentationSet
+from scribblesegment.training.corpus import SegmentationSet
 
 SIDE = 32
 

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import ConfigError, FileFormatError, WeightsError
+from scribblesegment.errors import ConfigError, FileFormatError, WeightsError
 from scribblesegment.models.factory import build_network
 from scribblesegment.training.checkpoint import check_same_run, export_network, load_checkpoint, save_checkpoint
 from scribblesegment.training.config import ContextConfig, TrainingConfig, config_to_dict
 from scribblesegment.weights.checkpoints import load_network
-from scribblesegment.weights.manager import fetch_weights
+from scribblesegment.weights.registry import fetch_weights
 
 
 def a_state(config: TrainingConfig, step: int = 3) -> dict[str, Any]:

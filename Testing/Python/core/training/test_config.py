@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.factory import build_network
 from scribblesegment.training.config import (
     AugmentationConfig,

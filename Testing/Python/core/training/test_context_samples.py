@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scribblesegment.segmentation_sets import SegmentationSet
-from scribblesegment.training import context_samples
+from scribblesegment.training import samples as context_samples
 from scribblesegment.training.config import ContextConfig, DataConfig, TrainingConfig
-from scribblesegment.training.context_samples import as_previous, border, label_mask
-from scribblesegment.training.datasets import HierarchicalSampler, Sample
-from scribblesegment.training.samples import SampleDataset, collate
+from scribblesegment.training.corpus import HierarchicalSampler, Sample, SegmentationSet
+from scribblesegment.training.samples import SampleDataset, as_previous, border, collate, label_mask
 
 SIDE = 32
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import DatasetError
-from scribblesegment.training.datasets import HierarchicalSampler, Sample, SegmentationSet, load_corpus, modality
+from scribblesegment.errors import DatasetError
+from scribblesegment.training.corpus import HierarchicalSampler, Sample, SegmentationSet, load_corpus, modality
 
 
 def a_set(labels: list[list[int]], *, instances: bool = False, side: int = 8) -> SegmentationSet:

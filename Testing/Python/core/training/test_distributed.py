@@ -10,12 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError, DeviceError
+from scribblesegment.errors import ConfigError, DeviceError
 from scribblesegment.training import loop
 from scribblesegment.training.checkpoint import load_checkpoint
 from scribblesegment.training.config import TrainingConfig, config_to_dict
-from scribblesegment.training.distributed import Processes, processes
-from scribblesegment.training.loop import train
+from scribblesegment.training.loop import Processes, processes, train
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +71,7 @@ from pathlib import Path
 import torch
 from scribblesegment.training import loop
 from scribblesegment.training.config import load_config
-from scribblesegment.training.datasets import load_corpus
+from scribblesegment.training.corpus import load_corpus
 
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
 take_step = loop._Run.train_step

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.prompts import Prompts
-from scribblesegment.slice_view import SliceView
-from scribblesegment.training import focus
+from scribblesegment.data.preprocessing import NetworkGrid
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.training import second_look as focus
 from scribblesegment.training.augmentation import halve
-from scribblesegment.training.focus import enlarge_prompts, second_look
 from scribblesegment.training.samples import Batch, TrainingSample, collate
+from scribblesegment.training.second_look import enlarge_prompts, second_look
 
 SIZE = 16
 FULL = 2 * SIZE
@@ -142,7 +142,7 @@ def test_the_grid_s_prompts_lie_on_the_same_places_of_the_fine_image():
 
 def test_prompts_come_back_to_the_grid_as_they_were():
     prompts = a_batch().prompts[0]
-    whole = SliceView(((0, FULL), (0, FULL)), (1.0, 1.0), SIZE)
+    whole = NetworkGrid(((0, FULL), (0, FULL)), (1.0, 1.0), SIZE)
     assert whole.prompts_to_grid(enlarge_prompts(prompts)).equals(prompts)
 
 

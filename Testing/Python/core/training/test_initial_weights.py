@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from scribblesegment.exceptions import ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.models.factory import build_network
-from scribblesegment.training.initial_weights import start_from
+from scribblesegment.training.loop import start_from
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 

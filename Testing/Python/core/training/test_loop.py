@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.exceptions import (
-    ConfigError,
-    DatasetError,
-    FileFormatError,
-    TrainingError,
-    WeightsError,
-)
+from scribblesegment.errors import ConfigError, DatasetError, FileFormatError, TrainingError, WeightsError
 from scribblesegment.models.context_unet import ContextUNet
 from scribblesegment.models.factory import build_network
 from scribblesegment.training import loop
 from scribblesegment.training.checkpoint import export_network, load_checkpoint
 from scribblesegment.training.config import ContextConfig, NetworkConfig, TrainingConfig
-from scribblesegment.training.loop import learning_rate, train
-from scribblesegment.training.losses import segmentation_loss
+from scribblesegment.training.loop import learning_rate, segmentation_loss, train
 
 
 class KilledError(Exception):

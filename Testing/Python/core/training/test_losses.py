@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from scribblesegment.training.losses import focal_loss, segmentation_loss, soft_dice_loss
+from scribblesegment.training.loop import focal_loss, segmentation_loss, soft_dice_loss
 
 
 def logit(probability: float) -> float:

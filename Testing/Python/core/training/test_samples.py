@@ -8,14 +8,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import DatasetError
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.errors import DatasetError
 from scribblesegment.models import encoding
-from scribblesegment.preprocessing import IntensityRange
-from scribblesegment.prompts import Prompts
 from scribblesegment.training import samples
 from scribblesegment.training.augmentation import halve
 from scribblesegment.training.config import AugmentationConfig, TrainingConfig
-from scribblesegment.training.datasets import SegmentationSet
+from scribblesegment.training.corpus import SegmentationSet
 from scribblesegment.training.samples import FINE, SampleDataset, TrainingSample, collate
 
 ONLY_SPATIAL = AugmentationConfig(

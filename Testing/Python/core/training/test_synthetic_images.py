@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from scribblesegment.training import synthetic_images
-from scribblesegment.training.synthetic_images import synthetic_image
+from scribblesegment.training import synthesis as synthetic_images
+from scribblesegment.training.synthesis import synthetic_image
 
 SIDE = 64
 EVERYWHERE = np.ones((3, 3))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scribblesegment import Volume, write_labelmap
-from scribblesegment.exceptions import DatasetError
+from scribblesegment.errors import DatasetError
 from scribblesegment.io.nifti import write_nifti
-from scribblesegment.training.volume_sets import load_volume_sets
+from scribblesegment.training.corpus import load_volume_sets
 
 
 def write_pair(folder: Path, name: str = "head", shape: tuple[int, int, int] = (12, 40, 30)) -> Path:

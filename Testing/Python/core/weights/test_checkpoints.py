@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scribblesegment.exceptions import FileFormatError, WeightsError
+from scribblesegment.errors import FileFormatError, WeightsError
 from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.models.universeg import UniverSeg, UniverSegConfig

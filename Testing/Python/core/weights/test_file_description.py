@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribblesegment.weights.checkpoints import METADATA_KEY, load_network
-from scribblesegment.weights.file_description import FileDescription, describe_file
-from scribblesegment.weights.manager import find_weights
+from scribblesegment.weights.checkpoints import METADATA_KEY, FileDescription, describe_file, load_network
+from scribblesegment.weights.registry import find_weights
 
 
 def a_file(tmp_path: Path, header: object) -> Path:

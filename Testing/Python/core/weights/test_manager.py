@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from scribblesegment.exceptions import WeightsError
+from scribblesegment.errors import WeightsError
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.weights import manager
-from scribblesegment.weights.manager import (
+from scribblesegment.weights import registry as manager
+from scribblesegment.weights.registry import (
     FOLDER_VARIABLE,
     WeightsInfo,
     fetch_weights,

@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiled_inference import tiled_logits
 
-from scribblesegment.exceptions import NetworkError, PromptError, WeightsError
-from scribblesegment.label_scribbles import LabelScribbles
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import NetworkError, PromptError, WeightsError
+from scribblesegment.inference.predictor import Predictor
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.predictor import Predictor
-from scribblesegment.prompts import Prompts
-from scribblesegment.refinement.networks.embedded import EmbeddedNetwork, load_embedded
-from scribblesegment.volume import Volume
+from scribblesegment.refinement.adapters.embedded import EmbeddedNetwork, load_embedded
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 SIZE = 32
@@ -51,7 +51,7 @@ def test_an_unrefined_prediction_is_that_of_the_predictor(network: EmbeddedNetwo
     prepared = network.prepare(volume, axis=axis, index=3, scribbles=drawn)
     found = prepared.to_image(tiled_logits(network, prepared))
 
-    from scribblesegment.preprocessing import IntensityRange
+    from scribblesegment.data.preprocessing import IntensityRange
 
     predictor = Predictor(network.module, size=SIZE, temperature=2.0, device="cpu", capabilities=("scribbles",))
     whole = IntensityRange.estimate(volume.array)
@@ -92,7 +92,7 @@ def test_every_mark_lies_on_a_cell_that_shows_the_slice(network: EmbeddedNetwork
     drawn = LabelScribbles.from_labels(np.ones((61, 7), int))
     prepared = network.prepare(image, index=0, scribbles=drawn)
     marked = prepared.to_grid(drawn).marked
-    from scribblesegment.preprocessing import SliceGrid
+    from scribblesegment.data.preprocessing import SliceGrid
 
     inside = np.zeros((SIZE, SIZE), bool)
     inside[SliceGrid((61, 7), (0.9, 1.3), SIZE).content] = True

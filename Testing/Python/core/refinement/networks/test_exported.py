@@ -8,10 +8,9 @@ import torch
 from small_networks import SmallNet
 from torch import Tensor, nn
 
-from scribblesegment.exceptions import NetworkError
-from scribblesegment.refinement.networks.exported import is_exported, load_exported
-from scribblesegment.refinement.networks.settings import NetworkSettings
-from scribblesegment.refinement.networks.torchscript import is_torchscript
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.adapters.base import NetworkSettings
+from scribblesegment.refinement.adapters.modules import is_exported, is_torchscript, load_exported
 
 
 def write(path: Path, module: nn.Module, *images: Tensor, free: tuple[int, ...] = ()) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.refinement.networks.image_grid import ImageGrid
+from scribblesegment.refinement.adapters.base import ImageGrid
 
 sides = st.lists(st.integers(2, 12), min_size=2, max_size=3)
 

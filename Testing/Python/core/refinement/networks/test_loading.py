@@ -9,8 +9,8 @@ import pytest
 import torch
 from small_networks import SmallNet
 
-from scribblesegment.exceptions import ConfigError, MissingPackageError, NetworkError, WeightsError
-from scribblesegment.refinement.networks import EmbeddedNetwork, ModuleNetwork, load_network
+from scribblesegment.errors import ConfigError, MissingPackageError, NetworkError, WeightsError
+from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork, load_network
 
 CODE = """
 from torch import nn

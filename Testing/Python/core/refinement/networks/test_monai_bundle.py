@@ -13,10 +13,10 @@ import pytest
 import torch
 from tiled_inference import tiled_logits
 
-from scribblesegment.exceptions import MissingPackageError, NetworkError, WeightsError
-from scribblesegment.label_scribbles import LabelScribbles
-from scribblesegment.refinement.networks import load_network
-from scribblesegment.volume import Volume
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import MissingPackageError, NetworkError, WeightsError
+from scribblesegment.refinement.adapters import load_network
 
 pytest.importorskip("monai")
 
@@ -376,7 +376,7 @@ def test_without_the_package_its_name_is_told(tmp_path: Path, monkeypatch: pytes
 def test_a_package_that_a_transform_lacks_is_named() -> None:
     from monai.utils import OptionalImportError
 
-    from scribblesegment.refinement.networks.monai_bundle import _require_optional_packages
+    from scribblesegment.refinement.adapters.monai import _require_optional_packages
 
     failed = RuntimeError("applying transform")
     failed.__cause__ = OptionalImportError("import nibabel (No module named 'nibabel').")

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.exceptions import NetworkError
-from scribblesegment.refinement.networks.monai_tiling import monai_tiling
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.adapters.monai import monai_tiling
 from scribblesegment.refinement.tiling import Tiling
 
 inferers = pytest.importorskip("monai.inferers")

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.exceptions import GeometryError, NetworkError, PromptError
-from scribblesegment.label_scribbles import LabelScribbles
-from scribblesegment.refinement.networks.network import (
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.errors import GeometryError, NetworkError, PromptError
+from scribblesegment.refinement.adapters.base import (
     PreparedImage,
     copies_of_image,
     outside_logits,
     require_slices,
+    scaling,
 )
-from scribblesegment.refinement.networks.scribble_transfer import scaling
 from scribblesegment.refinement.tiling import Tiling
 
 

@@ -12,10 +12,10 @@ import torch
 from nnunet_models import make_dataset, make_plans, make_volume, predicted_by_nnunet, write_model
 from tiled_inference import tiled_logits
 
-from scribblesegment.exceptions import GeometryError, NetworkError
-from scribblesegment.label_scribbles import LabelScribbles
-from scribblesegment.refinement.networks import load_network
-from scribblesegment.volume import Volume
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import GeometryError, NetworkError
+from scribblesegment.refinement.adapters import load_network
 
 pytest.importorskip("nnunetv2")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from nnunet_models import LABELS, make_dataset, make_plans, write_model
 
-from scribblesegment.exceptions import MissingPackageError, NetworkError
-from scribblesegment.refinement.networks import load_network
+from scribblesegment.errors import MissingPackageError, NetworkError
+from scribblesegment.refinement.adapters import load_network
 
 pytest.importorskip("nnunetv2")
 

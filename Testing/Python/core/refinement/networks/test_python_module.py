@@ -12,16 +12,16 @@ from small_networks import Identity, SmallNet
 from tiled_inference import tiled_logits
 from torch import nn
 
-from scribblesegment.exceptions import ConfigError, GeometryError, NetworkError, PromptError, WeightsError
-from scribblesegment.label_scribbles import LabelScribbles
-from scribblesegment.refinement.networks.python_module import (
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, GeometryError, NetworkError, PromptError, WeightsError
+from scribblesegment.refinement.adapters.modules import (
     ModuleNetwork,
     load_parameters,
     make_module,
     names_function,
     normalised,
 )
-from scribblesegment.volume import Volume
 
 SPACING = (3.0, 1.0, 0.8)  # K, J, I
 

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.label_scribbles import UNMARKED, LabelScribbles
-from scribblesegment.refinement.networks.image_grid import ImageGrid
-from scribblesegment.refinement.networks.scribble_transfer import scaling, transfer_scribbles
+from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.refinement.adapters.base import ImageGrid, scaling, transfer_scribbles
 
 
 def to_grid(scribbles: LabelScribbles, shape: tuple[int, ...]) -> LabelScribbles:

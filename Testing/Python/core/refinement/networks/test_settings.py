@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scribblesegment.exceptions import ConfigError, FileFormatError
-from scribblesegment.refinement.networks.settings import NetworkSettings, read_settings, settings_path
+from scribblesegment.errors import ConfigError, FileFormatError
+from scribblesegment.refinement.adapters.base import NetworkSettings, read_settings, settings_path
 
 
 def test_settings_lie_beside_the_network_under_its_name(tmp_path: Path) -> None:

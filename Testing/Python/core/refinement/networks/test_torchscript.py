@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_networks import SmallNet
 
-from scribblesegment.exceptions import NetworkError
-from scribblesegment.refinement.networks.settings import NetworkSettings
-from scribblesegment.refinement.networks.torchscript import archive_names, is_torchscript, load_torchscript
+from scribblesegment.errors import NetworkError
+from scribblesegment.refinement.adapters.base import NetworkSettings
+from scribblesegment.refinement.adapters.modules import archive_names, is_torchscript, load_torchscript
 
 
 @pytest.fixture(params=["script", "trace"])

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from scribblesegment.exceptions import MissingPackageError, NetworkError
-from scribblesegment.refinement.networks.trust import require_confirmation, require_package
+from scribblesegment.errors import MissingPackageError, NetworkError
+from scribblesegment.refinement.adapters.base import require_confirmation, require_package
 
 
 def test_a_confirmed_reason_passes() -> None:

@@ -1,0 +1,1 @@
+"""Segmented images that serve as examples."""

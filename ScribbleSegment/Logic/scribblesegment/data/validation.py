@@ -1,0 +1,152 @@
+"""Validators shared by the data types and the readers.
+
+Each returns its argument as a numpy array, or raises the package's error with the values that were seen and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from scribblesegment.errors import GeometryError, ImageError, ScribbleSegmentError
+
+NUMERIC_KINDS = "buif"  # numpy's codes for bool, unsigned, signed and floating point
+
+# A 3x3 matrix whose volume is this small a part of the box its columns span cannot be inverted with any use.
+_DEGENERATE = 1e-6
+
+
+def numeric_array(value: ArrayLike, *, name: str, error: type[ScribbleSegmentError] = ImageError) -> NDArray[Any]:
+    """Return `value` as an array of real numbers (bool, integer or floating point), without copying an array.
+
+    Raises:
+        error: complex numbers, text, objects, or nested lists of unequal length.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as cause:
+        raise error(f"{name} is not a rectangular array: {cause}. Pass a numpy array of numbers.") from cause
+    if array.dtype.kind not in NUMERIC_KINDS:
+        raise error(f"{name} holds {array.dtype} values. Pass real numbers: bool, integer or floating point.")
+    return array
+
+
+def image_array(
+    value: ArrayLike,
+    *,
+    ndim: Sequence[int] = (2, 3),
+    name: str = "image",
+    error: type[ScribbleSegmentError] = ImageError,
+) -> NDArray[Any]:
+    """Return `value` as a non-empty scalar image with one of the dimensions `ndim`, without copying an array.
+
+    Args:
+        value: array of shape (H, W) or (K, J, I).
+        ndim: numbers of dimensions that are accepted.
+        name: what the message calls it.
+        error: type of error to raise.
+
+    Raises:
+        error: not numeric, of another dimension, or without pixels.
+    """
+    array = numeric_array(value, name=name, error=error)
+    if array.ndim not in ndim:
+        wanted = " or ".join(f"{n}D" for n in ndim)
+        raise error(
+            f"{name} has {array.ndim} dimensions (shape {array.shape}), expected {wanted}. Pass one channel and one "
+            "time point; a single slice becomes a volume with array[None]."
+        )
+    if array.size == 0:
+        raise error(f"{name} is empty (shape {array.shape}). Every side needs at least one pixel.")
+    return array
+
+
+def same_shape(
+    shape: Sequence[int],
+    expected: Sequence[int],
+    *,
+    name: str,
+    reference: str = "the image",
+    error: type[ScribbleSegmentError] = GeometryError,
+) -> None:
+    """Raise `error` unless both shapes are equal."""
+    if tuple(shape) != tuple(expected):
+        raise error(
+            f"{name} has shape {tuple(shape)}, {reference} has {tuple(expected)}. "
+            f"Draw or resample it on the grid of {reference}."
+        )
+
+
+def finite_array(
+    value: ArrayLike, *, name: str, error: type[ScribbleSegmentError] = GeometryError
+) -> NDArray[np.float64]:
+    """Return `value` as float64, all of it finite.
+
+    Raises:
+        error: NaN or infinite values, or not numeric.
+    """
+    array = numeric_array(value, name=name, error=error).astype(np.float64)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise error(f"{name} holds {int(bad.sum())} values that are NaN or infinite. Replace them by finite numbers.")
+    return array
+
+
+def unit_range(array: NDArray[Any], *, name: str, error: type[ScribbleSegmentError]) -> None:
+    """Raise `error` unless every value lies in [0, 1]; NaN does not."""
+    if array.size == 0 or array.dtype.kind == "b":
+        return
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # written so that NaN, which fails every comparison, is caught as well
+        raise error(
+            f"{name} has values from {low} to {high}, expected 0 to 1. Pass a bool mask (mask > 0) or divide by the "
+            "largest value."
+        )
+
+
+def spacing_mm(value: ArrayLike, count: int, *, name: str = "spacing_mm") -> tuple[float, ...]:
+    """Return `count` spacings as floats in millimetres, each finite and above zero.
+
+    Raises:
+        GeometryError: another number of values, or a spacing that is zero, negative or not finite.
+    """
+    array = finite_array(value, name=name)
+    if array.shape != (count,):
+        raise GeometryError(f"{name} has shape {array.shape}, expected {count} values in millimetres, one per axis.")
+    if (array <= 0).any():
+        raise GeometryError(f"{name} is {tuple(array.tolist())}; every spacing must be above zero millimetres.")
+    return tuple(array.tolist())
+
+
+def affine_matrix(value: ArrayLike, *, name: str = "ijk_to_ras") -> NDArray[np.float64]:
+    """Return a new 4x4 float64 matrix that maps homogeneous voxel indices to millimetres and can be inverted.
+
+    Raises:
+        GeometryError: another shape, values that are not finite, a last row other than (0, 0, 0, 1), or columns that
+            are zero or lie in one plane.
+    """
+    matrix = finite_array(value, name=name)
+    if matrix.shape != (4, 4):
+        raise GeometryError(f"{name} has shape {matrix.shape}, expected (4, 4).")
+    if not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), rtol=0, atol=1e-9):  # products of inverses leave 1e-17 behind
+        raise GeometryError(f"The last row of {name} is {matrix[3].tolist()}, expected [0, 0, 0, 1].")
+    matrix[3] = (0.0, 0.0, 0.0, 1.0)
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (lengths == 0).any() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < _DEGENERATE:
+        raise GeometryError(
+            f"{name} cannot be inverted: its columns are {matrix[:3, :3].T.tolist()}. "
+            "Each axis needs a length above zero and a direction of its own."
+        )
+    return matrix
+
+
+def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Return a read-only array of its own memory; one that already is such is shared, which keeps edits cheap."""
+    if array.dtype == dtype and array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous:
+        return array
+    copy = np.array(array, dtype=dtype, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy

@@ -1,0 +1,247 @@
+"""Where and how a network runs: the device, and the fastest number format, memory layout and thread count on it.
+
+Choices are made by running the network, not by reading model numbers: a processor may know bfloat16 and still be slower
+with it, and a graphics driver may list a device that cannot run a kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scribblesegment.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ResultT = TypeVar("ResultT")
+
+# Runs of each candidate; the fastest counts, because a busy machine only ever adds time.
+_MIN_TRIALS, _MAX_TRIALS = 3, 8
+
+# Beyond the fewest, no further round of trials is begun after this many seconds.
+_BUDGET_S = 0.5
+
+# Runs with either number of threads; the first of them also warms up.
+_THREAD_TRIALS = 3
+
+# A candidate that takes this many times the best so far is not tried again.
+_HOPELESS = 4.0
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """How a network is run.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:1", "mps".
+        bfloat16: Whether parameters and activations are bfloat16 instead of float32.
+        channels_last: Whether activations are stored with channels last.
+        threads: Threads of one operation on the processor; None leaves torch's own setting.
+        milliseconds: Time of one forward pass when the plan was chosen; None when it was given.
+    """
+
+    device: str = "cpu"
+    bfloat16: bool = False
+    channels_last: bool = False
+    threads: int | None = None
+    milliseconds: float | None = None
+
+
+def resolve_device(name: str = "auto") -> str:
+    """Find a device that really computes.
+
+    Args:
+        name: "auto" (CUDA or Apple's GPU when they work, else the processor), or a torch device name.
+
+    Returns:
+        A torch device name on which a convolution was just run.
+
+    Raises:
+        DeviceError: If a device was asked for by name and cannot run a convolution.
+    """
+    import torch
+
+    if name == "auto":
+        candidates = (["cuda"] if torch.cuda.is_available() else []) + (
+            ["mps"] if torch.backends.mps.is_available() else []
+        )
+        return next((candidate for candidate in candidates if device_problem(candidate) is None), "cpu")
+    problem = device_problem(name)
+    if problem is not None:
+        raise DeviceError(
+            f"Device {name!r} cannot run the network: {problem} Choose 'auto' or 'cpu', or install a torch build that "
+            "supports it."
+        )
+    return name
+
+
+def device_problem(name: str) -> str | None:
+    """Run a small convolution on a device; tell what went wrong, or None if it computed."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        result = torch.nn.functional.conv2d(
+            torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device)
+        )
+        return None if float(result.sum()) == 36.0 else "a test convolution gave a wrong result."
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # torch raises AssertionError when it was built without the backend that was asked for.
+        return f"{str(error).strip().splitlines()[0].rstrip('.')}."
+
+
+def has_bfloat16_units() -> bool:
+    """Tell whether this processor multiplies bfloat16 matrices in hardware; where it is emulated, it is only slower."""
+    import torch
+
+    # Private, and the only word torch has on it; where a release lacks it, float32 is used, which is never wrong.
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Tell whether a device multiplies bfloat16 matrices in hardware."""
+    import torch
+
+    kind = torch.device(device).type
+    return has_bfloat16_units() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu") -> ExecutionPlan:
+    """Measure the ways to run a network and take the fastest.
+
+    Args:
+        network: The network, with float32 parameters; it is not changed.
+        example: An input of the size that will be used, (1, C, H, W) float32.
+        device: A torch device name.
+
+    Returns:
+        The fastest plan. Plain float32 is always among the candidates, so a plan is never slower than that.
+    """
+    import torch
+
+    plain = ExecutionPlan(device)
+    if torch.device(device).type != "cpu":
+        return ExecutionPlan(device, bfloat16=computes_bfloat16(device), channels_last=True)
+    formats = [plain, ExecutionPlan(device, channels_last=True)]
+    if has_bfloat16_units():
+        formats.append(ExecutionPlan(device, bfloat16=True, channels_last=True))
+    # Small networks lose more to the hand-over between threads than they gain, big ones need all; and beside other
+    # work one thread can be many times faster, because nobody has to wait for a second one that is not running.
+    cores = torch.get_num_threads()
+    counts = [None, *sorted({1, cores // 2})] if cores > 1 else [None]
+    return _fastest(
+        network,
+        example,
+        [dataclasses.replace(candidate, threads=count) for candidate in formats for count in counts],
+    )
+
+
+def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:
+    """Copy a network to a plan's device, number format and memory layout, ready for inference."""
+    import torch
+
+    prepared = copy.deepcopy(network).eval().requires_grad_(False)
+    prepared = prepared.to(device=plan.device, dtype=torch.bfloat16 if plan.bfloat16 else torch.float32)
+    if plan.channels_last:
+        # The stubs of torch know this overload only for tensors.
+        prepared = prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return prepared
+
+
+def run(prepared: nn.Module, network_input: torch.Tensor, plan: ExecutionPlan, *context: Any) -> torch.Tensor:
+    """Run a prepared network.
+
+    Args:
+        prepared: Result of `prepare` for the same plan.
+        network_input: float32 (B, C, H, W) on any device.
+        plan: The plan.
+        *context: What the network takes besides, from `compute` with the same plan.
+
+    Returns:
+        float32 (B, 1, H, W) logits on the processor.
+    """
+    logits: torch.Tensor = compute(lambda moved: prepared(moved, *context), plan, network_input)
+    return logits.float().cpu()
+
+
+def compute(function: Callable[..., ResultT], plan: ExecutionPlan, *tensors: torch.Tensor) -> ResultT:
+    """Call a function of a prepared network with tensors in the device, number format and layout of its plan."""
+    import torch
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(device=plan.device, dtype=torch.bfloat16 if plan.bfloat16 else torch.float32)
+        is_image = plan.channels_last and tensor.ndim == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if is_image else tensor
+
+    with torch.inference_mode(), limited_threads(plan.threads):
+        return function(*(moved(tensor) for tensor in tensors))
+
+
+def best_thread_count(work: Callable[[], object]) -> int | None:
+    """Measure whether some work on the processor is faster with one thread than with torch's own number.
+
+    Beside other work it can be many times faster, because nobody has to wait for a second thread that is not running.
+
+    Returns:
+        1, or None for torch's own setting.
+    """
+    shortest: dict[int | None, float] = {None: math.inf, 1: math.inf}
+    for _ in range(_THREAD_TRIALS):
+        for count in shortest:
+            with limited_threads(count):
+                began = time.perf_counter()
+                work()
+                shortest[count] = min(shortest[count], time.perf_counter() - began)
+    return 1 if shortest[1] < shortest[None] else None
+
+
+@contextlib.contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Use a number of threads, and give the process its own setting back: other extensions share it.
+
+    Args:
+        count: Threads of one operation on the processor; None leaves torch's own setting.
+    """
+    import torch
+
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(network: nn.Module, example: torch.Tensor, candidates: list[ExecutionPlan]) -> ExecutionPlan:
+    """Time the candidates in turn, again and again, so that a moment of other load slows all of them alike."""
+    ready = [(candidate, prepare(network, candidate)) for candidate in candidates]
+
+    def timed(index: int) -> float:
+        candidate, prepared = ready[index]
+        started = time.perf_counter()
+        run(prepared, example, candidate)
+        return 1000.0 * (time.perf_counter() - started)
+
+    # The first run also allocates and compiles, so it only tells which candidates are out of the question.
+    shortest = [timed(index) for index in range(len(ready))]
+    began = time.perf_counter()
+    for trial in range(1, _MAX_TRIALS + 1):
+        for index in range(len(ready)):
+            if shortest[index] <= _HOPELESS * min(shortest):
+                shortest[index] = min(shortest[index], timed(index))
+        if trial >= _MIN_TRIALS and time.perf_counter() - began > _BUDGET_S:
+            break
+    best = shortest.index(min(shortest))
+    return dataclasses.replace(candidates[best], milliseconds=shortest[best])

@@ -1,0 +1,485 @@
+"""MONAI bundles: network, preprocessing and sliding window as the bundle's inference configuration says.
+
+The configuration's transforms run on the image in memory in place of its loader, and their inverse brings logits back.
+MONAI indexes arrays (I, J, K), so that the grid's axes run the other way round than the image's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import MissingPackageError, NetworkError, ScribbleSegmentError
+from scribblesegment.refinement.adapters.base import (
+    Confirm,
+    PreparedImage,
+    copies_of_image,
+    outside_logits,
+    require_confirmation,
+    require_package,
+    require_slices,
+)
+from scribblesegment.refinement.adapters.modules import (
+    archive_names,
+    first_convolution,
+    labels_by_trial,
+    load_parameters,
+    numbered_labels,
+)
+from scribblesegment.refinement.outputs import Output
+from scribblesegment.refinement.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class MonaiTiling(Tiling):
+    """Windows whose weights are those of MONAI, which centres its Gaussian between pixels.
+
+    Attributes:
+        sigma: Of the Gaussian, as a fraction of a window's side.
+    """
+
+    sigma: float | Sequence[float] = 0.125
+
+    def weights(self) -> torch.Tensor:
+        """Weights of a window's pixels, float32 of the patch size, in (0, 1]."""
+        from monai.data.utils import compute_importance_map
+
+        mode = "gaussian" if self.gaussian else "constant"
+        return torch.as_tensor(compute_importance_map(self.patch_size, mode=mode, sigma_scale=self.sigma))
+
+
+def monai_tiling(shape: Sequence[int], inferer: Any, slice_axis: int | None, name: str) -> Tiling:
+    """Lay out the windows of a bundle's inferer.
+
+    Args:
+        shape: Of the grid.
+        inferer: A sliding window, or one that gives the network the whole image; None is the latter.
+        slice_axis: Axis that a 2D network does not see.
+        name: What messages call the network.
+
+    Raises:
+        NetworkError: Another inferer.
+    """
+    from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
+    from monai.utils import ensure_tuple_rep, fall_back_tuple
+
+    seen = [int(side) for axis, side in enumerate(shape) if axis != slice_axis]
+    if inferer is None or isinstance(inferer, SimpleInferer):
+        return Tiling.whole(shape) if slice_axis is None else Tiling.slices(shape, slice_axis)
+    if not isinstance(inferer, SlidingWindowInferer) or isinstance(inferer, SliceInferer):
+        raise NetworkError(
+            f"{name} is run by {type(inferer).__name__}, which is not supported; a bundle that is corrected has a "
+            "SlidingWindowInferer or a SimpleInferer."
+        )
+    patch = [int(side) for side in fall_back_tuple(inferer.roi_size, seen)]
+    overlaps = ensure_tuple_rep(inferer.overlap, len(patch))
+    starts = [_starts(side, size, overlap) for side, size, overlap in zip(seen, patch, overlaps, strict=True)]
+    if slice_axis is not None:
+        patch.insert(slice_axis, 1)
+        starts.insert(slice_axis, list(range(shape[slice_axis])))
+    windows = tuple(
+        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
+        for corner in itertools.product(*starts)
+    )
+    sides = tuple(int(side) for side in shape)
+    gaussian = str(getattr(inferer.mode, "value", inferer.mode)) == "gaussian"
+    sigma = inferer.sigma_scale
+    return MonaiTiling(sides, tuple(patch), windows, slice_axis, gaussian, sigma)
+
+
+def _starts(side: int, size: int, overlap: float) -> list[int]:
+    """Where windows begin on one axis: at equal steps, the last one moved back to end with the image."""
+    last = max(side, size) - size
+    step = max(1, int(size * (1 - overlap)))
+    starts = [*range(0, last, step), last]
+    return starts
+
+
+FloatArray = NDArray[np.float32]
+
+
+_CONFIGURATIONS = tuple(f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml"))
+
+_METADATA = "configs/metadata.json"
+
+
+# Pixels of the image that take less than this part of their logits from the grid are taken for cut off.
+_LEAST_COVER = 1e-3
+
+
+def is_bundle(path: Path) -> bool:
+    """Tell a bundle, a folder or a zip file of one, by its inference configuration."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in _CONFIGURATIONS)
+    return path.suffix == ".zip" and any(name.endswith(_CONFIGURATIONS) for name in archive_names(path))
+
+
+def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
+    """Load a bundle.
+
+    Args:
+        path: Its folder, or a zip file of it.
+        confirm: See `trust.require_confirmation`; always asked.
+
+    Raises:
+        NetworkError: Not confirmed, without parameters, several input images, channels that may overlap, or a
+            configuration that cannot be used.
+        MissingPackageError: MONAI is not installed.
+    """
+    bundle = require_package("monai.bundle", "monai", "A MONAI bundle")
+    require_confirmation(
+        confirm,
+        f"{path.name} is a MONAI bundle: its configuration builds any Python object and holds expressions, all of "
+        "which can run any code.",
+    )
+    with contextlib.ExitStack() as stack:
+        folder = path
+        if path.is_file():
+            unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(unpacked)
+            folder = next(
+                file.parents[1]
+                for name in _CONFIGURATIONS
+                for file in unpacked.rglob(Path(name).name)
+                if file.parent.name == "configs"
+            )
+        stack.enter_context(_own_scripts(folder))
+        try:
+            return _read(bundle.ConfigParser(), folder, path.stem if path.is_file() else path.name)
+        except ScribbleSegmentError:
+            raise
+        except Exception as error:  # foreign code fails in arbitrary ways
+            raise NetworkError(
+                f"The MONAI bundle {path} cannot be used: {type(error).__name__}: {error}. Check that it runs with the "
+                "installed version of MONAI."
+            ) from error
+
+
+@contextlib.contextmanager
+def _own_scripts(folder: Path) -> Iterator[None]:
+    """Let a bundle import its own scripts, and forget them afterwards: other bundles' have the same names."""
+    own = {each.stem for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").is_file()}
+
+    def take() -> dict[str, ModuleType]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
+
+    others = take()
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        take()
+        sys.modules.update(others)
+
+
+def _read(parser: Any, folder: Path, name: str) -> BundleNetwork:
+    configuration = next(folder / each for each in _CONFIGURATIONS if (folder / each).is_file())
+    if (folder / _METADATA).is_file():
+        parser.read_meta(str(folder / _METADATA))
+    parser.read_config(str(configuration))
+    parser["bundle_root"] = str(folder)
+    loader = _without_loader(parser)
+    module = _module(parser, folder)
+    parts = _Parts(
+        name=str(parser.get("_meta_::name") or name),
+        licence=str(parser.get("_meta_::license") or ""),
+        preprocessing=parser.get_parsed_content("preprocessing"),
+        key=loader.key,
+        channel_first=loader.channel_first,
+        inferer=parser.get_parsed_content("inferer") if "inferer" in parser else None,
+        activation="sigmoid" if _applies_sigmoid(parser) else "softmax",
+        inputs=dict(_described(parser, "inputs::image")),
+        outputs=dict(_described(parser, "outputs::pred")),
+    )
+    return BundleNetwork(module, parts)
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """What the transform that reads image files, and is replaced, would have done."""
+
+    key: str = "image"
+    channel_first: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a bundle says, besides its network."""
+
+    name: str
+    licence: str
+    preprocessing: Any
+    key: str
+    channel_first: bool
+    inferer: Any
+    activation: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+def _without_loader(parser: Any) -> _Loader:
+    """Take the transforms that load files out of the preprocessing, before anything of it is built."""
+    steps = _steps(parser, "preprocessing")
+    if steps is None:
+        raise NetworkError(
+            "The bundle's inference configuration has no list of transforms under `preprocessing`, so that there is "
+            "no telling what the network wants to see."
+        )
+    found = _Loader()
+    for step in [step for step in steps if _target(step).startswith("LoadImage")]:
+        steps.remove(step)
+        keys = step.get("keys", found.key)
+        if isinstance(keys, str) and keys.startswith("@"):
+            keys = parser.get_parsed_content(keys[1:])
+        found = _Loader(keys if isinstance(keys, str) else str(keys[0]), bool(step.get("ensure_channel_first")))
+    return found
+
+
+def _steps(parser: Any, name: str) -> list[Any] | None:
+    """Find the list of transforms of a configuration entry, through references to other entries."""
+    entry = parser.get(name)
+    for _ in range(10):
+        if isinstance(entry, dict):
+            entry = entry.get("transforms")
+        elif isinstance(entry, str) and entry.startswith("@"):
+            entry = parser.get(entry[1:])
+    return entry if isinstance(entry, list) else None
+
+
+def _target(step: Any) -> str:
+    """Name of a transform's class, without its package."""
+    return str(step.get("_target_", "")).rpartition(".")[2] if isinstance(step, dict) else ""
+
+
+def _applies_sigmoid(parser: Any) -> bool:
+    steps = _steps(parser, "postprocessing") or []
+    return any(_target(step).startswith("Activations") and step.get("sigmoid") for step in steps)
+
+
+def _described(parser: Any, place: str) -> Any:
+    """Read what the metadata say of an input or output; nothing where they are silent."""
+    return parser.get(f"_meta_::network_data_format::{place}") or {}
+
+
+def _module(parser: Any, folder: Path) -> nn.Module:
+    """Build the network and fill it with the bundle's parameters; TorchScript where there are no others."""
+    name = next((each for each in ("network_def", "network") if each in parser), None)
+    parameters, script = folder / "models" / "model.pt", folder / "models" / "model.ts"
+    if name is not None and parameters.is_file():
+        module = parser.get_parsed_content(name)
+        if not isinstance(module, nn.Module):
+            raise NetworkError(f"The bundle's {name} makes {type(module).__name__}, which is no network.")
+        module = module.cpu()
+        load_parameters(module, parameters)
+        return module
+    if script.is_file():
+        loaded: nn.Module = torch.jit.load(str(script), map_location="cpu")
+        return loaded
+    raise NetworkError(
+        f"The bundle has neither models/model.pt with a network_def nor models/model.ts in {folder}. Download its "
+        "parameters (large_files.yml says from where)."
+    )
+
+
+class BundleNetwork:
+    """The network of a MONAI bundle; see `RefinableNetwork`."""
+
+    takes_scribbles = False
+
+    def __init__(self, module: nn.Module, parts: _Parts) -> None:
+        """Take a network with what its bundle says; `load_bundle` makes it."""
+        self.module = module.eval()
+        self.name = parts.name
+        self.licence = parts.licence
+        first = first_convolution(module)
+        sides = parts.inputs.get("spatial_shape") or ()
+        self.ndim = len(sides) if first is None else first.ndim - 2
+        channels = parts.inputs.get("num_channels") or (1 if first is None else first.shape[1])
+        self._copies = copies_of_image(int(channels), self.ndim, self.name)
+        self.output = Output(parts.activation)
+        count = parts.outputs.get("num_channels")
+        self.labels = (
+            labels_by_trial(module, self.output, self._copies, (64,) * self.ndim, self.name)
+            if count is None
+            else numbered_labels(max(2, int(count)))
+        )
+        if parts.activation == "sigmoid" and len(self.labels) > 2:
+            raise NetworkError(
+                f"{self.name} gives each of {len(self.labels)} structures a probability of its own, so that they may "
+                "overlap. Only networks with labels that exclude each other can be corrected."
+            )
+        names = parts.outputs.get("channel_def") or {}
+        first_named = 1 if len(names) < len(self.labels) else 0  # a network of one channel names no background
+        self.labels = tuple(str(names.get(str(value - first_named), name)) for value, name in enumerate(self.labels))
+        self._parts = parts
+
+    def prepare(
+        self, image: Volume, *, axis: int = 0, index: int | None = None, scribbles: LabelScribbles | None = None
+    ) -> PreparedImage:
+        """Run the bundle's preprocessing; see `RefinableNetwork.prepare`.
+
+        A 2D network's slices are preprocessed one by one, as if each was an image of its own.
+
+        Raises:
+            NetworkError: A slice is asked of a 3D network, the preprocessing fails, or slices come out of it in
+                different sizes.
+            GeometryError: No such axis or slice.
+        """
+        require_slices(self.ndim, index, self.name)
+        if self.ndim == 3:
+            return self._prepared(self._run(image.array.T, image.ijk_to_ras), image.shape)
+        cuts = [image.slice(axis, each) for each in (range(image.shape[axis]) if index is None else [index])]
+        row_mm, column_mm = cuts[0].spacing_mm
+        affine = np.diag([column_mm, row_mm, 1.0, 1.0])
+        planes = [self._run(cut.image.T, affine) for cut in cuts]
+        if index is not None:
+            return self._prepared(planes[0], cuts[0].image.shape)
+        return self._stacked(planes, image, axis)
+
+    def _run(self, array_ijk: NDArray[Any], affine: NDArray[np.float64]) -> _Seen:
+        """Run the transforms on an image whose axes are in MONAI's order, and give it and its map to the result."""
+        from monai.data import MetaTensor
+
+        values = torch.from_numpy(np.ascontiguousarray(array_ijk, np.float32))
+        dimension = float("nan")  # MONAI's "no channel"
+        if self._parts.channel_first:
+            values, dimension = values[None].expand(self._copies, *values.shape).clone(), 0
+        elif self._copies > 1:
+            values, dimension = values[..., None].expand(*values.shape, self._copies).clone(), -1
+        meta = {
+            "original_channel_dim": dimension,
+            "spatial_shape": np.array(array_ijk.shape),
+            "original_affine": affine.copy(),
+            "space": "RAS",
+            "filename_or_obj": "image",
+        }
+        given = MetaTensor(values, affine=torch.from_numpy(affine.copy()), meta=meta)
+        try:
+            result = self._parts.preprocessing({self._parts.key: given})[self._parts.key]
+        except Exception as error:  # the bundle's code, the bundle's errors
+            _require_optional_packages(error, self.name)
+            raise NetworkError(
+                f"The preprocessing of {self.name} fails on an image of {array_ijk.shape[::-1]}: "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        if not isinstance(result, MetaTensor) or result.ndim != self.ndim + 1 or result.shape[0] != self._copies:
+            raise NetworkError(
+                f"The preprocessing of {self.name} turns an image of {array_ijk.shape[::-1]} into "
+                f"{type(result).__name__} {tuple(getattr(result, 'shape', ()))}; expected a MetaTensor of "
+                f"{self._copies} channels and {self.ndim} axes, which knows where it lies."
+            )
+        return _Seen(result.float(), affine, self._parts)
+
+    def _prepared(self, seen: _Seen, shape: tuple[int, ...]) -> PreparedImage:
+        tensor = seen.result.as_tensor().contiguous()
+        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, None, self.name)
+        return PreparedImage(tensor, seen.spacing_mm, tiling, tuple(shape), seen.matrix, seen.back, slack=0.5)
+
+    def _stacked(self, planes: Sequence[_Seen], image: Volume, axis: int) -> PreparedImage:
+        """Put preprocessed slices on top of each other: a grid of (slices, I, J)."""
+        sizes = {tuple(plane.result.shape) for plane in planes}
+        if len(sizes) > 1:
+            raise NetworkError(
+                f"The preprocessing of {self.name} gives slices different sizes, {sorted(sizes)[:3]}; correct one "
+                "slice at a time."
+            )
+        tensor = torch.stack([plane.result.as_tensor() for plane in planes], dim=1)
+        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, 0, self.name)
+        others = [other for other in range(3) if other != axis]
+        matrix = np.zeros((4, 4))
+        matrix[0, axis] = 1.0
+        matrix[np.ix_([1, 2, 3], [*others, 3])] = planes[0].matrix
+
+        def back(logits: FloatArray) -> FloatArray:
+            return np.stack([plane.back(logits[:, each]) for each, plane in enumerate(planes)], axis=axis + 1)
+
+        spacing = (image.spacing_kji_mm[axis], *planes[0].spacing_mm)
+        return PreparedImage(tensor, spacing, tiling, image.shape, matrix, back, slack=0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An image after the bundle's preprocessing.
+
+    Attributes:
+        result: MetaTensor (C, *grid), which remembers what was done to it.
+        affine: (4, 4) of the image before, for indices in MONAI's order.
+        parts: Of the bundle.
+    """
+
+    result: Any
+    affine: NDArray[np.float64]
+    parts: _Parts
+
+    @property
+    def _affine_after(self) -> NDArray[np.float64]:
+        from monai.data.utils import to_affine_nd
+
+        return np.asarray(to_affine_nd(self.result.ndim - 1, np.asarray(self.result.affine, np.float64)))
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Size of a cell along each axis of the grid."""
+        return tuple(np.linalg.norm(self._affine_after[:-1, :-1], axis=0).tolist())
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Map homogeneous indices of the image, in the package's order of axes, to those of the grid."""
+        ndim = self.result.ndim - 1
+        before = self.affine[np.ix_([*range(ndim), 3], [*range(ndim), 3])]
+        reverse = np.eye(ndim + 1)[[*range(ndim)[::-1], ndim]]
+        return np.asarray(np.linalg.solve(self._affine_after, before @ reverse))
+
+    def back(self, logits: FloatArray) -> FloatArray:
+        """Undo the spatial transforms on class logits (labels, *grid); what they cut off is background."""
+        from monai.data import MetaTensor
+        from monai.transforms import Invertd
+
+        key = self.parts.key
+        ones = np.ones((1, *logits.shape[1:]), np.float32)
+        values = MetaTensor(torch.from_numpy(np.concatenate([logits, ones])))
+        inverse = Invertd(keys="logits", transform=self.parts.preprocessing, orig_keys=key, nearest_interp=False)
+        found = inverse({"logits": values, key: self.result})["logits"]
+        image: Tensor = found.as_tensor() if isinstance(found, MetaTensor) else found
+        array = image.cpu().numpy()
+        array = array.transpose([0, *range(1, array.ndim)[::-1]])
+        covered = array[-1] > _LEAST_COVER
+        return np.where(covered, array[:-1], outside_logits(array[:-1].shape))
+
+
+def _require_optional_packages(error: BaseException, name: str) -> None:
+    """Name the package that a transform of MONAI lacks, if that is what it failed for.
+
+    Raises:
+        MissingPackageError: It is.
+    """
+    from monai.utils import OptionalImportError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        named = re.search(r"No module named '(\w+)", str(cause)) if isinstance(cause, OptionalImportError) else None
+        if named is not None:
+            raise MissingPackageError(
+                f"The preprocessing of {name} needs the Python package {named[1]}, which is not installed. Install it "
+                f"with: pip install {named[1]}",
+                named[1],
+            ) from error
+        cause = cause.__cause__ or cause.__context__

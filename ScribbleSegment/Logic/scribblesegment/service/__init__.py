@@ -1,0 +1,1 @@
+"""Predictions beside a window: one thread that works, tasks that report."""

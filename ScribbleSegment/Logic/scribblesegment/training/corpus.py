@@ -1,0 +1,318 @@
+"""The training corpus on disk, and how samples are drawn from it; for the format see `segmentation_sets`."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.errors import DatasetError, ScribbleSegmentError
+
+_LABEL_TYPES = (np.uint8, np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationSet:
+    """One data set in memory.
+
+    Attributes:
+        name: Its name.
+        images: uint8 (N, S, S).
+        labels: uint8 or uint16 (N, S, S), 0 background.
+        instances: True if each label number is one object and not one structure.
+        meta: The file's description.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.integer[Any]]
+    instances: bool
+    meta: dict[str, Any]
+
+    def label_name(self, label: int) -> str:
+        """Give the name of a structure, or its number where the set has no name for it."""
+        names = self.meta.get("label_names")
+        return str(names.get(str(label), label)) if isinstance(names, dict) else str(label)
+
+
+def load_set(path: str | Path) -> SegmentationSet:
+    """Read one set.
+
+    Raises:
+        DatasetError: If the file is missing, damaged, or of another layout; the message names it.
+    """
+    path = Path(path)
+    arrays, meta = read_arrays(path, ("images", "labels"))
+    images, labels = arrays["images"], arrays["labels"]
+    if images.ndim != 3 or images.shape != labels.shape or images.dtype != np.uint8 or labels.dtype not in _LABEL_TYPES:
+        raise DatasetError(
+            f"{path}: expected images uint8 and labels uint8 or uint16, both (N, S, S); got images {images.dtype} "
+            f"{images.shape} and labels {labels.dtype} {labels.shape}."
+        )
+    if images.size == 0 or images.shape[1] != images.shape[2]:
+        raise DatasetError(
+            f"{path}: expected at least one image, and square ones; got shape {images.shape}. Pad the images to a "
+            "square with zeros."
+        )
+    return SegmentationSet(str(meta.get("name", path.stem)), images, labels, bool(meta.get("instances")), meta)
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read arrays of a set, whatever they are, and its description; never pickled objects, which could run code.
+
+    Args:
+        path: The `.npz` file.
+        names: The arrays; `meta` is read besides.
+
+    Returns:
+        The arrays by name, and the parsed `meta`.
+
+    Raises:
+        DatasetError: If the file is missing or damaged, an array is missing, or `meta` is no JSON object; the message
+            names the file.
+    """
+    wanted = (*names, "meta")
+    try:
+        arrays = _load_arrays(path, wanted)
+        meta = json.loads(str(arrays.pop("meta")))
+    except DatasetError:
+        raise
+    # A damaged archive ends in any of these, a huge wrong size in the last.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}. Copy or convert it again.") from error
+    if not isinstance(meta, dict):
+        raise DatasetError(f"{path}: meta must be a JSON object, got {type(meta).__name__}.")
+    return arrays, meta
+
+
+def subjects_of(meta: dict[str, Any], count: int) -> tuple[str, ...]:
+    """Give whose image each of a set's `count` images is; empty names if the set does not say for every one."""
+    subjects = meta.get("subjects")
+    if not isinstance(subjects, list) or len(subjects) != count:
+        return ("",) * count
+    return tuple(map(str, subjects))
+
+
+def _load_arrays(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    archive = np.load(path, allow_pickle=False)
+    if isinstance(archive, np.ndarray):
+        raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(wanted)}.")
+    with archive:
+        missing = [name for name in wanted if name not in archive.files]
+        if missing:
+            raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(wanted)}.")
+        return {name: archive[name] for name in wanted}
+
+
+# Words by which kinds of images are told apart; whole ones, because CT is part of others, such as OCT.
+_MODALITIES = ("mri", "ultrasound", "microscopy", "fluorescence", "fundus", "x-ray", "ct")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which structure of which image is to be segmented: positions in the corpus and a label number."""
+
+    set_index: int
+    image_index: int
+    label: int
+
+
+def load_corpus(
+    folder: str | Path, *, exclude: Iterable[str] = (), skip_bad: Callable[[str], None] | None = None
+) -> list[SegmentationSet]:
+    """Read all sets of a folder, sorted by file name, except those whose file stem is in `exclude`.
+
+    Args:
+        folder: Holds the sets, `*.npz`.
+        exclude: File stems; these sets are not even opened.
+        skip_bad: Told of every file that is damaged or of another layout, which is then passed over; without it the
+            first such file is an error.
+
+    Raises:
+        DatasetError: If the folder holds no set, a name to exclude does not occur, or a file is bad and is not to be
+            skipped, or all files are bad.
+    """
+    paths = sorted(Path(folder).glob("*.npz"))
+    excluded = set(exclude)
+    unknown = excluded - {path.stem for path in paths}
+    if unknown:
+        raise DatasetError(f"Sets to exclude that are not in {folder}: {', '.join(sorted(unknown))}.")
+    wanted = [path for path in paths if path.stem not in excluded]
+    if not wanted:
+        raise DatasetError(f"No training set (*.npz) in {folder}; give the folder that holds them.")
+    sets = []
+    for path in wanted:
+        try:
+            sets.append(load_set(path))
+        except DatasetError as error:
+            if skip_bad is None:
+                raise
+            skip_bad(str(error))
+    if not sets:
+        raise DatasetError(
+            f"None of the {len(wanted)} sets (*.npz) in {folder} can be read. Copy or convert them again."
+        )
+    return sets
+
+
+class HierarchicalSampler:
+    """Draws a set, then a label, then an image that shows it (ScribblePrompt, section 3.3, "Task Diversity").
+
+    In instance sets label numbers mean nothing across images: there an image is drawn first, then one of its objects.
+    """
+
+    def __init__(
+        self, sets: Sequence[SegmentationSet], *, min_fraction: float = 0.0, modality_balance: float = 0.0
+    ) -> None:
+        """Index which labels occur where.
+
+        Args:
+            sets: The corpus.
+            min_fraction: Structures that cover a smaller fraction of their image are left out.
+            modality_balance: 0 draws all sets alike, 1 all modalities alike and then their sets; between, a mixture.
+
+        Raises:
+            DatasetError: If a set has no usable structure.
+        """
+        self._images_of_label: list[dict[int, list[int]]] = []
+        self._labels_of_image: list[dict[int, list[int]]] = []
+        self._instances = [entry.instances for entry in sets]
+        self._shares = _shares([modality(entry) for entry in sets], modality_balance)
+        for entry in sets:
+            by_label: dict[int, list[int]] = {}
+            by_image: dict[int, list[int]] = {}
+            fewest = max(1.0, min_fraction * entry.labels[0].size)
+            for image_index, labels in enumerate(entry.labels):
+                areas = np.bincount(labels.ravel())
+                for label in np.flatnonzero(areas[1:] >= fewest) + 1:
+                    by_label.setdefault(int(label), []).append(image_index)
+                    by_image.setdefault(image_index, []).append(int(label))
+            if not by_label:
+                raise DatasetError(f"Set {entry.name} shows no structure that is large enough to train on.")
+            self._images_of_label.append(by_label)
+            self._labels_of_image.append(by_image)
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """Draw one sample: a set, then one of its labels, then an image of it, each equally likely."""
+        set_index = int(rng.choice(len(self._shares), p=self._shares))
+        if self._instances[set_index]:
+            image_index = _pick(sorted(self._labels_of_image[set_index]), rng)
+            return Sample(set_index, image_index, _pick(self._labels_of_image[set_index][image_index], rng))
+        label = _pick(sorted(self._images_of_label[set_index]), rng)
+        return Sample(set_index, _pick(self._images_of_label[set_index][label], rng), label)
+
+    def images_with(self, set_index: int, labels: Sequence[int] | None) -> list[int]:
+        """List the images of a set that show all of some labels large enough, or any object for None."""
+        if labels is None:
+            return sorted(self._labels_of_image[set_index])
+        by_label = self._images_of_label[set_index]
+        shared = set.intersection(*(set(by_label.get(label, ())) for label in labels))
+        return sorted(shared)
+
+    def is_instance_set(self, set_index: int) -> bool:
+        """Tell whether a set's label numbers are objects and not structures."""
+        return self._instances[set_index]
+
+    def labels_of(self, sample: Sample) -> list[int]:
+        """List all labels of the sample's image that are large enough."""
+        return self._labels_of_image[sample.set_index][sample.image_index]
+
+
+def modality(entry: SegmentationSet) -> str:
+    """Name the kind of images of a set by the first of `_MODALITIES` its description mentions, else by all of it."""
+    described = str(entry.meta.get("modality", "")).lower()
+    return next((name for name in _MODALITIES if re.search(rf"\b{name}\b", described)), described)
+
+
+def _shares(modalities: Sequence[str], balance: float) -> NDArray[np.float64]:
+    sizes = np.array([modalities.count(name) for name in modalities], dtype=np.float64)
+    by_modality = 1.0 / (sizes * len(set(modalities)))
+    shares = balance * by_modality + (1.0 - balance) / len(modalities)
+    return np.asarray(shares / shares.sum())
+
+
+def _pick(values: Sequence[int], rng: np.random.Generator) -> int:
+    return values[int(rng.integers(len(values)))]
+
+
+_IMAGE, _LABEL = "_image.nii.gz", "_label.nii.gz"
+
+
+# Side in pixels of the slices, as in the sets of images.
+_SIDE = 256
+
+
+# Slices without any structure, or with one of fewer pixels than this, teach nothing.
+_FEWEST_PIXELS = 30
+
+
+def load_volume_sets(folder: str | Path) -> list[SegmentationSet]:
+    """Read volumes, `NAME_image.nii.gz` and `NAME_label.nii.gz` in one folder a set, as sets of their slices.
+
+    Slices of all three axes are laid out with square pixels, intensities are scaled once a volume. A folder named "nc"
+    holds volumes of other licences and is passed over; one with "nuclei" or "stardist" in its name numbers objects.
+
+    Raises:
+        DatasetError: If there is no volume, or one cannot be read; the message names it.
+    """
+    sets = []
+    for path in sorted(Path(folder).iterdir()):
+        images = sorted(path.glob(f"*{_IMAGE}")) if path.is_dir() and path.name != "nc" else []
+        if images:
+            sets.append(_load(path.name, images))
+    if not sets:
+        raise DatasetError(f"No volume (SET/NAME{_IMAGE} with NAME{_LABEL}) in {folder}; give the folder of the sets.")
+    return sets
+
+
+def _load(name: str, paths: list[Path]) -> SegmentationSet:
+    from scribblesegment.io import read_labelmap, read_volume
+
+    images, labels = [], []
+    meta: dict[str, Any] = {"name": name, "modality": name, "subjects": [], "axis": [], "index": []}
+    for path in paths:
+        try:
+            volume, structures = read_volume(path), read_labelmap(path.with_name(path.name.replace(_IMAGE, _LABEL)))
+        except ScribbleSegmentError as error:
+            raise DatasetError(f"The volume {path} cannot be used: {error}") from error
+        if structures.shape != volume.shape:
+            raise DatasetError(f"{path}: the labels have shape {structures.shape}, the volume {volume.shape}.")
+        intensities = IntensityRange.estimate(volume.array)
+        for axis, count in enumerate(volume.shape):
+            for index in range(count):
+                here = structures.slice(axis, index)
+                if np.count_nonzero(here.image) < _FEWEST_PIXELS:
+                    continue
+                grid = SliceGrid(here.image.shape, here.spacing_mm, _SIDE)
+                picture = grid.image_to_grid(intensities.normalize(volume.slice(axis, index).image))
+                images.append(np.rint(255 * picture).astype(np.uint8))
+                labels.append(_nearest(grid, here.image.astype(np.uint16)))
+                meta["subjects"].append(path.name.removesuffix(_IMAGE))
+                meta["axis"].append(axis)
+                meta["index"].append(index)
+    if not images:
+        raise DatasetError(f"The volumes of {name} show no structure of {_FEWEST_PIXELS} pixels or more.")
+    return SegmentationSet(f"{name} volumes", np.stack(images), np.stack(labels), _has_instances(name), meta)
+
+
+def _nearest(grid: SliceGrid, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Bring labels (H, W) to a grid without mixing them."""
+    cells = np.arange(grid.size)
+    rows, columns = np.rint(grid.from_grid_coords(np.stack([cells, cells], axis=1))).astype(int).T
+    inside = [(axis >= 0) & (axis < length) for axis, length in zip((rows, columns), labels.shape, strict=True)]
+    laid_out = np.zeros((grid.size, grid.size), np.uint16)
+    laid_out[np.ix_(*inside)] = labels[np.ix_(rows[inside[0]], columns[inside[1]])]
+    return laid_out
+
+
+def _has_instances(name: str) -> bool:
+    return "nuclei" in name or "stardist" in name

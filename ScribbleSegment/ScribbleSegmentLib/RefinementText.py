@@ -1,0 +1,68 @@
+"""What the section *Correct a network's result* says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slicer.i18n import tr as _
+
+from scribblesegment.mrml.corrections import Meaning, SegmentMeaning, Violation
+
+
+def meaningInWords(row: SegmentMeaning) -> str:
+    """What a painted segment stands for."""
+    if row.meaning is Meaning.IGNORED:
+        return _("ignored: the network has no label of this name")
+    if row.meaning is Meaning.EMPTY:
+        return _("a new label, once something is painted")
+    if row.meaning is Meaning.NEW_LABEL:
+        return _("new label {label}").format(label=row.label)
+    text = _("background") if row.label == 0 else _("label {label}").format(label=row.label)
+    return _("{text}; nothing painted").format(text=text) if row.is_empty else text
+
+
+def iterationInWords(number: int, most: int, g: float) -> str:
+    """How far the constraints are from being met, while they are worked on."""
+    return _("Iteration {number} of at most {most}: g = {g}").format(number=number, most=most, g=gInWords(g))
+
+
+def gInWords(g: float) -> str:
+    """A value of g with as many digits as tell something."""
+    return f"{g:.3g}"
+
+
+def outcomeInWords(result) -> str:
+    """How a refinement ended; `result` is a CorrectionResult."""
+    last = gInWords(result.g_history[-1]) if result.g_history else "?"
+    parts = {
+        "satisfied": _("All corrections hold after {iterations} iterations (g = 0)."),
+        "iterations": _("Stopped after {iterations} iterations, the most allowed, at g = {g}."),
+        "stalled": _("Stopped after {iterations} iterations at g = {g}, which did not get smaller any more."),
+        "not finite": _("Stopped after {iterations} iterations: the numbers became too large to go on."),
+    }
+    text = parts.get(result.stopped, _("Stopped after {iterations} iterations at g = {g}.")).format(
+        iterations=result.iterations, g=last
+    )
+    left = sum(result.violation_counts.values())
+    if left:
+        text += " " + _(
+            "Marked voxels that do not have their label: {count}; the list below shows where. Paint more there, or "
+            "allow more iterations or layers under 'Advanced'."
+        ).format(count=left)
+    return " ".join([text, _("It took {seconds} s.").format(seconds=f"{result.seconds:.1f}"), *result.notes])
+
+
+def violationInWords(violation: Violation, names: Sequence[str]) -> str:
+    """One label that is not there everywhere it was painted."""
+    name = names[violation.label] if violation.label < len(names) else str(violation.label)
+    return _("{name}: marked voxels with another label: {count}").format(name=name, count=violation.count)
+
+
+def nothingPaintedInWords(index: int, others: Sequence[int]) -> str:
+    """Why a slice cannot be refined."""
+    text = _("Nothing is painted on slice {index}.").format(index=index)
+    if others:
+        text += " " + _("There are corrections on {slices}: go to one of them.").format(
+            slices=", ".join(str(other) for other in others[:20])
+        )
+    return text

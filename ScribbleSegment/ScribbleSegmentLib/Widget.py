@@ -1,0 +1,284 @@
+"""The module's panel: its sections, and what they have to do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+from scribblesegment.errors import WeightsError
+from scribblesegment.service.service import ServiceState
+
+from . import RefinementPanel  # noqa: F401 - it registers itself
+from .DeviceSection import DeviceSection
+from .Inference import rememberedSelection, sharedInference, startingSelection
+from .NetworkChoices import ModelChoices, Selection, deviceNames
+from .NetworkSection import NetworkSection
+from .Packages import PackageInstaller, PackagesSection, RequiredPackages
+from .SegmentEditorAccess import openSegmentEditor
+
+
+class Panel(Protocol):
+    """A section of the module's panel. It is made without arguments when the panel is shown for the first time."""
+
+    @property
+    def title(self) -> str:
+        """Its headline, translated."""
+
+    def setup(self, layout: Any) -> None:
+        """Builds its widgets in a QVBoxLayout."""
+
+    def enter(self) -> None:
+        """Called when the module is shown; until `exit`, the panel may observe and poll."""
+
+    def exit(self) -> None:
+        """Called when another module is shown."""
+
+    def cleanup(self) -> None:
+        """Called before the widgets are destroyed; nothing may be left behind."""
+
+
+P = TypeVar("P", bound=Callable[[], Any])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    order: int
+    name: str
+    make: Callable[[], Panel]
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def registerPanel(*, order: int) -> Callable[[P], P]:
+    """Decorate a class of panels to have it shown.
+
+    Args:
+        order: Sections are shown by rising order. A class of the same name replaces the earlier one, as when a module
+            is reloaded.
+    """
+
+    def register(panelClass: P) -> P:
+        name = panelClass.__name__
+        _entries[name] = _Entry(order, name, panelClass)
+        return panelClass
+
+    return register
+
+
+def unregisterPanel(panelClass: Callable[[], Any]) -> None:
+    """Show a class of panels no longer; nothing happens when it is not registered."""
+    _entries.pop(panelClass.__name__, None)
+
+
+def registeredPanels() -> list[Callable[[], Panel]]:
+    """Give the classes to show, in order."""
+    return [entry.make for entry in sorted(_entries.values(), key=lambda entry: (entry.order, entry.name))]
+
+
+class SampleDataSection:
+    """Loads one of Slicer's own sample volumes."""
+
+    def __init__(self, ui, onLoaded: Callable[[slicer.vtkMRMLScalarVolumeNode], None]) -> None:
+        """Use the widgets of a form.
+
+        Args:
+            ui: Its widgets by name.
+            onLoaded: Given the volume that was loaded.
+        """
+        self._ui = ui
+        self._onLoaded = onLoaded
+        for label, name in ((_("CT of a chest"), "CTChest"), (_("MR of a head"), "MRHead")):
+            ui.sampleComboBox.addItem(label, name)
+        ui.loadSampleButton.connect("clicked()", self.load)
+        self._say("")
+        if not hasattr(slicer.modules, "sampledata"):
+            reason = _("Slicer's module Sample Data is not available.")
+            for widget in (ui.sampleComboBox, ui.loadSampleButton):
+                widget.enabled = False
+                widget.toolTip = reason
+            self._say(reason)
+
+    def load(self) -> None:
+        """Download and show the chosen volume; what was downloaded before is taken from Slicer's cache."""
+        import SampleData
+
+        name = self._ui.sampleComboBox.currentData
+        self._say(_("Loading..."))
+        slicer.app.processEvents()
+        volumeNode = None
+        with slicer.util.tryWithErrorDisplay(_("The sample data could not be loaded."), waitCursor=True):
+            try:
+                volumeNode = next(iter(SampleData.downloadSamples(name)), None)
+            finally:
+                self._say(
+                    ""
+                    if volumeNode is not None
+                    else _("{name} could not be loaded. Check the internet connection.").format(name=name)
+                )
+        if volumeNode is not None:
+            self._onLoaded(volumeNode)
+
+    def _say(self, text: str) -> None:
+        self._ui.sampleLabel.text = text
+        self._ui.sampleLabel.visible = bool(text)
+
+
+@parameterNodeWrapper
+class ScribbleSegmentParameterNode:
+    """The choice that was made in this scene; empty texts stand for the user's last choice.
+
+    Attributes:
+        model: Name of a network.
+        device: "auto" or a torch device name.
+    """
+
+    model: str = ""
+    device: str = ""
+
+
+# Each tick lends Python's global lock to the thread that loads the network.
+_INTERVAL_MS = 20
+
+_WAIT_SECONDS = 0.01
+
+
+class ModulePanel:
+    """Connects the sections with the scene's parameters and with the shared inference service.
+
+    Nothing is loaded or installed until the user asks for it. While the module is not shown, it watches nothing.
+    """
+
+    def __init__(self, ui) -> None:
+        """Use the widgets of `Resources/UI/ScribbleSegment.ui`, by name."""
+        self._ui = ui
+        self._models = ModelChoices()
+        self._parameterNode: ScribbleSegmentParameterNode | None = None
+        self._observation: int | None = None
+        self._shownState: ServiceState | None = None
+        self._packagesMissing = False
+        self.network = NetworkSection(ui, self._models, lambda name: self._choose(Selection(model=name)))
+        self.device = DeviceSection(ui, lambda name: self._choose(Selection(device=name)))
+        self.packages = PackagesSection(ui, RequiredPackages(), PackageInstaller(), self._onInstalled)
+        self.sampleData = SampleDataSection(ui, ui.volumeSelector.setCurrentNode)
+        self._panels = [self._added(make()) for make in registeredPanels()]
+        ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_INTERVAL_MS)
+        self._timer.connect("timeout()", self._onTimer)
+
+    # What the module's widget calls -----------------------------------------------------------------------------
+
+    def setParameterNode(self, parameterNode: ScribbleSegmentParameterNode | None) -> None:
+        """Use the parameters of the scene; None while the scene is closed."""
+        if self._parameterNode is not None and self._observation is not None:
+            self._parameterNode.RemoveObserver(self._observation)
+        self._parameterNode, self._observation = parameterNode, None
+        if parameterNode is not None:
+            self._observation = parameterNode.AddObserver("ModifiedEvent", lambda caller, event: self._useSelection())
+            self._useSelection()
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self._packagesMissing = self.packages.refresh()
+        if self._packagesMissing:
+            self._ui.packagesCollapsibleButton.collapsed = False
+        self._ui.statusLabel.text = ""
+        self._showState()
+        if sharedInference().state.kind == "loading":
+            self._timer.start()
+        for panel in self._panels:
+            panel.enter()
+
+    def exit(self) -> None:
+        """Another module is shown."""
+        self._timer.stop()
+        for panel in self._panels:
+            panel.exit()
+
+    def cleanup(self) -> None:
+        """Leave nothing behind."""
+        self.exit()
+        self.setParameterNode(None)
+        self.network.cleanup()
+        self.device.cleanup()
+        for panel in self._panels:
+            panel.cleanup()
+
+    # Choices ----------------------------------------------------------------------------------------------------
+
+    @property
+    def selection(self) -> Selection:
+        """What is used: the scene's choice as far as it exists here, else the user's last one, else the default."""
+        node = self._parameterNode
+        chosen = Selection() if node is None else Selection(node.model, node.device)
+        return chosen.restrictedTo(self._modelNames(), deviceNames()).completedBy(startingSelection())
+
+    def _choose(self, change: Selection) -> None:
+        """Take the user's choice, and load the network so that the user sees at once whether it works."""
+        selection = change.completedBy(self.selection)
+        rememberedSelection().save(selection)
+        node = self._parameterNode
+        if node is not None:
+            with slicer.util.NodeModify(node):
+                node.model, node.device = selection.model, selection.device
+        sharedInference().choose(selection.model, selection.device)
+        self._load()
+
+    def _useSelection(self) -> None:
+        """Bring widgets and inference in line with the parameters; loads nothing."""
+        selection = self.selection
+        sharedInference().choose(selection.model, selection.device)
+        self.network.showModels(selection.model)
+        self.device.showDevice(selection.device)
+        self._showState()
+
+    def _modelNames(self) -> list[str]:
+        try:
+            return [choice.name for choice in self._models.all()]
+        except WeightsError:
+            # The section that lists them says so.
+            return []
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        if not self._packagesMissing:
+            sharedInference().prepare()
+            self._timer.start()
+        self._showState()
+
+    def _onInstalled(self) -> None:
+        self._packagesMissing = self.packages.refresh()
+        sharedInference().retry()
+        self._load()
+
+    def _onTimer(self) -> None:
+        sharedInference().wait(_WAIT_SECONDS)
+        self._showState()
+        if sharedInference().state.kind in ("ready", "failed"):
+            self._timer.stop()
+
+    def _showState(self) -> None:
+        self.network.showState(sharedInference().state, self._packagesMissing)
+
+    # Segment Editor, and later sections -------------------------------------------------------------------------
+
+    def _onOpenSegmentEditor(self) -> None:
+        self._ui.statusLabel.text = openSegmentEditor(self._ui.volumeSelector.currentNode())
+
+    def _added(self, panel: Panel) -> Panel:
+        section = ctk.ctkCollapsibleButton()
+        section.text = panel.title
+        section.collapsed = True
+        layout = qt.QVBoxLayout(section)
+        panel.setup(layout)
+        self._ui.panelsFrame.layout().addWidget(section)
+        return panel
