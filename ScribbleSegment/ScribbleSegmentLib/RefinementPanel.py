@@ -22,7 +22,6 @@ from .Inference import sharedInference
 from .Packages import InstallationError, PackageInstaller, Requirement
 from .RefinementLogic import RefinementChoice, RefinementControl, RefinementOptions, RefinementView, TalkState
 from .RefinementText import gInWords, iterationInWords, meaningInWords, violationInWords
-from .Widget import registerPanel
 
 _KEY = "ScribbleSegment/CorrectedNetworks"
 
@@ -446,7 +445,6 @@ _SEGMENTATION_EVENTS = (
 )
 
 
-@registerPanel(order=20)
 class RefinementPanel(VTKObservationMixin):
     """Connects the form with what it does. While the module is not shown, it watches nothing but the scene's end.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
 
 import ctk
 import qt
@@ -15,72 +13,13 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 from scribblesegment.errors import WeightsError
 from scribblesegment.service.service import ServiceState
 
-from . import RefinementPanel  # noqa: F401 - it registers itself
 from .DeviceSection import DeviceSection
 from .Inference import rememberedSelection, sharedInference, startingSelection
 from .NetworkChoices import ModelChoices, Selection, deviceNames
 from .NetworkSection import NetworkSection
 from .Packages import PackageInstaller, PackagesSection, RequiredPackages
+from .RefinementPanel import RefinementPanel
 from .SegmentEditorAccess import openSegmentEditor
-
-
-class Panel(Protocol):
-    """A section of the module's panel. It is made without arguments when the panel is shown for the first time."""
-
-    @property
-    def title(self) -> str:
-        """Its headline, translated."""
-
-    def setup(self, layout: Any) -> None:
-        """Builds its widgets in a QVBoxLayout."""
-
-    def enter(self) -> None:
-        """Called when the module is shown; until `exit`, the panel may observe and poll."""
-
-    def exit(self) -> None:
-        """Called when another module is shown."""
-
-    def cleanup(self) -> None:
-        """Called before the widgets are destroyed; nothing may be left behind."""
-
-
-P = TypeVar("P", bound=Callable[[], Any])
-
-
-@dataclass(frozen=True)
-class _Entry:
-    order: int
-    name: str
-    make: Callable[[], Panel]
-
-
-_entries: dict[str, _Entry] = {}
-
-
-def registerPanel(*, order: int) -> Callable[[P], P]:
-    """Decorate a class of panels to have it shown.
-
-    Args:
-        order: Sections are shown by rising order. A class of the same name replaces the earlier one, as when a module
-            is reloaded.
-    """
-
-    def register(panelClass: P) -> P:
-        name = panelClass.__name__
-        _entries[name] = _Entry(order, name, panelClass)
-        return panelClass
-
-    return register
-
-
-def unregisterPanel(panelClass: Callable[[], Any]) -> None:
-    """Show a class of panels no longer; nothing happens when it is not registered."""
-    _entries.pop(panelClass.__name__, None)
-
-
-def registeredPanels() -> list[Callable[[], Panel]]:
-    """Give the classes to show, in order."""
-    return [entry.make for entry in sorted(_entries.values(), key=lambda entry: (entry.order, entry.name))]
 
 
 class SampleDataSection:
@@ -168,7 +107,8 @@ class ModulePanel:
         self.device = DeviceSection(ui, lambda name: self._choose(Selection(device=name)))
         self.packages = PackagesSection(ui, RequiredPackages(), PackageInstaller(), self._onInstalled)
         self.sampleData = SampleDataSection(ui, ui.volumeSelector.setCurrentNode)
-        self._panels = [self._added(make()) for make in registeredPanels()]
+        self.refinement = RefinementPanel()
+        self._addSection(self.refinement)
         ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
@@ -194,14 +134,12 @@ class ModulePanel:
         self._showState()
         if sharedInference().state.kind == "loading":
             self._timer.start()
-        for panel in self._panels:
-            panel.enter()
+        self.refinement.enter()
 
     def exit(self) -> None:
         """Another module is shown."""
         self._timer.stop()
-        for panel in self._panels:
-            panel.exit()
+        self.refinement.exit()
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
@@ -209,8 +147,7 @@ class ModulePanel:
         self.setParameterNode(None)
         self.network.cleanup()
         self.device.cleanup()
-        for panel in self._panels:
-            panel.cleanup()
+        self.refinement.cleanup()
 
     # Choices ----------------------------------------------------------------------------------------------------
 
@@ -269,16 +206,15 @@ class ModulePanel:
     def _showState(self) -> None:
         self.network.showState(sharedInference().state, self._packagesMissing)
 
-    # Segment Editor, and later sections -------------------------------------------------------------------------
+    # Segment Editor, and further sections -----------------------------------------------------------------------
 
     def _onOpenSegmentEditor(self) -> None:
         self._ui.statusLabel.text = openSegmentEditor(self._ui.volumeSelector.currentNode())
 
-    def _added(self, panel: Panel) -> Panel:
+    def _addSection(self, panel: RefinementPanel) -> None:
         section = ctk.ctkCollapsibleButton()
         section.text = panel.title
         section.collapsed = True
         layout = qt.QVBoxLayout(section)
         panel.setup(layout)
         self._ui.panelsFrame.layout().addWidget(section)
-        return panel

@@ -119,7 +119,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         slicer.util.selectModule("SegmentEditor")
         slicer.util.selectModule("ScribbleSegment")
         widget = slicer.modules.scribblesegment.widgetRepresentation().self()
-        self.panel = next(one for one in widget.panel._panels if type(one).__name__ == "RefinementPanel")
+        self.panel = widget.panel.refinement
         self.form, self.ui, self.control = self.panel.form, self.panel.form.ui, self.panel.control
         self.realNetworks, self.realWork, self.realAsk = self.panel.networks, self.control.work, self.control._view.ask
         self.form.widget.parent().collapsed = False

@@ -8,9 +8,9 @@ import pytest
 import scribblesegment
 
 PUBLIC = {
-    "context": {"ContextEntry", "ContextSet"},
-    "context_store": {"ContextStore"},
-    "exceptions": {
+    "context.context_set": {"ContextEntry", "ContextSet"},
+    "context.store": {"ContextStore"},
+    "errors": {
         "CancelledError",
         "ConfigError",
         "ContextError",
@@ -26,19 +26,19 @@ PUBLIC = {
         "WeightsError",
     },
     "io": {"read_labelmap", "read_volume", "write_labelmap", "write_segmentation"},
-    "predictor": {"Prediction", "Predictor", "load_predictor"},
-    "prompts": {"Prompts"},
+    "inference.predictor": {"Prediction", "Predictor", "load_predictor"},
+    "data.prompts": {"Prompts"},
     "propagation": {"AnnotatedSegment", "PropagatedSlice", "Propagation", "PropagationConfig", "Propagator"},
-    "preprocessing": {"IntensityRange"},
+    "data.preprocessing": {"IntensityRange"},
     "refinement.correction": {"Correction", "CorrectionResult"},
-    "label_scribbles": {"LabelScribbles"},
+    "data.labels": {"LabelScribbles"},
     "refinement.lagrangian": {"RefinementConfig"},
-    "refinement.networks": {"load_network"},
+    "refinement.adapters": {"load_network"},
     "refinement.refiner": {"RefinementResult", "Refiner", "refine"},
     "refinement.region_growing": {"GrowthConfig", "grow_scribbles"},
-    "session": {"InteractiveSession"},
-    "volume": {"LabelVolume", "Segment", "Volume"},
-    "weights.manager": {"fetch_weights", "list_weights"},
+    "inference.session": {"InteractiveSession"},
+    "data.volume": {"LabelVolume", "Segment", "Volume"},
+    "weights.registry": {"fetch_weights", "list_weights"},
 }
 
 
@@ -54,7 +54,7 @@ def test_a_public_name_is_the_object_of_its_module(module, name):
 
 
 def test_every_error_is_a_scribble_segment_error():
-    for name in PUBLIC["exceptions"]:
+    for name in PUBLIC["errors"]:
         assert issubclass(getattr(scribblesegment, name), scribblesegment.ScribbleSegmentError)
 
 

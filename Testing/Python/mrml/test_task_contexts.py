@@ -1,20 +1,18 @@
-"""Tests of ScribbleSegmentLib.ContextLibrary, which needs neither Qt nor Slicer's application."""
+"""Tests of ScribbleSegmentLib.ContextLibrary; Qt is a stand-in."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-MODULE = Path(__file__).resolve().parents[3] / "ScribbleSegment"
-if str(MODULE) not in sys.path:
-    sys.path.append(str(MODULE))
+import slicer_stand_ins
+
+slicer_stand_ins.install()
 
 from scribblesegment.context.context_set import ContextEntry
 from scribblesegment.context.store import ContextStore

@@ -9,6 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 import scribblesegment
 from scribblesegment import FileFormatError, list_weights
 from scribblesegment.commands.info import info
+from scribblesegment.weights import registry
 
 
 def told(image=None):
@@ -34,7 +35,7 @@ def test_every_model_is_told_with_its_licence_and_whether_it_is_here():
 
 
 def test_a_model_whose_file_is_missing_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(scribblesegment.weights.manager.WeightsInfo, "path", lambda entry: tmp_path / "none")
+    monkeypatch.setattr(registry.WeightsInfo, "path", lambda entry: tmp_path / "none")
     assert f"missing: {tmp_path / 'none'}" in told()
 
 

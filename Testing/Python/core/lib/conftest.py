@@ -1,18 +1,9 @@
-"""Puts the module's own library on the path; the modules tested here import neither Qt nor Slicer."""
+"""The module's library without the application: Qt is a stand-in, so only what needs no widget is tested."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+import slicer_stand_ins
 
-MODULE = Path(__file__).resolve().parents[4] / "ScribbleSegment"
-if str(MODULE) not in sys.path:
-    sys.path.append(str(MODULE))
-
-
-@pytest.fixture(scope="session")
-def module_folder() -> Path:
-    """Folder that holds `ScribbleSegmentLib`."""
-    return MODULE
+pytest.importorskip("slicer", reason="needs slicer-core")
+slicer_stand_ins.install()
