@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from propagation_phantoms import ball
 
 from scribblesegment.batch.records import FOLDER
 from scribblesegment.batch.results_table import RESULTS
-from scribblesegment.commands.batch import BatchRequest
+from scribblesegment.cli.batch import batch
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.files import write_context_file
 
@@ -90,15 +92,19 @@ class BatchFolders:
     def add(self, name: str, structure=None, **options) -> Path:
         return write_image(self.images / name, structure, **options)
 
-    def request(self, **changes) -> BatchRequest:
-        values = {
-            "folder": self.images,
-            "output": self.output,
-            "contexts": (str(self.context),),
-            "model": str(self.weights),
-            "workers": 1,
-        }
-        return BatchRequest(**(values | changes))
+    def run(self, load, report=lambda line: None, **changes) -> list[str]:
+        """Run the batch, with other options where wanted; returns the lines it printed."""
+        options = {"contexts": (str(self.context),), "output": self.output, "model": str(self.weights), "workers": 1}
+        options |= {"folder": self.images} | changes
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                batch(**options, load=load)
+        finally:
+            lines = printed.getvalue().splitlines()
+            for line in lines:
+                report(line)
+        return lines
 
     def arguments(self, *more: str) -> list[str]:
         """The same as a command line, in this process unless `more` says otherwise."""

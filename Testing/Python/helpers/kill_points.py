@@ -18,7 +18,6 @@ from batch_folders import BatchFolders, a_context, left_behind, write_context
 from batch_networks import load_threshold
 
 from scribblesegment.batch.records import LEFTOVER
-from scribblesegment.commands.batch import batch
 
 _STEPS = ("fsync", "mkdir", "replace", "unlink")
 
@@ -29,7 +28,7 @@ def run_and_die(folders: BatchFolders, step: int | None, *, before: bool, **chan
     if child == 0:
         if step is not None:
             _die_at(step, before=before)
-        batch(folders.request(**changes), load=load_threshold, say=lambda line: None)
+        folders.run(load_threshold, **changes)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -1,0 +1,5 @@
+"""The command line: `scribblesegment segment`, `propagate`, `batch`, `refine` and `info`."""
+
+from scribblesegment.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,178 @@
+"""What commands share: files that are checked before any work, networks, context sets, words for slices, progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scribblesegment.cli.options import AXES
+from scribblesegment.data.volume import Segment, Volume
+from scribblesegment.errors import ContextError, FileFormatError, GeometryError, ImageError
+
+if TYPE_CHECKING:
+    from scribblesegment.context.context_set import ContextSet
+    from scribblesegment.inference.predictor import Predictor
+
+# Formats without a place in the patient: one slice, matched by its size alone.
+_FLAT = (".png", ".tif", ".tiff")
+# Formats that cannot hold axes that are not at right angles.
+_STRAIGHT = (*_FLAT, ".nii", ".nii.gz")
+
+_MOST_RANGES = 10
+_PATIENCE_S = 1.0  # of work after which a progress bar appears, if somebody is watching
+
+
+def check_outputs(output: Path, picture: Path | None, sources: Iterable[Path | None]) -> None:
+    """Refuse, before any work, a label map and a picture that could not be written or would replace what is read.
+
+    Raises:
+        FileFormatError: An extension that holds no labels or no picture; a folder; in a missing or protected folder;
+            one of the files that are read; both one file.
+    """
+    from scribblesegment.io import WRITE_EXTENSIONS
+
+    if not _extension(output, WRITE_EXTENSIONS):
+        raise FileFormatError(f"Cannot write {output}: unknown extension. Choose one of {', '.join(WRITE_EXTENSIONS)}.")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise FileFormatError(f"Cannot write the picture {picture}: its name must end in .png.")
+    read = {source.resolve() for source in sources if source is not None}
+    for path in (output, picture):
+        if path is None:
+            continue
+        folder = path.resolve().parent
+        if path.is_dir():
+            raise FileFormatError(f"Cannot write {path}: it is a folder. Add a file name.")
+        if not folder.is_dir():
+            raise FileFormatError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
+        if not os.access(folder, os.W_OK):
+            raise FileFormatError(f"Cannot write {path}: the folder {folder} is write-protected. Choose another.")
+        if path.resolve() in read:
+            raise FileFormatError(f"Cannot write {path}: it is the file that is read. Choose another name.")
+    if picture is not None and picture.resolve() == output.resolve():
+        raise FileFormatError(f"Segmentation and picture would be one file, {output}. Name them apart.")
+
+
+def read_image(path: Path, output: Path) -> Volume:
+    """Read the image that is segmented.
+
+    Raises:
+        ImageError: It has several slices and the output's format is a picture.
+        GeometryError: Its axes are not at right angles, which the output's format cannot say.
+        FileFormatError: The image cannot be read.
+    """
+    from scribblesegment.io import WRITE_EXTENSIONS, read_volume
+
+    volume = read_volume(path)
+    extension = _extension(output, WRITE_EXTENSIONS)
+    if extension in _FLAT and volume.shape[0] != 1:
+        raise ImageError(f"{extension} holds one slice, the image has {volume.shape[0]}. Write .seg.nrrd or .nii.gz.")
+    if extension in _STRAIGHT and volume.is_sheared:
+        raise GeometryError(
+            f"The image's axes are not at right angles, which {extension} cannot hold. Write .seg.nrrd or .nrrd."
+        )
+    return volume
+
+
+def check_same_grid(path: Path, grid: Volume, image: Path, volume: Volume, *, painted: str) -> None:
+    """Raise GeometryError, with both grids, if what was painted (such as "strokes") is not on the image's grid."""
+    # A picture has no place in the patient, and its resolution is whatever the paint program wrote.
+    if grid.shape == volume.shape if _extension(path, _FLAT) else volume.same_grid(grid):
+        return
+    raise GeometryError(
+        f"{path} is not on the grid of {image}: {_described(grid)} against {_described(volume)}. "
+        f"Resample the {painted} to the image with nearest neighbours, or paint them on it."
+    )
+
+
+def without_voxels(volume: Volume) -> Volume:
+    """The grid of a volume, which takes no memory."""
+    return Volume(np.broadcast_to(np.zeros((), np.uint8), volume.shape), volume.ijk_to_ras)
+
+
+def named_segments(labels: Iterable[int], known: Iterable[Segment]) -> list[Segment]:
+    """Names and colours of labels: those that a file gave, or others."""
+    from scribblesegment.io import default_segment
+
+    named = {segment.label: segment for segment in known}
+    return [named.get(label) or default_segment(label) for label in labels]
+
+
+def load_predictor(name: str, *, device: str) -> Predictor:
+    """`scribblesegment.load_predictor` that shows a download, if there is one and somebody is watching."""
+    from scribblesegment.inference.predictor import load_predictor as load
+
+    return load(name, device=device, progress=show_download)
+
+
+def open_context(file_or_task: str) -> ContextSet:
+    """Read a context set: that of a task of the user, or else a file or folder.
+
+    Raises:
+        ContextError: There is neither such a task nor such a file.
+        FileFormatError: The file is damaged.
+    """
+    from scribblesegment.context.files import read_context
+    from scribblesegment.context.store import ContextStore
+
+    store = ContextStore()
+    if file_or_task in store:
+        return store.load(file_or_task)
+    if Path(file_or_task).exists():
+        return read_context(file_or_task)
+    tasks = ", ".join(repr(task.name) for task in store.list_tasks()) or "none"
+    raise ContextError(
+        f"{file_or_task!r} is neither a file or folder nor a task with a context set; tasks are: {tasks}."
+    )
+
+
+def listed_slices(axis: int, indices: Sequence[int]) -> str:
+    """Write ascending slices as ranges: "3 slices k:3-4,12"."""
+    return f"{'slice' if len(indices) == 1 else f'{len(indices)} slices'} {AXES[axis]}:{listed(indices)}"
+
+
+def listed(indices: Iterable[int]) -> str:
+    """Write ascending numbers as ranges: "3-4,12"."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
+    return ",".join(parts[:_MOST_RANGES]) + (",..." if len(parts) > _MOST_RANGES else "")
+
+
+def show_download(fraction: float, text: str) -> None:
+    """Show how far the download of a network is, if somebody is watching."""
+    if sys.stderr.isatty():
+        end = "\n" if fraction >= 1.0 else ""
+        print(f"\r{text} ({100 * fraction:.0f} %)", end=end, file=sys.stderr, flush=True)
+
+
+def progress_bar(total: int, doing: str, unit: str) -> Any:
+    """Make a `tqdm` bar for a `with` statement, shown on a terminal only, and only if the work takes a while."""
+    from tqdm import tqdm
+
+    # disable=None: silent unless standard error is a terminal.
+    return tqdm(total=total, desc=doing, unit=unit, delay=_PATIENCE_S, disable=None, leave=False)
+
+
+def _extension(path: Path, known: Sequence[str]) -> str:
+    return next((extension for extension in known if path.name.lower().endswith(extension)), "")
+
+
+def _described(volume: Volume) -> str:
+    def numbers(values: Iterable[float]) -> str:
+        # Rounded first, plus zero: "-3.7e-09" and "-0" are noise of file headers.
+        return "(" + ", ".join(f"{round(float(value), 6) + 0.0:.6g}" for value in values) + ")"
+
+    return (
+        f"shape (k, j, i) {volume.shape}, spacing {numbers(volume.spacing_kji_mm)} mm, origin "
+        f"{numbers(volume.origin_ras)} RAS, directions of i, j, k "
+        + " ".join(numbers(column) for column in volume.directions.T)
+    )

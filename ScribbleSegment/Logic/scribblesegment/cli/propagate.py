@@ -1,0 +1,217 @@
+"""`scribblesegment propagate`: from a few annotated slices of a volume to the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scribblesegment.cli.files import (
+    check_outputs,
+    check_same_grid,
+    listed,
+    listed_slices,
+    load_predictor,
+    named_segments,
+    open_context,
+    progress_bar,
+    read_image,
+)
+from scribblesegment.cli.options import AXES, Argument, Device, Model, Output, Threshold, read_axis, read_range
+from scribblesegment.cli.pictures import SliceDisplay
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
+from scribblesegment.errors import ContextError, PromptError
+
+if TYPE_CHECKING:
+    from scribblesegment.context.context_set import ContextSet
+    from scribblesegment.propagation import Propagation
+
+# The axis that slices were annotated along must be this much more likely than the next one.
+_CLEARLY = 2.0
+
+
+def propagate(
+    image: Annotated[Path, Argument("VOLUME", ".nrrd, .nii.gz, .mha, ... or a DICOM folder")],
+    *,
+    annotated: Annotated[Path, Argument("--annotated SEG", "segmentation of some slices, on the same grid")],
+    output: Output,
+    axis: Annotated[
+        int | None,
+        Argument(
+            "--axis AXIS",
+            "k, j or i: axis the annotated slices lie along. Default: the one along which few slices have labels",
+            read=read_axis,
+        ),
+    ] = None,
+    index_range: Annotated[
+        tuple[int, int] | None,
+        Argument("--range FIRST-LAST", "segment only these slices, both included: 20-90", read=read_range),
+    ] = None,
+    complete: Annotated[
+        bool,
+        Argument(
+            "--complete", "every annotated slice shows all segments: where one is missing it is absent, and ends there"
+        ),
+    ] = False,
+    contexts: Annotated[
+        tuple[str, ...],
+        Argument(
+            "--context FILE_OR_TASK",
+            "segmented images from elsewhere: a context set's file or folder, or the name of a task; may be given "
+            "again, each set for the segment of its name",
+        ),
+    ] = (),
+    model: Model = "default",
+    threshold: Threshold = 0.5,
+    device: Device = "auto",
+    load: Callable[..., Any] = load_predictor,
+) -> None:
+    """Segment the rest of a volume from a few annotated slices.
+
+    The annotation is a label map or segmentation on the image's grid in which some slices along one axis are segmented,
+    one segment or several. From there slices are segmented outward in both directions until the structure ends.
+    Annotated slices stay as they are; names and colours of segments are kept. What is done when Ctrl-C is pressed is
+    written.
+
+    Examples:
+      scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd
+      scribblesegment propagate mri_folder --annotated few.seg.nrrd -o all.seg.nrrd --axis i --range 20-90
+      scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd --context Liver
+    """
+    from scribblesegment.io import read_labelmap, write_labelmap
+    from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator
+
+    config = PropagationConfig(threshold=threshold)
+    check_outputs(output, None, (image, annotated))
+    labelmap = read_labelmap(annotated)
+    volume = read_image(image, output)
+    check_same_grid(annotated, labelmap, image, volume, painted="annotation")
+    segments = named_segments(labelmap.labels_present(), labelmap.segments)
+    if not segments:
+        raise PromptError(f"{annotated} holds no annotated slice. Segment at least one slice of the image first.")
+    axis = annotated_axis(labelmap) if axis is None else axis
+    masks = annotated_slices(labelmap, axis, segments, complete=complete)
+    context = contexts_by_label([open_context(one) for one in contexts], segments)
+    indices = sorted({index for of_segment in masks.values() for index in of_segment})
+    plane = SliceDisplay.radiological(volume.ijk_to_ras, axis).plane
+    print(f"annotated: {listed_slices(axis, indices)} ({plane})")
+    run = Propagator(load(model, device=device), config=config).iterate_segments(
+        volume,
+        {one.label: AnnotatedSegment(masks[one.label], one.name, context.get(one.label)) for one in segments},
+        axis,
+        index_range=index_range,
+        source=image.name,
+    )
+    labels, interrupted = np.array(labelmap.array), False
+    planes = np.moveaxis(labels, axis, 0)
+    with progress_bar(run.remaining, "propagating", "slice") as bar:
+        try:
+            for piece in run:
+                planes[piece.index][piece.mask] = piece.label
+                bar.total = run.made + run.remaining  # a structure that ends leaves less to do
+                bar.update(run.made - bar.n)
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and not run.made:
+        raise KeyboardInterrupt
+    write_labelmap(output, LabelVolume(labels, volume.ijk_to_ras, labelmap.segments))
+    for segment in segments:
+        print(f"  {segment.label}  {segment.name}: {_summary(run.result()[segment.label], AXES[axis])}")
+    print(f"{run.made} slices predicted, {run.slices_per_second:.1f} slices per second")
+    print(f"wrote {output}" + (", with what was done until the interruption" if interrupted else ""))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def annotated_axis(labelmap: Volume) -> int:
+    """Find the axis that some slices of a label map were annotated along.
+
+    Along that axis few slices hold labels, with gaps between them; along the others all do across the structure. The
+    axis with the smallest ``count ** 2 / extent`` is taken: the number of slices with labels, times the part they make
+    up between the first and the last of them.
+
+    Raises:
+        PromptError: No axis stands out.
+    """
+    held = [np.zeros(side, bool) for side in labelmap.shape]
+    for index, plane in enumerate(labelmap.array):  # plane by plane: a mask of the whole would need as much again
+        marked = plane != 0
+        held[0][index] = marked.any()
+        held[1] |= marked.any(axis=1)
+        held[2] |= marked.any(axis=0)
+    found = [np.flatnonzero(slices) for slices in held]
+    score = [
+        # Along an axis of one voxel there is nowhere to go.
+        len(indices) ** 2 / (indices[-1] + 1 - indices[0]) if side > 1 else math.inf
+        for indices, side in zip(found, labelmap.shape, strict=True)
+    ]
+    best, second, _ = np.argsort(score, kind="stable").tolist()
+    if score[best] * _CLEARLY > score[second]:
+        raise PromptError(
+            "It cannot be seen along which axis slices were annotated: with labels are "
+            + ", ".join(listed_slices(axis, found[axis].tolist()) for axis in range(3))
+            + ". Give --axis k, j or i."
+        )
+    return int(best)
+
+
+def annotated_slices(
+    labelmap: Volume, axis: int, segments: Sequence[Segment], *, complete: bool
+) -> dict[int, dict[int, NDArray[np.bool_]]]:
+    """Cut the annotated masks out of a label map: for each label, bool (H, W) by slice index.
+
+    If slices are `complete`, a segment that an annotated slice does not show is absent there, otherwise unknown.
+    """
+    found: dict[int, dict[int, NDArray[np.bool_]]] = {segment.label: {} for segment in segments}
+    for index, plane in enumerate(np.moveaxis(labelmap.array, axis, 0)):
+        present = set(np.unique(plane).tolist()) if plane.any() else set()
+        for label, masks in found.items():
+            if label in present or (complete and present):
+                masks[index] = np.asarray(plane == label)
+    return found
+
+
+def contexts_by_label(contexts: Sequence[ContextSet], segments: Sequence[Segment]) -> dict[int, ContextSet]:
+    """Find the segment that each context set is for, by its name; a single segment takes any set.
+
+    Raises:
+        ContextError: A set that fits none or several segments, or two for one segment.
+    """
+    found: dict[int, ContextSet] = {}
+    for context in contexts:
+        wanted = context.label_name.casefold()
+        fitting = [one for one in segments if one.name.strip().casefold() == wanted]
+        if not fitting and len(segments) == 1:
+            fitting = list(segments)
+        if len(fitting) != 1:
+            names = ", ".join(repr(one.name) for one in segments)
+            raise ContextError(
+                f"The context set is for {context.label_name!r}, but {len(fitting)} segments have that name; there are "
+                f"{names}. Name one of them as the set is named."
+            )
+        if fitting[0].label in found:
+            raise ContextError(f"Two context sets are for the segment {fitting[0].name!r}. Give one.")
+        found[fitting[0].label] = context
+    return found
+
+
+def _summary(result: Propagation, axis: str) -> str:
+    if not result.slices:
+        return "no slice propagated"
+    confidence = {index: piece.confidence for index, piece in result.slices.items()}
+    worst = min(confidence, key=lambda index: confidence[index])
+    mean = sum(confidence.values()) / len(confidence)
+    ends = [
+        f"{'after' if end.direction > 0 else 'before'} {axis}:{end.index} {end.reason.value}" for end in result.stopped
+    ]
+    parts = [
+        f"{len(confidence)} slices {axis}:{listed(confidence)}",
+        f"confidence {mean:.2f}, least {confidence[worst]:.2f} at {axis}:{worst}",
+        *ends,
+        f"next slice worth correcting: {'none' if result.next_slice is None else f'{axis}:{result.next_slice}'}",
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from command_line import STRAIGHT, error_of, paint, run, write_image
+from slice_predictors import Brightness
+
+from scribblesegment import PromptError, Segment, Volume, read_labelmap, write_labelmap
+from scribblesegment.cli.propagate import annotated_axis
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.context.files import write_context_file
+from scribblesegment.context.store import FOLDER_VARIABLE
+
+SHAPE = (20, 24, 30)
+NAMES = [Segment(1, "Liver", (0.8, 0.5, 0.4)), Segment(3, "Spleen", (0.2, 0.5, 0.9))]
+
+
+def ball(centre):
+    return ((np.indices(SHAPE) - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(axis=0) < 5.5**2
+
+
+LIVER, SPLEEN = ball((9, 11, 8)), ball((10, 11, 21))
+LABELS = (LIVER + 3 * SPLEEN).astype(np.uint8)
+
+
+class Network(Brightness):
+    """Stands in for a network, for what loads it, and for a user who presses Ctrl-C after so many slices."""
+
+    def __init__(self, interrupted_after=10**9, error=KeyboardInterrupt):
+        super().__init__()
+        self.after, self.error = interrupted_after, error
+
+    def __call__(self, name, *, device):
+        self.asked_for = (name, device)
+        return self
+
+    def see(self, prompts):
+        if len(self.prompts) > self.after:
+            raise self.error
+        return super().see(prompts)
+
+
+def slices_of(labels, axis, indices):
+    some = np.zeros_like(labels)
+    for index in indices:
+        np.moveaxis(some, axis, 0)[index] = np.moveaxis(labels, axis, 0)[index]
+    return some
+
+
+@pytest.fixture
+def propagate(tmp_path):
+    """Propagates annotated slices of `labels` to `all.seg.nrrd`, and gives the result's voxels."""
+    write_image(tmp_path / "image.nrrd", (100 * (LABELS > 0)).astype(np.int16))
+
+    def propagate(*options, labels=LABELS, axis=0, indices=(7, 12), names=NAMES, network=None, code=0):
+        few = paint(tmp_path / "few.seg.nrrd", [], shape=SHAPE)
+        some = slices_of(labels, axis, indices)
+        if names:
+            paint(few, [(..., some)], shape=SHAPE, segments=names)
+        else:
+            few = tmp_path / "few.nrrd"
+            write_labelmap(few, Volume(some, STRAIGHT))
+        arguments = (tmp_path / "image.nrrd", "--annotated", few, "-o", tmp_path / "all.seg.nrrd", *options)
+        assert run("propagate", *arguments, load=network or Network()) == code
+        return read_labelmap(tmp_path / "all.seg.nrrd").array if (tmp_path / "all.seg.nrrd").exists() else None
+
+    return propagate
+
+
+def dice(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def held(labels):
+    return np.flatnonzero(labels.any(axis=(1, 2))).tolist()
+
+
+def test_two_segments_are_propagated_with_their_names_and_colours(propagate, tmp_path, capsys):
+    found = propagate()
+    result = read_labelmap(tmp_path / "all.seg.nrrd")
+    assert np.allclose(result.ijk_to_ras, STRAIGHT)
+    assert [(one.label, one.name) for one in result.segments] == [(1, "Liver"), (3, "Spleen")]
+    assert result.segments[1].color_rgb == pytest.approx((0.2, 0.5, 0.9))
+    assert dice(found == 1, LIVER) > 0.95
+    assert dice(found == 3, SPLEEN) > 0.95
+    assert all(np.array_equal(found[index], LABELS[index]) for index in (7, 12))
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines = captured.out.splitlines()
+    assert lines[0] == "annotated: 2 slices k:7,12 (axial)"
+    assert lines[1].startswith("  1  Liver: 9 slices k:4-6,8-11,13-14; confidence 0.9")
+    assert "; before k:4 the structure ends; after k:14 the structure ends; next slice worth correcting: " in lines[1]
+    assert lines[2].startswith("  3  Spleen: ")
+    assert lines[3].endswith("slices per second")
+    assert lines[4] == f"wrote {tmp_path / 'all.seg.nrrd'}"
+
+
+@pytest.mark.parametrize(("axis", "indices", "name"), [(1, (8, 13), "j"), (2, (6, 10), "i")])
+def test_slices_along_another_axis_are_found_to_lie_along_it(propagate, capsys, axis, indices, name):
+    labels = LIVER.astype(np.uint32) * 70_000  # a large number is kept
+    assert dice(propagate(labels=labels, axis=axis, indices=indices, names=()) == 70_000, LIVER) > 0.95
+    assert capsys.readouterr().out.startswith(f"annotated: 2 slices {name}:{indices[0]},{indices[1]} (")
+
+
+def test_options_reach_network_and_propagation(propagate):
+    network = Network()
+    few = propagate("--weights", "other", "--device", "cuda", "--threshold", "0.999999", network=network)
+    assert network.asked_for == ("other", "cuda")
+    assert np.count_nonzero(few) < np.count_nonzero(propagate("--threshold", "0.000001"))
+    assert held(propagate("--range", "6-10")) == [6, 7, 8, 9, 10, 12]
+    labels = LABELS.copy()
+    labels[7][labels[7] == 3] = 0  # a segment that is missing in a slice is absent there only if slices are complete
+    assert {6, 7} < set(held(propagate(labels=labels) == 3))
+    assert min(held(propagate("--complete", labels=labels) == 3)) == 8
+
+
+def test_what_is_done_when_interrupted_is_written_and_said(propagate, capsys):
+    assert propagate(network=Network(0), code=130) is None
+    capsys.readouterr()
+    found = held(propagate(network=Network(8), code=130))
+    captured = capsys.readouterr()
+    assert captured.err.strip() == "interrupted"
+    assert "with what was done until the interruption" in captured.out
+    assert "cancelled" in captured.out
+    assert {7, 12} < set(found) <= set(range(4, 16))
+    assert len(found) == 6
+
+
+def test_a_failure_leaves_an_existing_output_as_it_was(propagate, tmp_path):
+    propagate()
+    before = (tmp_path / "all.seg.nrrd").read_bytes()
+    propagate(network=Network(8, PromptError("no")), code=2)
+    assert (tmp_path / "all.seg.nrrd").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "match"),
+    [
+        (("--range", "0-20"), {}, "outside the volume"),
+        ((), {"indices": ()}, "holds no annotated slice"),
+        ((), {"indices": range(20)}, "Give --axis"),
+        (("--annotated", "{other}"), {}, "Resample the annotation"),
+        (("-o", "{image}"), {}, "it is the file that is read"),
+        (("--context", "no such task"), {}, "'no such task' is neither a file or folder nor a task"),
+        (("--context", "{gall}"), {}, "0 segments have that name; there are 'Liver', 'Spleen'"),
+        (("--context", "{liver}"), {"names": [NAMES[0], Segment(3, "liver ", (0, 0, 0))]}, "2 segments have that name"),
+        (("--context", "{liver}", "--context", "{liver}"), {}, "Two context sets are for the segment 'Liver'"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    propagate, tmp_path, monkeypatch, capsys, options, changes, match
+):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "store"))
+    made = {"image": tmp_path / "image.nrrd"} | {n: context(tmp_path, n) for n in ("liver", "gall")}
+    made["other"] = paint(tmp_path / "other.nrrd", [(..., 1)], shape=(20, 24, 31))
+    assert propagate(*(option.format(**made) for option in options), code=2, **changes) is None
+    assert match in error_of(capsys)
+
+
+def context(folder, name):
+    entry = ContextEntry(np.zeros((20, 20), np.float32), np.ones((20, 20), bool), (1.0, 1.0), source="other")
+    write_context_file(folder / f"{name}.context.zip", ContextSet(name, (entry,)))
+    return folder / f"{name}.context.zip"
+
+
+def test_context_sets_are_shown_for_the_segments_of_their_names(propagate, tmp_path):
+    network = Network()
+    propagate("--context", context(tmp_path, "spleen"), network=network)
+    shown = {one.label_name: [entry.source for entry in one] for one in network.contexts if one}
+    assert shown == {"Liver": ["image.nrrd", "image.nrrd"], "spleen": ["other", "image.nrrd", "image.nrrd"]}
+    network = Network()
+    propagate("--context", context(tmp_path, "gall"), labels=LIVER.astype(np.uint8), network=network)
+    assert "gall" in {one.label_name for one in network.contexts if one}  # a single segment takes any set
+
+
+# Finding the axis.
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("offsets", [(0,), (-3, 3), (-2, 0, 2), (-1, 0), (-4, -2, 1, 3)])
+def test_the_axis_along_which_few_slices_have_labels_is_found(axis, offsets):
+    indices = [(9, 11, 8)[axis] + offset for offset in offsets]
+    assert annotated_axis(Volume(slices_of(LIVER, axis, indices), STRAIGHT)) == axis
+
+
+def test_organs_side_by_side_do_not_look_like_slices_and_an_axis_of_one_slice_leads_nowhere():
+    assert annotated_axis(Volume(slices_of(LIVER | SPLEEN, 0, (8, 9, 10)), STRAIGHT)) == 0
+    labels = np.zeros((1, 24, 30), np.uint8)
+    labels[0, 5:15, 8] = labels[0, 5:15, 20] = 1
+    assert annotated_axis(Volume(labels, STRAIGHT)) == 2
