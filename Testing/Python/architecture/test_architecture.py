@@ -48,8 +48,6 @@ RULES = {
     "batch": Rule(7, GIVEN | TORCH | {"dask", "distributed"}),
     "service": Rule(7, GIVEN, TORCH),
     "mrml": Rule(8, GIVEN | {"vtk", "vtkmodules", "slicer"}),
-    "commands": Rule(8, frozenset({"numpy"}), GIVEN | TORCH | {"SimpleITK", "matplotlib"}),
-    "evaluation": Rule(7, GIVEN | TORCH, frozenset({"vtk", "vtkmodules", "slicer", "cv2", "matplotlib"})),
     "cli": Rule(9, frozenset({"numpy"}), GIVEN | TORCH | {"SimpleITK", "matplotlib"}),
     "__main__": Rule(10, frozenset()),
     "__init__": Rule(10, frozenset()),

@@ -31,7 +31,7 @@ _BINS = 16
 # they are (histograms), which stays the same when the structure is moved or turned.
 _CORRELATION_PART = 0.7
 
-# Settled with the method of scripts/measure_context_selection.py on training images. None of these numbers matters
+# Settled on training images (docs/model_cards/context-unet-embedded.md has the method). None of these numbers matters
 # much: diversity from 0 to 0.6, nearness from 0 to 1 and a correlation part from 0.3 to 1 changed Dice by about one
 # point, while all of them were 3 to 16 points above random choices.
 DIVERSITY = 0.3

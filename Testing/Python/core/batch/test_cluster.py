@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from batch_folders import BatchFolders, left_behind, table_of
 from batch_networks import DEADLY_ONCE, NOTES, POISON, load_mortal, load_threshold
+from scribblesegment.commands.batch import BatchError, batch
 
 from scribblesegment.batch import cluster
 from scribblesegment.batch.cluster import ClusterError, fitting_workers, open_client, run_on_cluster
@@ -17,7 +18,6 @@ from scribblesegment.batch.images import BatchImage
 from scribblesegment.batch.job import TRIES, BatchJob
 from scribblesegment.batch.records import FOLDER, ImageRecord, RecordFolder
 from scribblesegment.batch.segmentation import BatchConfig
-from scribblesegment.commands.batch import BatchError, batch
 from scribblesegment.errors import MissingDependencyError, WeightsError
 
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask")

@@ -1,1 +1,0 @@
-"""Measurements: metrics, the methods to compare with, protocols and reports."""
