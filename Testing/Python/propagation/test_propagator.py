@@ -19,6 +19,7 @@ from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.propagation import (
+    AnnotatedSegment,
     PropagatedSlice,
     PropagationConfig,
     Propagator,
