@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Settings under which a slice is what the network sees in it, and nothing is added.
-NETWORK_ALONE = {"expected_weight": 0.0, "image_weight": 0.0, "trend": False}
+NETWORK_ALONE = {"prior_weight": 0.0, "image_weight": 0.0, "trend": False}
 
 
 @dataclass

@@ -1,65 +1,58 @@
-"""How far a propagated slice can be trusted, and which slice is worth correcting next.
-
-The confidence of a slice is what the network itself expects its Dice coefficient to be, times how well the mask agrees
-with what the neighbouring slices lead to expect. Which correction helps most follows from the confidences of all slices
-and from their distances to accepted ones.
-"""
+"""How far a propagated slice can be trusted, and which slice is worth correcting next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy.special import expit
 
 from scribblesegment.data.masks import expected_dice
 from scribblesegment.propagation.config import FloatArray, Mask
-from scribblesegment.propagation.expectation import Expectation
+from scribblesegment.propagation.prior import ShapePrior
 
-# Background this far around mask and expectation counts, as a part of their extent and in pixels. Beyond, thousands of
-# pixels with a probability of a thousandth each would outweigh a small structure.
+# Background this far around mask and expected shape counts, as a part of their extent and in pixels: beyond,
+# thousands of pixels with a probability of a thousandth each would outweigh a small structure.
 _MARGIN, _MARGIN_PIXELS = 0.25, 4
 
 
-def confidence_of(logits: FloatArray, mask: Mask, expectation: Expectation, *, consistency: float) -> float:
-    """Say how far to trust a mask.
+def confidence_of(logits: FloatArray, mask: Mask, prior: ShapePrior, *, consistency: float) -> float:
+    """Say how far to trust a mask, in [0, 1]; 0 for an empty one, since a structure was expected.
 
-    The expected Dice coefficient is ``2 * sum(p in the mask) / (sum(p) + area of the mask)``: what it would be on
-    average if each pixel belonged to the structure with its probability ``p``. It is multiplied with
+    The expected Dice coefficient ``2 * sum(p in the mask) / (sum(p) + area)`` of calibrated logits, times
     ``(1 - d / (a + e)) ** consistency``, where ``a`` and ``e`` are the areas of the mask and of the expected shape and
-    ``d`` is the area in which they differ by more than the expectation's tolerance.
-
-    Args:
-        logits: float32 (H, W), calibrated.
-        mask: bool (H, W), what was made of them.
-        expectation: From the neighbouring slices.
-        consistency: Exponent, 0 or above.
-
-    Returns:
-        A value in [0, 1]; 0 for an empty mask, since a structure was expected.
+    ``d`` the area in which they differ by more than the prior's tolerance.
     """
     area = int(mask.sum())
     if area == 0:
         return 0.0
-    around = _around(mask, expectation)
-    probabilities = 1.0 / (1.0 + np.exp(-np.clip(logits[around], -80.0, 80.0)))
-    expected = expectation.distance_mm > 0
-    inside = mask[expectation.region]
-    differs = (inside ^ expected) & (np.abs(expectation.distance_mm) > expectation.tolerance_mm)
+    union = mask.copy()
+    union[prior.box] |= prior.distance_mm > 0
+    sides = []
+    for axis in (0, 1):
+        held = np.flatnonzero(union.any(axis=1 - axis))
+        first, stop = int(held[0]), int(held[-1]) + 1
+        margin = _MARGIN_PIXELS + round(_MARGIN * (stop - first))
+        sides.append(slice(max(first - margin, 0), stop + margin))
+    around = sides[0], sides[1]
+    expected = prior.distance_mm > 0
+    inside = mask[prior.box]
+    differs = (inside ^ expected) & (np.abs(prior.distance_mm) > prior.tolerance_mm)
     difference = int(differs.sum()) + area - int(inside.sum())
     agreement = 1.0 - difference / (area + int(expected.sum()))
-    return float(np.clip(expected_dice(probabilities, mask[around]) * agreement**consistency, 0.0, 1.0))
+    return float(np.clip(expected_dice(expit(logits[around]), mask[around]) * agreement**consistency, 0.0, 1.0))
 
 
 def overlap_of(first: Mask, second: Mask) -> float:
-    """Give the Dice coefficient of two masks of which one at least is not empty."""
+    """Dice coefficient of two masks of which one at least is not empty."""
     return 2.0 * int((first & second).sum()) / (int(first.sum()) + int(second.sum()))
 
 
 def disagreement_of_fronts(steps: Sequence[float], meeting: float) -> float:
-    """Compare how well two fronts agree where they met with how well neighbouring slices agree elsewhere.
+    """How much worse two fronts agree where they met than neighbouring slices do elsewhere.
 
     Args:
-        steps: Dice coefficients of neighbouring slices of the stretch, for a distance of one slice.
+        steps: Dice coefficients of neighbouring slices, for a distance of one slice.
         meeting: That of the two fronts' last slices.
 
     Returns:
@@ -72,22 +65,12 @@ def disagreement_of_fronts(steps: Sequence[float], meeting: float) -> float:
 def next_slice_to_correct(
     confidence: Mapping[int, float], disagreement: Mapping[int, float], accepted: Iterable[int], *, certain: float
 ) -> int | None:
-    """Choose the slice whose correction would help most.
+    """Choose the slice whose correction would help most, among those that were predicted and are not accepted.
 
-    A slice ``j`` is uncertain by ``u(j) = 1 - confidence * (1 - disagreement)``. A correction of slice ``i`` helps
-    those slices that come to lie nearer to an accepted slice than before. The gain at ``j`` is
-    ``u(j) * max(0, 1 - |i - j| / d)``, with ``d`` the distance of ``j`` to the nearest accepted slice so far: all of
-    ``u`` at ``i`` itself, and nothing where an accepted slice is as close already. The slice with the largest sum is
-    chosen, of equal ones the lowest: one amid many uncertain slices, far from accepted ones.
-
-    Args:
-        confidence: In [0, 1], by index, of the slices that were predicted.
-        disagreement: In [0, 1], by index; 0 where it is not known.
-        accepted: Indices of the accepted slices, one at least.
-        certain: With ``1 - u`` above this everywhere nothing is proposed.
-
-    Returns:
-        One of the indices of `confidence` that is not accepted, or None.
+    A slice ``j`` is uncertain by ``u(j) = 1 - confidence * (1 - disagreement)``. Correcting slice ``i`` gains
+    ``u(j) * max(0, 1 - |i - j| / d)`` at ``j``, with ``d`` the distance of ``j`` to the nearest accepted slice. The
+    largest sum wins, of equal ones the lowest: a slice amid many uncertain ones, far from accepted ones. None where all
+    are certain.
     """
     known = np.array(sorted(accepted))
     indices = np.array(sorted(set(confidence) - set(known.tolist())))
@@ -98,19 +81,5 @@ def next_slice_to_correct(
         return None
     away = np.abs(indices[:, None] - known).min(axis=1)
     between = np.abs(indices[:, None] - indices)
-    # Nothing is gained past an accepted slice, which is nearer than what lies behind it.
     gain = (uncertain * np.maximum(1.0 - between / away, 0.0)).sum(axis=1)
     return int(indices[np.argmax(gain)])
-
-
-def _around(mask: Mask, expectation: Expectation) -> tuple[slice, slice]:
-    """The box around mask and expected shape with a margin, inside the image."""
-    union = mask.copy()
-    union[expectation.region] |= expectation.distance_mm > 0
-    sides = []
-    for axis in (0, 1):
-        held = np.flatnonzero(union.any(axis=1 - axis))
-        first, stop = int(held[0]), int(held[-1]) + 1
-        margin = _MARGIN_PIXELS + round(_MARGIN * (stop - first))
-        sides.append(slice(max(first - margin, 0), stop + margin))
-    return sides[0], sides[1]

@@ -1,4 +1,4 @@
-"""What propagation is given and what it gives: settings, annotated segments, slices, and the result."""
+"""What propagation is given and what it returns: settings, annotated segments, slices, and the result."""
 
 from __future__ import annotations
 
@@ -23,103 +23,50 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PropagationConfig:
-    """How slices are carried on. Distances between slices are meant in millimetres along the axis.
+    """How slices are propagated (docs/decisions/0005); a value out of range raises ConfigError."""
 
-    Attributes:
-        context_limit: Most context entries a slice is predicted from.
-        propagated_context: How many of the latest confident slices of a front join its context, besides the accepted
-            ones; 0 for none.
-        context_confidence: Confidence from which a propagated slice may join.
-        neighbour: What a propagated neighbour hands on: the "distance" to its outline, as accepted slices do, or its
-            "logits", blurred. Logits that are fed on from slice to slice can talk a network into anything.
-        drift: How far outlines are expected to move from slice to slice, in millimetres for each millimetre. What the
-            neighbours hand on is softened by as much: a pixel this far inside of the outline has logit 1, and logits
-            are blurred with this standard deviation.
-        neighbour_limit: What is handed on is clipped to plus and minus this logit.
-        nearness: Between two known slices each counts with its distance to the power of minus this. At 1 the outline is
-            interpolated linearly; the higher, the more the nearer one decides.
-        trend: Whether the shape that is expected beyond the outermost accepted slices shrinks as the areas of these
-            lead to expect (`scribblesegment.propagation.expectation`).
-        expected_weight: So much of the expected logits is added to the network's.
-        image_weight: So many logits at most are added by the volume's image evidence
-            (`scribblesegment.propagation.evidence`); at 0 it is not computed.
-        strokes: Whether strokes are drawn into the expected shape and around it: "always", "never", or "auto", which
-            draws them for networks that take no context and would otherwise have the neighbour's logits only.
-        threshold: Probability from which a pixel belongs to the structure.
-        reach: Where the structure may be: up to this many millimetres from the neighbours' outlines for each
-            millimetre between the slices, and two pixels more.
-        only_connected: Whether pieces that do not touch that area are left out.
-        consistency: Weight of the expected shape in the confidence, as an exponent; 0 leaves it out.
-        stop_area: The structure has ended where its area falls below this part of its neighbour's.
-        stop_leak: Going on is uncertain where more than this part of the mask lies out of reach,
-        stop_confidence: or where the confidence falls below this part of the latest slices' median,
-        least_confidence: or below this.
-        patience: So many slices in a row must give such a reason before the propagation stops there.
-        certain: From this confidence on a slice need not be checked.
-
-    Raises:
-        ConfigError: A value out of range.
-    """
-
-    context_limit: int = 8
-    propagated_context: int = 0
-    context_confidence: float = 0.9
-    neighbour: Literal["logits", "distance"] = "distance"
-    drift: float = 0.5
-    neighbour_limit: float = 4.0
-    nearness: float = 1.0
-    trend: bool = True
-    expected_weight: float = 0.5
-    image_weight: float = 4.0
-    strokes: Literal["auto", "always", "never"] = "auto"
-    threshold: float = 0.5
-    reach: float = 2.0
-    only_connected: bool = True
-    consistency: float = 0.5
-    stop_area: float = 0.1
-    stop_leak: float = 0.5
-    stop_confidence: float = 0.5
-    least_confidence: float = 0.5
-    patience: int = 2
-    certain: float = 0.9
+    context_limit: int = 8  # most context entries a slice is predicted from
+    drift: float = 0.5  # mm that outlines are expected to move per mm between slices; the prior's logits are as soft
+    prior_limit: float = 4.0  # the prior's logits are clipped to plus and minus this
+    distance_power: float = 1.0  # between two known slices each counts with its distance to minus this power
+    trend: bool = True  # beyond the outermost accepted slices the expected shape shrinks as their areas do
+    prior_weight: float = 0.5  # this much of the prior's logits is added to the network's
+    image_weight: float = 4.0  # at most this many logits are added by the geodesic prior; at 0 it is not computed
+    threshold: float = 0.5  # probability from which a pixel belongs to the structure
+    reach: float = 2.0  # mm from the neighbours' outlines, per mm between slices, where the structure may be
+    only_connected: bool = True  # leave out components that lie nowhere near the neighbours' structure
+    consistency: float = 0.5  # exponent of the agreement with the expected shape in the confidence
+    stop_area: float = 0.1  # the structure has ended where its area falls below this part of its neighbour's
+    stop_leak: float = 0.5  # going on is uncertain where more than this part of the mask lies out of reach,
+    stop_confidence: float = 0.5  # or the confidence falls below this part of the latest slices' median,
+    least_confidence: float = 0.5  # or below this
+    patience: int = 2  # so many slices in a row must give a reason before the propagation stops
+    certain: float = 0.9  # from this confidence on a slice need not be checked
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the ranges."""
         probability_to_logit(self.threshold)
-        for name, lowest in (("context_limit", 0), ("propagated_context", 0), ("patience", 1)):
+        for name, lowest in (("context_limit", 0), ("patience", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < lowest:
                 raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")
-        weights = ("expected_weight", "image_weight")
-        for name in ("drift", "neighbour_limit", "nearness", "reach", "consistency", *weights):
-            value = getattr(self, name)
-            if not 0.0 <= value < math.inf:
-                raise ConfigError(f"{name} is {value!r}; give a finite number from 0.")
-        parts = ("context_confidence", "stop_area", "stop_leak", "stop_confidence", "least_confidence", "certain")
-        for name in parts:
+        positive = ("drift", "prior_limit", "distance_power", "reach", "consistency", "prior_weight", "image_weight")
+        for name in positive:
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a finite number from 0.")
+        for name in ("stop_area", "stop_leak", "stop_confidence", "least_confidence", "certain"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; give a part, from 0 to 1.")
-        for name, known in (("neighbour", ("logits", "distance")), ("strokes", ("auto", "always", "never"))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedSegment:
-    """One segment to propagate.
+    """One segment to propagate."""
 
-    Attributes:
-        slices: bool (H, W) masks of the accepted slices by index. They are never changed. An empty one says that the
-            structure is absent there, which ends the propagation.
-        name: What the structure is called.
-        context: Segmented images of the same structure from elsewhere; None if there are none.
-        previous: An earlier result of the same segment in the same volume. Its slices are kept where no accepted slice
-            before, behind or among them was added, taken away or changed.
-    """
-
-    slices: Mapping[int, Mask]
+    slices: Mapping[int, Mask]  # bool (H, W) by index; an empty mask says the structure is absent there, and ends it
     name: str = ""
-    context: ContextSet | None = None
+    context: ContextSet | None = None  # images of the same structure from elsewhere
+    # An earlier result in the same volume: its slices are kept where no accepted slice beside them has changed.
     previous: Propagation | None = None
 
 
@@ -135,48 +82,25 @@ class StopReason(str, Enum):
 
 @dataclass(frozen=True)
 class PropagationEnd:
-    """Where a propagation went no further.
+    """Where a propagation went no further."""
 
-    Attributes:
-        start: The accepted slice it came from.
-        index: The last slice it segmented, or `start`.
-        direction: 1 towards higher indices, -1 towards lower ones.
-        reason: Why.
-        refused: The first slice that was predicted but not taken over, where the reason lies in it; else None.
-        confidence: How sure that is, in [0, 1]: the confidence of the refused slice, or where the structure ends, 1
-            less the square of the last slice's part of the largest area on the way, since structures mostly end
-            gradually. None where no slice was refused.
-    """
-
-    start: int
-    index: int
-    direction: Literal[1, -1]
+    start: int  # the accepted slice it came from
+    index: int  # the last slice it segmented, or `start`
+    direction: Literal[1, -1]  # towards higher or lower indices
     reason: StopReason
-    refused: int | None = None
-    confidence: float | None = None
+    rejected: int | None = None  # the first slice that was predicted and not accepted, where the reason lies in it
+    confidence: float | None = None  # in [0, 1], of the rejected slice, or of the structure's end
 
 
 @dataclass(frozen=True, eq=False)
 class PropagatedSlice:
-    """One segment in one slice, as propagation found it. The mask is kept packed, eight pixels a byte.
-
-    Attributes:
-        label: The segment.
-        index: Position of the slice on the axis.
-        confidence: In [0, 1]: what the network expects the Dice coefficient to be, reduced where the mask departs from
-            what the neighbouring slices lead to expect.
-        disagreement: In [0, 1]: how much less the two fronts that met near this slice agree than slices of the same
-            stretch do; known once the stretch is done.
-        logits: float32 (H, W), or None where they were not kept.
-        shape: (H, W).
-        packed: uint8, the mask's bits.
-    """
+    """One segment in one slice. The mask is kept packed, eight pixels a byte."""
 
     label: int
     index: int
-    confidence: float
-    disagreement: float
-    logits: FloatArray | None = field(repr=False)
+    confidence: float  # in [0, 1]: the Dice coefficient to expect, less where the mask departs from its neighbours
+    disagreement: float  # in [0, 1]: how much worse the fronts that met near here agree than slices elsewhere do
+    logits: FloatArray | None = field(repr=False)  # (H, W), or None where they were not kept
     shape: tuple[int, int]
     packed: NDArray[np.uint8] = field(repr=False)
 
@@ -197,26 +121,14 @@ class PropagatedSlice:
 
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """What became of one segment.
-
-    Attributes:
-        label: The segment.
-        axis: Axis of the array (0 = K, 1 = J, 2 = I).
-        slices: Propagated slices by ascending index; the accepted ones are not among them.
-        accepted: bool (H, W), the accepted masks by ascending index.
-        next_slice: The slice whose correction would help most, never an accepted one; None when all are certain.
-        stopped: Where and why the propagation ended, by ascending index.
-        reused: Indices of the slices that were kept from an earlier result.
-        cancelled: Whether it was cancelled; what was done before is there.
-        slices_per_second: Slices of all segments together for each second of work; 0 if nothing was predicted.
-    """
+    """What became of one segment."""
 
     label: int
-    axis: int
-    slices: Mapping[int, PropagatedSlice]
-    accepted: Mapping[int, Mask]
-    next_slice: int | None
-    stopped: tuple[PropagationEnd, ...]
-    reused: frozenset[int]
-    cancelled: bool
-    slices_per_second: float
+    axis: int  # of the array: 0 = K, 1 = J, 2 = I
+    slices: Mapping[int, PropagatedSlice]  # by ascending index, the accepted ones not among them
+    accepted: Mapping[int, Mask]  # bool (H, W) by ascending index
+    next_slice: int | None  # the slice whose correction would help most; None when all are certain
+    stopped: tuple[PropagationEnd, ...]  # by ascending start
+    reused: frozenset[int]  # slices kept from an earlier result
+    cancelled: bool  # what was done before is there
+    slices_per_second: float  # of all segments together; 0 if nothing was predicted

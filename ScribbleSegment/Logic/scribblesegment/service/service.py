@@ -382,7 +382,7 @@ class LoadedPredictor:
                 )
                 for label, segment in request.segments.items()
             }
-            return propagator.iterate_segments(
+            return propagator.iterate(
                 volume,
                 segments,
                 request.axis,

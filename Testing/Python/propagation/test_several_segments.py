@@ -10,8 +10,12 @@ from slice_predictors import NETWORK_ALONE, Brightness, Constant, SlicePredictor
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import ConfigError, PromptError
-from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator, StopReason
+from scribblesegment.propagation import (
+    AnnotatedSegment,
+    PropagationConfig,
+    Propagator,
+    StopReason,
+)
 
 SHAPE = (12, 24, 40)
 LEFT, RIGHT = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
@@ -25,7 +29,7 @@ def segment(structure, *indices, **fields):
 
 
 def iterate(segments, predictor=None, config=None, **options):
-    return Propagator(predictor or Brightness(), config=config).iterate_segments(VOLUME, segments, 0, **options)
+    return Propagator(predictor or Brightness(), config=config).iterate(VOLUME, segments, 0, **options)
 
 
 def masks(results):
@@ -83,7 +87,7 @@ def test_each_segment_is_shown_its_own_context():
 @pytest.mark.parametrize("surer", [12, 28])
 @pytest.mark.parametrize("indices", [((5,), (5,)), ((1,), (10,)), ((10,), (1,))])
 def test_a_pixel_that_two_segments_claim_goes_to_the_larger_logit(surer, indices):
-    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
+    config = PropagationConfig(drift=1.0, **NETWORK_ALONE)
     left, right = indices
     segments = {1: segment(LEFT, *left), 2: segment(RIGHT, *right)}
     shown = {}
@@ -106,7 +110,7 @@ def test_a_pixel_that_two_segments_claim_goes_to_the_larger_logit(surer, indices
 
 
 def test_a_slice_that_loses_pixels_later_is_given_again():
-    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
+    config = PropagationConfig(drift=1.0, **NETWORK_ALONE)
     segments = {1: segment(LEFT, 1), 2: segment(RIGHT, 10)}
     given_ = [(piece.label, piece.index) for piece in iterate(segments, Growing(28), config)]
     again = {key for key in given_ if given_.count(key) > 1}
@@ -205,7 +209,7 @@ def test_claims_are_not_kept_longer_than_another_segment_may_come():
     surer=st.sampled_from([12, 28]),
 )
 def test_the_result_does_not_depend_on_the_order_of_segments_and_may_be_left_anywhere(left, right, stop, surer):
-    config = PropagationConfig(neighbour="distance", drift=1.0, **NETWORK_ALONE)
+    config = PropagationConfig(drift=1.0, **NETWORK_ALONE)
     segments = {1: segment(LEFT, *left), 2: segment(RIGHT, *right)}
     runs = [
         iterate(order, Growing(surer), config) for order in (segments, {label: segments[label] for label in (2, 1)})
@@ -224,17 +228,6 @@ def test_the_result_does_not_depend_on_the_order_of_segments_and_may_be_left_any
         ]
         if all(mask is not None for mask in found):
             assert not (found[0] & found[1]).any()
-
-
-def test_without_segments_there_is_nothing_to_do():
-    with pytest.raises(PromptError, match="no segment"):
-        iterate({})
-
-
-def test_an_earlier_result_of_another_segment_is_refused():
-    earlier = iterate({2: segment(RIGHT, 5)}).finish()[2]
-    with pytest.raises(ConfigError, match="label 2"):
-        iterate({1: segment(LEFT, 5, previous=earlier)})
 
 
 def test_the_rest_of_a_run_that_was_left_counts_as_cancelled():

@@ -1,9 +1,7 @@
-"""What the image says about a segment, given its accepted slices: which voxels are nearer to it than to what is not it.
+"""What the image says about a segment: which voxels are nearer to its accepted slices than to what is not it.
 
-Nearness is the cost of the cheapest path through the volume from the accepted slices, where steps cost little in even
-parts and much across an edge: the question of Slicer's *Grow from seeds* and of geodesic segmentation (Bai and Sapiro
-2007; Criminisi et al. 2008), with all pixels of the accepted slices as seeds. A network sees slices one by one; this
-sees how they are connected.
+Nearness is the cost of the cheapest path through the volume, where steps cost little in even parts and much across
+an edge, as in Slicer's *Grow from seeds* and geodesic segmentation (Bai and Sapiro 2007; Criminisi et al. 2008).
 """
 
 from __future__ import annotations
@@ -18,55 +16,30 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
 from scribblesegment.propagation.config import FloatArray, Mask
 
-# Cost of a step along the smallest side of a voxel, besides the change of intensity, which is in [0, 1].
-_STEP_COST = 0.01
-
-# Paths that differ by as much decide.
-_DECISIVE = 0.1
-
-# The slices are looked at in the box around all accepted masks and so far around it, in parts of its larger side and in
-# pixels.
-_MARGIN, _MARGIN_PIXELS = 0.5, 10
-
-# Larger regions are looked at in coarser pixels: so many voxels take about a second.
-_MOST_VOXELS = 2_000_000
-
-# Stands for "not reached": more than any path costs.
-_FAR = np.float32(1e6)
-
-# Axes that paths are followed along, both ways, in turn. Between slices they go first: that is where seeds are missing.
-_SWEEPS = (0, 1, 2, 0)
+_STEP_COST = 0.01  # of a step along the smallest side of a voxel, besides the change of intensity, which is in [0, 1]
+_DECISIVE = 0.1  # paths that differ by as much decide
+_MARGIN, _MARGIN_PIXELS = 0.5, 10  # around all accepted masks, in parts of their larger side and in pixels
+_MOST_VOXELS = 2_000_000  # about a second; larger boxes are computed in coarser pixels
+_FAR = np.float32(1e6)  # not reached: more than any path costs
+_SWEEPS = (0, 1, 2, 0)  # axes, both ways; between slices first, where seeds are missing
 
 
-class ImageEvidence:
-    """Evidence for one segment, computed when it is first asked for."""
+class GeodesicPrior:
+    """The prior of one segment, computed when it is first asked for."""
 
     def __init__(
         self, volume: Volume, accepted: Mapping[int, Mask], axis: int, *, intensity_range: IntensityRange
     ) -> None:
-        """Take what it is computed from; nothing is done yet.
-
-        Args:
-            volume: The image.
-            accepted: bool (H, W), the accepted masks by slice index; one at least is not empty.
-            axis: Axis of the array.
-            intensity_range: Of the volume.
-        """
+        """Take the volume and the accepted masks, bool (H, W) by index, of which one at least is not empty."""
         self._volume, self._accepted, self._axis, self._intensity_range = volume, accepted, axis, intensity_range
         self._first = 0
         self._box = (slice(0), slice(0))
         self._nearer: NDArray[np.float16] | None = None
 
     def in_slice(self, index: int) -> tuple[tuple[slice, slice], FloatArray] | None:
-        """Tell what is known about a slice.
+        """Rows and columns, and float32 (h, w) in [-1, 1]: 1 where the segment is much nearer, -1 where the rest is.
 
-        Args:
-            index: Position on the axis.
-
-        Returns:
-            Rows and columns (h, w), and float32 (h, w) in [-1, 1]: 1 where the segment is much nearer, -1 where
-            everything else is, 0 where both are as near. None far from the accepted slices, and if there is nothing
-            besides the segment in them.
+        None far from the accepted slices, and if there is nothing besides the segment in them.
         """
         if self._nearer is None:
             self._nearer = self._compute()
@@ -80,14 +53,14 @@ class ImageEvidence:
         masks = np.stack(list(self._accepted.values()))
         if not masks.any() or masks.all():
             return np.empty((0, 0, 0), np.float16)
-        shown = np.logical_or.reduce(masks)
-        self._box = _box_around(shown, margin=True)
+        present = np.logical_or.reduce(masks)
+        self._box = _box_around(present, margin=True)
         spacing = np.delete(self._volume.spacing_kji_mm, self._axis)
         between = self._volume.spacing_kji_mm[self._axis]
         sides = [part.stop - part.start for part in self._box]
         start, stop = min(self._accepted), max(self._accepted) + 1
         # A structure may go on beyond the outermost accepted slices as far as between them, or as far as it is wide.
-        box = _box_around(shown, margin=False)
+        box = _box_around(present, margin=False)
         width = max((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
         beyond = max(stop - start, math.ceil(width / between))
         start, stop = max(start - beyond, 0), min(stop + beyond, self._volume.shape[self._axis])
@@ -124,25 +97,25 @@ def path_costs(intensities: FloatArray, seeds: Mask, spacing_mm: Sequence[float]
     costs: FloatArray = np.where(seeds, np.float32(0), _FAR)
     for axis in _SWEEPS:
         planes = np.ascontiguousarray(np.moveaxis(costs, axis + 1, 0))
-        terrain = np.ascontiguousarray(np.moveaxis(intensities, axis, 0))
+        intensity = np.ascontiguousarray(np.moveaxis(intensities, axis, 0))
         sides = [lengths[axis], *(length for other, length in enumerate(lengths) if other != axis)]
-        _sweep(planes, terrain, sides)
-        _sweep(planes[::-1], terrain[::-1], sides)
+        _sweep(planes, intensity, sides)
+        _sweep(planes[::-1], intensity[::-1], sides)
         costs = np.moveaxis(planes, 0, axis + 1)
     return costs
 
 
-def _sweep(planes: FloatArray, terrain: FloatArray, sides: Sequence[float]) -> None:
+def _sweep(planes: FloatArray, intensity: FloatArray, sides: Sequence[float]) -> None:
     """Let every plane be reached from the one before it; `planes` (K, n, H, W) is changed."""
-    height, width = terrain.shape[1:]
+    height, width = intensity.shape[1:]
     shifts = [(row, column) for row in range(3) for column in range(3)]
     lengths = [math.hypot(sides[0], (row - 1) * sides[1], (column - 1) * sides[2]) for row, column in shifts]
     edges = ((0, 0), (1, 1), (1, 1))
     for index in range(1, len(planes)):
         before = np.pad(planes[index - 1], edges, constant_values=_FAR)
-        ground = np.pad(terrain[index - 1], 1, mode="edge")
+        ground = np.pad(intensity[index - 1], 1, mode="edge")
         for (row, column), length in zip(shifts, lengths, strict=True):
-            step = np.abs(terrain[index] - ground[row : row + height, column : column + width])
+            step = np.abs(intensity[index] - ground[row : row + height, column : column + width])
             step += np.float32(length)
             step = before[:, row : row + height, column : column + width] + step
             np.minimum(planes[index], step, out=planes[index])
@@ -159,11 +132,11 @@ def _seeds(mask: Mask, factor: int) -> Mask:
 
 def _box_around(mask: Mask, *, margin: bool) -> tuple[slice, slice]:
     """The box around a mask (H, W) that is not empty, with or without a margin, inside the image."""
-    shown = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    around = _MARGIN_PIXELS + round(_MARGIN * max(int(held[-1] - held[0]) + 1 for held in shown)) if margin else 0
+    present = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
+    around = _MARGIN_PIXELS + round(_MARGIN * max(int(held[-1] - held[0]) + 1 for held in present)) if margin else 0
     rows, columns = (
         slice(max(int(held[0]) - around, 0), min(int(held[-1]) + 1 + around, side))
-        for held, side in zip(shown, mask.shape, strict=True)
+        for held, side in zip(present, mask.shape, strict=True)
     )
     return rows, columns
 

@@ -1,0 +1,402 @@
+"""What is expected of a slice (shape, geodesic paths), how far a result is trusted, and which slice to correct next."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from propagation_phantoms import ball, cut, dice, tube, volume_of
+
+from scribblesegment.data.masks import interpolate_slices
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Volume
+from scribblesegment.propagation import (
+    PropagationConfig,
+    geodesic,
+)
+from scribblesegment.propagation.confidence import (
+    confidence_of,
+    disagreement_of_fronts,
+    next_slice_to_correct,
+)
+from scribblesegment.propagation.geodesic import GeodesicPrior, path_costs
+from scribblesegment.propagation.prior import AreaExtrapolation, KnownSlice, shape_prior
+
+SHAPE = (40, 50)
+UNIT = (1.0, 1.0, 1.0)
+LINEAR = PropagationConfig(distance_power=1.0)
+
+
+def disc(row, column, radius, shape=SHAPE):
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+def test_one_neighbour_is_expected_again():
+    mask = disc(20, 25, 8)
+    expected = shape_prior([KnownSlice(4, mask)], 5, spacing_mm=UNIT, config=PropagationConfig())
+    assert np.array_equal(expected.logits > 0, mask)
+    shape = np.zeros(SHAPE, bool)
+    shape[expected.box] = expected.distance_mm > 0
+    assert np.array_equal(shape, mask)
+
+
+@pytest.mark.parametrize("index", [3, 4, 5, 6])
+def test_between_two_accepted_slices_with_linear_weights_shapes_are_interpolated_linearly(index):
+    masks = {2: disc(20, 20, 6), 7: disc(20, 24, 11)}
+    known = [KnownSlice(place, mask) for place, mask in masks.items()]
+    expected = shape_prior(known, index, spacing_mm=UNIT, config=LINEAR)
+    assert np.array_equal(expected.logits > 0, interpolate_slices(masks)[index])
+
+
+def test_the_nearer_neighbour_counts_more_the_higher_the_nearness():
+    near, far = disc(20, 25, 5), disc(20, 25, 12)
+    areas = [
+        (shape_prior([KnownSlice(0, near), KnownSlice(4, far)], 1, spacing_mm=UNIT, config=config).logits > 0).sum()
+        for config in (PropagationConfig(distance_power=nearness) for nearness in (0.0, 1.0, 2.0, 8.0))
+    ]
+    assert areas == sorted(areas, reverse=True)
+    assert areas[-1] == near.sum() < areas[0]
+
+
+def test_between_shapes_that_do_not_overlap_the_nearer_one_is_expected():
+    lower, upper = disc(8, 8, 4), disc(30, 40, 4)
+    for index, mask in ((1, lower), (3, upper)):
+        expected = shape_prior([KnownSlice(0, lower), KnownSlice(4, upper)], index, spacing_mm=UNIT, config=LINEAR)
+        assert np.array_equal(expected.logits > 0, mask)
+
+
+def test_what_is_handed_on_is_softer_the_farther_the_neighbour_is():
+    known = [KnownSlice(0, disc(20, 25, 8))]
+    slopes = [
+        np.abs(np.diff(shape_prior(known, index, spacing_mm=UNIT, config=PropagationConfig()).logits[20])).max()
+        for index in (1, 3, 9)
+    ]
+    assert slopes[0] > slopes[1] > slopes[2] > 0
+
+
+def test_a_pixel_as_deep_as_the_outline_may_have_moved_has_logit_1():
+    spacing = (4.0, 1.0, 1.0)
+    expected = shape_prior(
+        [KnownSlice(0, disc(20, 25, 10))], 1, spacing_mm=spacing, config=PropagationConfig(drift=0.5)
+    )
+    row = expected.logits[20]
+    edge = int(np.argmax(row > 0))
+    assert row[edge + 1] == pytest.approx(1.0)  # the second pixel is 2 mm from the nearest one outside
+
+
+@settings(max_examples=25)
+@given(
+    centre=st.tuples(st.integers(0, 39), st.integers(0, 49)),
+    radius=st.integers(1, 45),
+    away=st.integers(1, 12),
+    spacing=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0), st.floats(0.3, 8.0)),
+)
+def test_expectations_are_finite_and_hold_the_neighbour_wherever_it_lies(centre, radius, away, spacing):
+    mask = disc(*centre, radius)
+    row_mm, column_mm, step_mm = spacing
+    expected = shape_prior(
+        [KnownSlice(away, mask)], 0, spacing_mm=(step_mm, row_mm, column_mm), config=PropagationConfig()
+    )
+    assert np.isfinite(expected.logits).all()
+    assert np.array_equal(expected.logits > 0, mask)
+    assert expected.out_of_reach(mask) == 0.0
+    assert np.array_equal(expected.connected(mask), mask)
+
+
+def test_what_lies_far_from_the_neighbours_is_out_of_reach_and_not_connected():
+    expected = shape_prior([KnownSlice(0, disc(12, 12, 5))], 1, spacing_mm=UNIT, config=PropagationConfig())
+    other = disc(30, 40, 5)
+    both = disc(12, 12, 5) | other
+    assert expected.out_of_reach(other) == 1.0
+    assert expected.out_of_reach(both) == pytest.approx(other.sum() / both.sum())
+    assert np.array_equal(expected.connected(both), disc(12, 12, 5))
+    assert expected.out_of_reach(np.zeros(SHAPE, bool)) == 0.0
+
+
+def test_the_reach_grows_with_the_distance_between_slices():
+    moved = disc(20, 36, 5)
+    for step_mm, part in ((1.0, 1.0), (10.0, 0.0)):
+        spacing = (step_mm, 1.0, 1.0)
+        expected = shape_prior([KnownSlice(0, disc(20, 22, 5))], 1, spacing_mm=spacing, config=PropagationConfig())
+        assert expected.out_of_reach(moved) == part
+
+
+@pytest.mark.parametrize("radius", [1, 3, 12])
+def test_strokes_are_drawn_into_the_shape_and_around_it(radius):
+    mask = disc(20, 25, radius)
+    expected = shape_prior([KnownSlice(0, mask)], 1, spacing_mm=UNIT, config=PropagationConfig())
+    positive, negative = expected.strokes() > 0
+    assert positive.any()
+    assert not (positive & ~mask).any()
+    assert negative.any()
+    assert expected.out_of_reach(negative) == 1.0
+    assert not disc(20, 25, radius + 8)[~negative].all()
+    assert not (negative & ~disc(20, 25, radius + 8)).any()
+
+
+def test_a_shape_that_fills_the_slice_gets_a_positive_stroke_only():
+    expected = shape_prior([KnownSlice(0, np.ones(SHAPE, bool))], 1, spacing_mm=UNIT, config=PropagationConfig())
+    positive, negative = expected.strokes() > 0
+    assert positive.any()
+    assert not negative.any()
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.7, 0.5])
+def test_a_smaller_area_is_expected_by_moving_the_outline_inwards(ratio):
+    known = KnownSlice(5, disc(20, 25, 8))
+    full = shape_prior([known], 6, spacing_mm=UNIT, config=PropagationConfig())
+    small = shape_prior([known], 6, spacing_mm=UNIT, config=PropagationConfig(), area_ratio=ratio)
+    area = int((small.distance_mm > 0).sum())
+    assert area == pytest.approx(ratio * known.mask.sum(), rel=0.25)
+    assert not ((small.logits > 0) & ~known.mask).any()
+    assert np.array_equal(small.zone, full.zone)
+
+
+def test_an_ellipsoid_is_followed_to_its_end():
+    def area(index):
+        return 1000.0 * (1.0 - ((index - 20) / 10) ** 2)
+
+    trend = AreaExtrapolation({index: area(index) for index in (15, 20, 25)})
+    for known, index in ((25, 26), (26, 27), (15, 14)):
+        assert trend.ratio(known, index) == pytest.approx(area(index) / area(known))
+    assert trend.ratio(29, 30) == 0.5
+
+
+def test_a_tube_stays_as_it_is_and_nothing_grows():
+    assert AreaExtrapolation({3: 80, 7: 80, 9: 80}).ratio(9, 12) == pytest.approx(1.0)
+    growing = AreaExtrapolation({3: 40, 7: 80, 9: 100})
+    assert growing.ratio(9, 10) == 1.0
+    assert growing.ratio(3, 2) == pytest.approx(30 / 40)
+
+
+@pytest.mark.parametrize("areas", [{}, {4: 70}, {4: 70, 9: 0}])
+def test_one_slice_shows_no_trend(areas):
+    assert AreaExtrapolation(areas).ratio(4, 5) == 1.0
+
+
+@given(
+    areas=st.dictionaries(st.integers(0, 300), st.integers(0, 10**6), max_size=8),
+    known=st.integers(0, 300),
+    step=st.sampled_from([-1, 1]),
+)
+def test_the_ratio_is_always_from_one_half_to_one(areas, known, step):
+    assert 0.5 <= AreaExtrapolation(areas).ratio(known, known + step) <= 1.0
+
+
+SHAPE = (40, 50)
+
+
+def expected_of(mask):
+    return shape_prior([KnownSlice(0, mask)], 1, spacing_mm=(1.0, 1.0, 1.0), config=PropagationConfig())
+
+
+def confidence(mask, around, *, logit=8.0, consistency=0.5):
+    logits = np.where(mask, logit, -logit).astype(np.float32)
+    return confidence_of(logits, mask, expected_of(around), consistency=consistency)
+
+
+def test_confidence_is_the_expected_dice_coefficient_where_the_shape_is_as_expected():
+    mask = disc(20, 25, 8)
+    logits = np.where(mask, np.log(0.8 / 0.2), -30.0).astype(np.float32)
+    exact = 2 * 0.8 * mask.sum() / (0.8 * mask.sum() + mask.sum())
+    assert confidence_of(logits, mask, expected_of(mask), consistency=0.5) == pytest.approx(exact, abs=1e-6)
+
+
+def test_an_outline_that_moves_by_a_pixel_is_as_good_as_one_that_stays():
+    stays = confidence(disc(20, 25, 8), disc(20, 25, 8))
+    assert confidence(disc(20, 26, 8), disc(20, 25, 8)) == pytest.approx(stays, abs=1e-3)
+
+
+def test_a_shape_that_is_not_as_expected_makes_it_less_the_more_it_counts():
+    mask, around = disc(20, 30, 12), disc(20, 22, 6)
+    values = [confidence(mask, around, consistency=weight) for weight in (0.0, 0.5, 1.0)]
+    assert values[0] > 0.99 > values[1] > values[2]
+
+
+def test_pixels_outside_of_everything_expected_count_as_difference():
+    around = disc(8, 8, 4)
+    assert confidence(around | disc(32, 42, 4), around) < confidence(around | disc(8, 16, 4), around)
+
+
+def test_an_empty_mask_where_a_structure_was_expected_has_no_confidence():
+    assert confidence(np.zeros(SHAPE, bool), disc(20, 25, 8)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "meeting", "result"),
+    [([0.9, 0.9], 0.9, 0.0), ([0.9], 0.95, 0.0), ([0.8, 0.8, 0.8], 0.4, 0.5), ([0.9], 0.0, 1.0), ([], 0.7, 0.3)],
+)
+def test_fronts_disagree_by_what_they_agree_less_than_neighbours_do(steps, meeting, result):
+    assert disagreement_of_fronts(steps, meeting) == pytest.approx(result)
+
+
+def propose(confidence, accepted, disagreement=None, certain=0.9):
+    return next_slice_to_correct(confidence, disagreement or {}, accepted, certain=certain)
+
+
+def test_nothing_is_proposed_where_all_is_certain_or_nothing_was_predicted():
+    assert propose(dict.fromkeys(range(1, 9), 0.95), [0, 9]) is None
+    assert propose({}, [3]) is None
+
+
+def test_with_equal_confidence_the_middle_of_the_longest_stretch_is_proposed():
+    confidence = dict.fromkeys([*range(1, 5), *range(6, 20)], 0.6)
+    assert propose(confidence, [0, 5, 20]) in (12, 13)
+
+
+def test_fronts_that_disagree_are_doubtful_however_sure_each_is():
+    confidence = dict.fromkeys(range(1, 9), 0.97)
+    assert propose(confidence, [0, 9], {4: 0.6, 5: 0.6}) in (4, 5)
+
+
+def test_a_correction_does_not_help_past_an_accepted_slice():
+    here = {1: 0.6, 2: 0.5, 3: 0.5, 4: 0.55}
+    assert propose(here, [0, 5]) == 2
+    # However many doubtful slices lie close behind 5, they do not draw the proposal from 2 to 4.
+    assert propose({**here, **dict.fromkeys((6, 7, 13, 14), 0.85)}, [0, 5, 15]) == 2
+
+
+@settings(max_examples=60)
+@given(
+    confidence=st.dictionaries(st.integers(0, 40), st.floats(0, 1), max_size=30),
+    disagreement=st.dictionaries(st.integers(0, 40), st.floats(0, 1), max_size=30),
+    accepted=st.sets(st.integers(0, 40), min_size=1, max_size=6),
+)
+def test_an_accepted_slice_is_never_proposed_and_the_order_does_not_matter(confidence, disagreement, accepted):
+    proposed = propose(confidence, accepted, disagreement)
+    assert proposed is None or proposed in set(confidence) - accepted
+    assert propose(dict(reversed(confidence.items())), sorted(accepted), disagreement) == proposed
+    doubts = [1.0 - c * (1.0 - disagreement.get(i, 0.0)) for i, c in confidence.items() if i not in accepted]
+    certain = all(doubt <= 1.0 - 0.9 for doubt in doubts)
+    assert (proposed is None) == certain
+
+
+STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
+
+
+def evidence_of(structure, axis, *indices, volume=None):
+    volume = volume or volume_of(structure)
+    intensities = IntensityRange.estimate(volume.array)
+    return GeodesicPrior(volume, cut(structure, axis, *indices), axis, intensity_range=intensities)
+
+
+def nearer_to_it(evidence, index, shape):
+    whole = np.zeros(shape, np.float32)
+    box, part = evidence.in_slice(index)
+    whole[box] = part
+    return whole
+
+
+def cheapest(intensities, seeds, sides):
+    """All costs by Dijkstra's algorithm, for every path there is."""
+    costs = np.full(intensities.shape, np.inf)
+    costs[seeds] = 0.0
+    queue = [(0.0, tuple(place)) for place in np.argwhere(seeds).tolist()]
+    while queue:
+        cost, place = heapq.heappop(queue)
+        for step in STEPS if cost == costs[place] else ():
+            there = tuple(np.add(place, step).tolist())
+            if all(0 <= one < side for one, side in zip(there, intensities.shape, strict=True)):
+                length = 0.01 * math.sqrt(sum((one * side) ** 2 for one, side in zip(step, sides, strict=True)))
+                new = cost + length + abs(float(intensities[there]) - float(intensities[place]))
+                if new < costs[there]:
+                    costs[there] = new
+                    heapq.heappush(queue, (new, there))
+    return costs
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_structure_is_followed_through_the_volume(axis):
+    structure = tube()
+    length, middle = structure.shape[axis], structure.shape[axis] // 2
+    evidence = evidence_of(structure, axis, middle)
+    slices = np.moveaxis(structure, axis, 0)
+    for index in range(max(middle - 5, 0), min(middle + 6, length)):
+        if slices[index].any():
+            assert dice(nearer_to_it(evidence, index, slices.shape[1:]) > 0, slices[index]) > 0.9
+
+
+def test_what_is_accepted_is_certain_and_an_even_image_decides_by_distance():
+    structure = ball()
+    even = Volume(np.ones(structure.shape, np.float32), np.eye(4))
+    evidence = evidence_of(structure, 0, 6, 12, volume=even)
+    shape = structure.shape[1:]
+    found = nearer_to_it(evidence, 6, shape)
+    assert (found[structure[6]] > 0).all()
+    assert (found[evidence.in_slice(6)[0]] != 0).all()
+    between = nearer_to_it(evidence, 9, shape)
+    assert between[structure[6] & structure[12]].min() > 0
+
+
+def test_far_from_the_accepted_slices_and_around_the_box_nothing_is_said():
+    structure = np.zeros((200, 90, 90), bool)
+    structure[100:103, 40:46, 42:47] = True
+    evidence = evidence_of(structure, 0, 101)
+    assert evidence.in_slice(0) is None
+    assert evidence.in_slice(199) is None
+    (rows, columns), part = evidence.in_slice(104)
+    assert part.shape == (rows.stop - rows.start, columns.stop - columns.start) == (6 + 2 * 13, 5 + 2 * 13)
+    assert np.abs(part).max() <= 1.0
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_where_nothing_stands_against_anything_nothing_is_said(fill):
+    structure = np.full((5, 12, 12), fill)
+    assert evidence_of(structure, 0, 2, volume=Volume(np.ones((5, 12, 12)), np.eye(4))).in_slice(2) is None
+
+
+def test_a_large_region_is_looked_at_in_coarser_pixels(monkeypatch):
+    structure = ball()
+    fine = evidence_of(structure, 0, 9)
+    whole = nearer_to_it(fine, 11, structure.shape[1:])
+    monkeypatch.setattr(geodesic, "_MOST_VOXELS", structure.size // 4)
+    coarse = evidence_of(structure, 0, 9)
+    box, part = coarse.in_slice(11)
+    assert coarse._nearer.size < fine._nearer.size / 3
+    assert part.shape == fine.in_slice(11)[1].shape
+    assert box == fine.in_slice(11)[0]
+    assert dice(nearer_to_it(coarse, 11, structure.shape[1:]) > 0, whole > 0) > 0.8
+
+
+def test_what_is_thinner_than_a_coarse_pixel_does_not_get_lost(monkeypatch):
+    structure = np.zeros((8, 40, 40), bool)
+    structure[:, 20, 21] = True
+    monkeypatch.setattr(geodesic, "_MOST_VOXELS", 500)
+    assert nearer_to_it(evidence_of(structure, 0, 4), 4, (40, 40))[20, 21] > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_no_path_is_cheaper_than_the_cheapest_and_straight_ones_are_found(seed):
+    rng = np.random.default_rng(seed)
+    shape, spacing = (4, 6, 7), (2.0, 1.0, 1.5)
+    intensities = rng.random(shape, np.float32)
+    seeds = np.zeros((2, *shape), bool)
+    seeds[0, 2] = rng.random(shape[1:]) < 0.3
+    seeds[1, 2] = ~seeds[0, 2]
+    costs = path_costs(intensities, seeds, spacing)
+    for found, begin in zip(costs, seeds, strict=True):
+        if not begin.any():
+            assert (found > 1e3).all()
+            continue
+        exact = cheapest(intensities, begin, [side / 1.0 for side in spacing])
+        assert (found >= exact - 1e-4).all()
+        assert (found[begin] == 0).all()
+        # Next to the seeds hardly any path winds.
+        assert np.median(found[1] - exact[1]) < 0.05
+
+
+def test_along_a_bright_tunnel_the_cheapest_path_is_found_around_a_corner():
+    intensities = np.zeros((6, 9, 9), np.float32)
+    intensities[:, 4, 2] = 1.0
+    intensities[5, 4, 2:] = 1.0
+    seeds = np.zeros((1, 6, 9, 9), bool)
+    seeds[0, 0, 4, 2] = True
+    exact = cheapest(intensities, seeds[0], (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(path_costs(intensities, seeds, (1.0, 1.0, 1.0))[0], exact, atol=1e-5)

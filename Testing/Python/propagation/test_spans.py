@@ -1,0 +1,323 @@
+"""How slices are divided into spans, and when a span ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scribblesegment.propagation import (
+    AnnotatedSegment,
+    PropagationConfig,
+    StopReason,
+)
+from scribblesegment.propagation.fronts import BoundedSpan, OpenSpan, SegmentState, SlicePrediction
+from scribblesegment.propagation.prior import KnownSlice, shape_prior
+
+SHAPE = (30, 30)
+UNIT = (1.0, 1.0, 1.0)
+EMPTY = np.zeros(SHAPE, bool)
+
+
+def planned(accepted, index_range, **settings):
+    """The spans of a segment of a volume of 30 slices."""
+    return SegmentState(
+        4,
+        AnnotatedSegment(accepted, "Liver"),
+        axis=0,
+        axis_length=30,
+        slice_shape=SHAPE,
+        index_range=index_range,
+        config=PropagationConfig(**settings),
+        keep_logits=False,
+    )
+
+
+def disc(radius, row=15, column=15):
+    rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+def draft(span, mask, confidence=1.0):
+    """What a network that found `mask` in the next slice would give."""
+    expectation = shape_prior(span.neighbours, span.next_index, spacing_mm=UNIT, config=PropagationConfig())
+    logits = np.where(mask, 5.0, -5.0).astype(np.float32)
+    return SlicePrediction(span.next_index, expectation, logits, mask, confidence)
+
+
+def advance(span, mask, confidence=1.0):
+    one = draft(span, mask, confidence)
+    reason = span.check(one)
+    if reason is None and mask.any():
+        return span.accept(one)
+    span.reject(one, reason or StopReason.ENDED)
+    return []
+
+
+def gap(first=3, last=9, mask=None):
+    known = disc(8) if mask is None else mask
+    return BoundedSpan(KnownSlice(first - 1, known), KnownSlice(last + 1, known), range(first, last + 1))
+
+
+def tail(indices=range(5, 15), **settings):
+    return OpenSpan(
+        KnownSlice(indices[0] - indices.step, disc(8)),
+        indices,
+        start=indices[0] - indices.step,
+        at_stop=StopReason.RANGE,
+        config=PropagationConfig(**settings),
+    )
+
+
+def test_a_gap_is_filled_from_both_sides_in_turn():
+    span, order = gap(3, 9), []
+    while span.next_index is not None:
+        order.append((span.next_index, [known.index for known in span.neighbours], span.depth))
+        advance(span, disc(8))
+    assert order == [
+        (3, [2, 10], 1),
+        (9, [3, 10], 1),
+        (4, [3, 9], 2),
+        (8, [4, 9], 2),
+        (5, [4, 8], 3),
+        (7, [5, 8], 3),
+        (6, [5, 7], 4),
+    ]
+    assert span.remaining == 0
+    assert span.end is None
+
+
+def test_a_slice_in_which_nothing_was_found_is_passed_over_but_not_carried_on():
+    span = gap(3, 9)
+    advance(span, EMPTY)
+    assert [known.index for known in span.neighbours] == [2, 10]
+    assert span.next_index == 9
+    assert not span.covers(3)
+
+
+def test_fronts_that_drift_apart_disagree_most_where_they_meet():
+    span = gap(3, 8)
+    while span.next_index is not None:
+        from_below = span.next_index < 6
+        shift = span.depth * (1 if from_below else -1)
+        advance(span, disc(6, column=15 + shift))
+    found = span.disagreements()
+    assert found[3] < found[4] < found[5] > 0.3
+    assert found[5] == found[6]
+    assert found[3] == pytest.approx(found[5] / 3)
+
+
+@pytest.mark.parametrize(("indices", "direction"), [(range(5, 15), 1), (range(8, -1, -1), -1)])
+def test_a_tail_goes_on_to_the_end_of_the_range(indices, direction):
+    span, order = tail(indices), []
+    while span.next_index is not None:
+        order.append(span.next_index)
+        advance(span, disc(8))
+    assert order == list(indices)
+    end = span.end
+    assert (end.start, end.index, end.direction) == (indices[0] - direction, indices[-1], direction)
+    assert (end.reason, end.rejected, end.confidence) == (StopReason.RANGE, None, None)
+
+
+def test_a_tail_stops_where_the_structure_tapers_off():
+    span = tail()
+    for radius in (8, 6, 4, 2):
+        advance(span, disc(radius))
+    assert span.end is None
+    advance(span, EMPTY)
+    assert span.end is None
+    advance(span, EMPTY)
+    end = span.end
+    assert (end.index, end.reason, end.rejected) == (8, StopReason.ENDED, 9)
+    assert end.confidence == pytest.approx(1 - (disc(2).sum() / disc(8).sum()) ** 2)
+    assert end.confidence > 0.9
+
+
+def test_an_end_that_comes_suddenly_is_less_certain():
+    span = tail()
+    advance(span, EMPTY)
+    advance(span, EMPTY)
+    assert (span.end.index, span.end.confidence) == (4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "confidence", "reason"),
+    [
+        (disc(8), 1.0, None),
+        (disc(6), 1.0, None),
+        (disc(2), 1.0, StopReason.ENDED),
+        (EMPTY, 0.0, StopReason.ENDED),
+        (disc(8), 0.45, StopReason.UNCERTAIN),  # below half of what was usual
+        (np.ones(SHAPE, bool), 1.0, StopReason.UNCERTAIN),
+        (disc(5, 4, 4), 1.0, StopReason.UNCERTAIN),
+    ],
+)
+def test_a_slice_is_judged_by_its_area_its_place_and_its_confidence(mask, confidence, reason):
+    span = tail()
+    for _ in range(3):
+        advance(span, disc(8), 0.95)
+    assert span.check(draft(span, mask, confidence)) is reason
+
+
+def test_a_few_bad_slices_do_not_stop_a_tail_and_are_filled_in_afterwards():
+    span = tail(patience=3)
+    advance(span, disc(8))
+    advance(span, EMPTY)
+    advance(span, disc(8), 0.1)
+    assert [known.index for known in span.neighbours] == [5]
+    assert span.covers(6)
+    assert span.covers(7)
+    (filled,) = advance(span, disc(8))
+    assert (filled.next_index, filled.remaining) == (6, 2)
+    assert [known.index for known in filled.neighbours] == [5, 8]
+    assert span.next_index == 9
+    assert not span.covers(6)
+
+
+def test_bad_slices_at_the_end_of_the_range_are_left_out():
+    span = tail(range(5, 7), patience=3)
+    advance(span, disc(8))
+    advance(span, disc(8), 0.1)
+    assert (span.end.index, span.end.reason) == (5, StopReason.UNCERTAIN)
+    assert (span.end.rejected, span.end.confidence) == (6, 0.1)
+
+
+def plan(accepted, index_range=(0, 20)):
+    masks = {index: disc(6) if shown else EMPTY for index, shown in accepted.items()}
+    made = planned(masks, index_range)
+    stopped = made.result(cancelled=True, slices_per_second=0.0).stopped
+    ends = [end for end in stopped if end.reason is not StopReason.CANCELLED]
+    return [(type(one).__name__, one.remaining, one.next_index) for one in made.spans], ends
+
+
+def test_accepted_slices_divide_a_volume_into_gaps_and_tails():
+    spans, ends = plan({5: True, 9: True, 10: True})
+    assert spans == [("OpenSpan", 5, 4), ("BoundedSpan", 3, 6), ("OpenSpan", 9, 11)]
+    assert ends == []
+
+
+def test_slices_without_the_structure_end_it_on_their_side():
+    made = planned({2: EMPTY, 6: disc(6), 9: EMPTY, 12: EMPTY}, (0, 20))
+    assert [(one.remaining, one.next_index) for one in made.spans] == [(3, 5), (2, 7)]
+    for span in made.spans:
+        while span.next_index is not None:
+            advance(span, disc(6))
+    assert [span.end.reason for span in made.spans] == [StopReason.ABSENT, StopReason.ABSENT]
+
+
+def test_the_range_cuts_stretches_and_is_the_reason_where_it_ends_before_an_absent_slice():
+    assert plan({5: True, 9: True, 15: False}, (7, 13))[0] == [("BoundedSpan", 2, 8), ("OpenSpan", 3, 10)]
+    made = planned({5: disc(6), 15: EMPTY}, (0, 13))
+    upper = made.spans[1]
+    while upper.next_index is not None:
+        advance(upper, disc(6))
+    assert upper.end.reason is StopReason.RANGE
+
+
+def test_an_accepted_slice_at_the_border_ends_there_at_once():
+    spans, ends = plan({0: True, 19: True})
+    assert spans == [("BoundedSpan", 18, 1)]
+    assert [(end.index, end.direction, end.reason) for end in ends] == [
+        (0, -1, StopReason.RANGE),
+        (19, 1, StopReason.RANGE),
+    ]
+
+
+@settings(max_examples=60)
+@given(
+    accepted=st.dictionaries(st.integers(0, 19), st.booleans(), min_size=1, max_size=6).filter(
+        lambda accepted: any(accepted.values())
+    ),
+    bounds=st.tuples(st.integers(0, 19), st.integers(1, 20)).filter(lambda pair: pair[0] < pair[1]),
+)
+def test_every_slice_is_planned_at_most_once_and_never_an_accepted_one(accepted, bounds):
+    masks = {index: disc(6) if shown else EMPTY for index, shown in accepted.items()}
+    made = planned(masks, bounds)
+    seen = []
+    for span in made.spans:
+        while span.next_index is not None:
+            assert span.covers(span.next_index)
+            seen.append(span.next_index)
+            advance(span, disc(6))
+    assert len(seen) == len(set(seen))
+    # Each of the others lies next to an accepted slice with the structure, with nothing accepted between.
+    expected = {
+        index
+        for index in range(*bounds)
+        if index not in accepted
+        and (
+            accepted.get(max((a for a in accepted if a < index), default=-1))
+            or accepted.get(min((a for a in accepted if a > index), default=-1))
+        )
+    }
+    assert set(seen) == expected
+
+
+def test_a_tail_expects_areas_to_go_on_as_the_accepted_ones_do_and_a_gap_nothing():
+    accepted = {index: disc(radius) for index, radius in ((4, 10), (9, 9), (14, 6))}
+    spans = {trend: planned(accepted, (0, 30), trend=trend).spans for trend in (True, False)}
+    for first, gap_below, gap_above, last in spans.values():
+        assert gap_below.area_ratio == gap_above.area_ratio == 1.0
+        assert first.area_ratio == 1.0  # it grew from there on, or stayed
+        assert isinstance(last, OpenSpan)
+    assert 0.5 <= spans[True][-1].area_ratio < 0.95
+    assert spans[False][-1].area_ratio == 1.0
+
+
+MASK = np.zeros(SHAPE, bool)
+MASK[10:20, 10:20] = True
+
+
+def state(*accepted, **settings):
+    return planned(dict.fromkeys(accepted, MASK), (0, 10), **settings)
+
+
+def prediction(segment, span, logits, forbidden=None):
+    expectation = shape_prior(span.neighbours, span.next_index, spacing_mm=UNIT, config=PropagationConfig())
+    return segment.prediction(span.next_index, expectation, logits.astype(np.float32), forbidden)
+
+
+def test_an_empty_slice_of_a_gap_is_a_result_and_one_of_a_tail_is_none():
+    segment = state(2, 6)
+    nothing = np.full(SHAPE, -5.0)
+    below, between, _ = segment.spans
+    assert segment.settle(below, prediction(segment, below, nothing)) is None
+    found = segment.settle(between, prediction(segment, between, nothing))
+    assert (found.index, found.confidence) == (3, 0.0)
+    assert not found.mask.any()
+
+
+def test_pixels_that_are_given_up_are_gone_and_others_are_not_touched():
+    segment = state(3)
+    span = segment.spans[0]
+    segment.settle(span, prediction(segment, span, np.where(MASK, 5.0, -5.0)))
+    pixels = np.zeros(SHAPE, bool)
+    pixels[10:12] = True
+    assert np.array_equal(segment.release_pixels(2, pixels).mask, MASK & ~pixels)
+    assert segment.release_pixels(2, pixels) is None
+
+
+def test_the_refused_slice_at_a_sudden_end_may_be_proposed():
+    segment = state(5)
+    while segment.spans:
+        span = segment.spans[0]
+        shown = span.next_index > 3
+        segment.settle(span, prediction(segment, span, np.where(MASK & shown, 9.0, -9.0)))
+    result = segment.result(cancelled=False, slices_per_second=0.0)
+    lower = result.stopped[0]
+    assert (lower.index, lower.rejected, lower.reason) == (4, 3, StopReason.ENDED)
+    assert result.next_slice == 3
+    assert 3 not in result.slices
+
+
+def test_disagreement_of_the_fronts_is_noted_once_a_gap_is_done():
+    segment = state(0, 5)
+    gap = segment.spans[0]
+    while gap.next_index is not None:
+        shift = gap.next_index if gap.next_index < 3 else gap.next_index - 5
+        mask = np.roll(MASK, 2 * shift, axis=1)
+        segment.settle(gap, prediction(segment, gap, np.where(mask, 9.0, -9.0)))
+    slices = segment.result(cancelled=False, slices_per_second=0.0).slices
+    assert slices[2].disagreement == slices[3].disagreement > 0.2
+    assert slices[1].disagreement == pytest.approx(slices[2].disagreement / 2)
