@@ -99,7 +99,7 @@ def propagate(
     indices = sorted({index for of_segment in masks.values() for index in of_segment})
     plane = SliceDisplay.radiological(volume.ijk_to_ras, axis).plane
     print(f"annotated: {listed_slices(axis, indices)} ({plane})")
-    run = Propagator(load(model, device=device), config=config).iterate_segments(
+    run = Propagator(load(model, device=device), config=config).iterate(
         volume,
         {one.label: AnnotatedSegment(masks[one.label], one.name, context.get(one.label)) for one in segments},
         axis,
