@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scribblesegment.commands.job_files import (
     check_format_holds,
     check_labelmap_target,
-    check_same_grid,
     listed,
     listed_slices,
     show_download,
@@ -93,10 +92,9 @@ def propagate(request: PropagateRequest, *, load: LoadSlicePredictor, say: Calla
     """
     config = PropagationConfig(threshold=request.threshold)
     check_labelmap_target(request.output, (request.image, request.annotated))
-    labelmap = read_labelmap(request.annotated)
     volume = read_volume(request.image)
     check_format_holds(request.output, volume)
-    check_same_grid(request.annotated, labelmap, request.image, volume, what="annotation")
+    labelmap = read_labelmap(request.annotated, grid=volume)
     if not labelmap.array.any():
         raise PromptError(
             f"{request.annotated} holds no annotated slice. Segment at least one slice of the image first."

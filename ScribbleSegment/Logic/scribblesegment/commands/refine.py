@@ -16,7 +16,6 @@ from scribblesegment.commands.job_files import (
     check_format_holds,
     check_labelmap_target,
     check_picture_target,
-    check_same_grid,
     listed_slices,
 )
 from scribblesegment.commands.labelled_prompts import SliceChoice
@@ -132,10 +131,9 @@ def refine(
 
     config, grow, new_labels = _config(request), _growth(request), _new_labels(request)
     _check_targets(request)
-    painted = read_labelmap(request.corrections)
     volume = read_volume(request.image)
     check_format_holds(request.output, volume)
-    check_same_grid(request.corrections, painted, request.image, volume, what="corrections")
+    painted = read_labelmap(request.corrections, grid=volume)
     network = load(request.network, confirm=confirm, weights=request.weights, fold=request.fold)
     say(f"network {network.name}: {', '.join(f'{index} {name}' for index, name in enumerate(network.labels))}")
     wanted = network_corrections(

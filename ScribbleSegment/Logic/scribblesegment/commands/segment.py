@@ -19,7 +19,6 @@ from scribblesegment.commands.job_files import (
     check_format_holds,
     check_labelmap_target,
     check_picture_target,
-    check_same_grid,
     listed_slices,
     show_download,
 )
@@ -36,7 +35,7 @@ from scribblesegment.commands.terminal_bar import terminal_bar
 from scribblesegment.data.masks import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.data.volume import LabelVolume, Segment, SliceImage, Volume
+from scribblesegment.data.volume import LabelVolume, Segment, SliceImage
 from scribblesegment.errors import PromptError
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
@@ -155,14 +154,13 @@ def _check_request(request: SegmentRequest) -> None:
 
 
 def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
-    painted = None if request.scribbles is None else _read_strokes(request.scribbles)
     volume = read_volume(request.image)
     check_format_holds(request.output, volume)
     names: tuple[Segment, ...] = ()
     strokes = Strokes.none(volume.shape)
-    if painted is not None and request.scribbles is not None:
-        strokes, grid, names = painted
-        check_same_grid(request.scribbles, grid, request.image, volume, what="strokes")
+    if request.scribbles is not None:
+        painted = read_labelmap(request.scribbles, grid=volume)
+        strokes, names = Strokes.of(painted), painted.segments
         if not len(strokes.positions):
             raise PromptError(f"{request.scribbles} holds no stroke. Paint at least one pixel of the object.")
     background = None if request.background is None else _background_label(request.background, names)
@@ -186,13 +184,6 @@ def _read(request: SegmentRequest, say: Callable[[str], None]) -> _Case:
         tuple(named.get(label) or default_segment(label) for label in labels),
         IntensityRange.estimate(volume.array),
     )
-
-
-def _read_strokes(path: Path) -> tuple[Strokes, Volume, tuple[Segment, ...]]:
-    """Read strokes, their grid as a volume that takes no memory, and the names of the labels."""
-    labelmap = read_labelmap(path)
-    grid = Volume(np.broadcast_to(np.zeros((), np.uint8), labelmap.shape), labelmap.ijk_to_ras)
-    return Strokes.of(labelmap), grid, labelmap.segments
 
 
 def _background_label(wanted: str, names: Sequence[Segment]) -> int:

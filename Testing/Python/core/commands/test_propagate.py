@@ -225,7 +225,7 @@ def test_bad_input_is_one_line_and_exit_code_2(image, tmp_path, capsys, options,
 def test_an_annotation_on_another_grid_is_refused(image, tmp_path, capsys):
     write_labelmap(tmp_path / "s.nrrd", Volume(np.ones((20, 24, 31), np.uint8), MATRIX))
     assert run(image, tmp_path / "s.nrrd", tmp_path / "o.nrrd") == 2
-    assert "Resample the annotation" in error_of(capsys)
+    assert "Resample it to the image" in error_of(capsys)
 
 
 def test_an_annotation_without_labels_is_refused(image, tmp_path, capsys):
