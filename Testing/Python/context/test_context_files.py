@@ -260,9 +260,9 @@ def test_links_and_exotic_members_are_refused(tmp_path):
         (plain.replace(b"context.jsonXevil", b"context.json"[:12] + b"Xevil"), "does not name"),
         (bytes(encrypted), "encrypted"),
         ((tmp_path / "bzip2.zip").read_bytes(), "unusual"),
-        (b"", "no zip file"),
-        (b"PK\x05\x06", "no zip file"),
-        (b"hello" * 100, "no zip file"),
+        (b"", "not a zip file"),
+        (b"PK\x05\x06", "not a zip file"),
+        (b"hello" * 100, "not a zip file"),
     ):
         (tmp_path / "a.zip").write_bytes(content)
         with pytest.raises(FileFormatError, match=message):
@@ -381,7 +381,7 @@ def test_the_outer_fields_and_missing_ones_are_checked_and_later_additions_do_no
           for field in vars(context_files._record_of(an_entry()))),
         *((lambda content, version=version: content.update(version=version), r"version .* reads version 1\. Update")
           for version in (0, 2, "1", None, True, 1.5)),
-        (lambda content: content.update(format="other"), "no context set"),
+        (lambda content: content.update(format="other"), "not a context set"),
         (lambda content: content.update(label_name=3), "expected a text"),
         (lambda content: content.update(entries={}), "expected a list"),
         (lambda content: content.update(entries=[3]), "entry 0 is 3, expected an object"),

@@ -78,7 +78,7 @@ def test_an_entry_keeps_its_own_unchangeable_copies_and_makes_up_what_is_not_giv
         ({"axis": 0}, "both"),
         ({"index": 3}, "both"),
         ({"axis": 3, "index": 0}, "axes are 0, 1 and 2"),
-        ({"axis": 0, "index": -1}, "no place"),
+        ({"axis": 0, "index": -1}, "do not name"),
         ({"axis": 0, "index": 1.5}, "whole number"),
         ({"axis": True, "index": 1}, "whole number"),
         *(({"identifier": name}, "identify") for name in ("", "../a", "A", "a" * 65, 7)),
@@ -235,7 +235,7 @@ def test_sets_that_contradict_themselves_and_unknown_entries_are_refused():
         (lambda: a_set("a").remove("c"), "'liver' has the identifier 'c'"),
         (lambda: a_set("a").get("c"), "'liver' has the identifier 'c'"),
         (lambda: a_set("a").move("c", 0), "'liver' has the identifier 'c'"),
-        *((lambda place=place: a_set("a", "b").move("a", place), "place") for place in (-1, 2, 0.5)),
+        *((lambda place=place: a_set("a", "b").move("a", place), "position") for place in (-1, 2, 0.5)),
         *((lambda name=name: ContextSet(name), "label name") for name in ("", " ", None, "a\nb", "\ud800", "a" * 201)),
     ):
         with pytest.raises(ContextError, match=message):

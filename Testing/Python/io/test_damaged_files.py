@@ -115,8 +115,9 @@ def test_sound_data_of_another_length_than_announced_are_refused(tmp_path, exten
         read_volume(path)
 
 
-def test_a_header_that_asks_for_more_than_the_file_can_hold_takes_no_memory(tmp_path):
-    path = a_file(tmp_path / "a.nrrd")
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_header_that_asks_for_more_than_the_file_can_hold_takes_no_memory(tmp_path, compress):
+    path = a_file(tmp_path / "a.nrrd", compress=compress)
     path.write_bytes(path.read_bytes().replace(b"sizes: 30 24 6", b"sizes: 30000 30000 30000"))
     with pytest.raises(FileFormatError, match="27000000000000 bytes of voxels are announced"):
         read_volume(path)

@@ -201,8 +201,8 @@ def test_parameters_that_are_no_numbers_are_refused_as_such(tmp_path, parameters
     ("name", "content", "message"),
     [
         ("gone.pt", None, r"no weights file .*gone\.pt"),
-        ("a.pt", b"\x89PNG\r\n\x1a\n" + bytes(100), r"no torch file.*begins with b'\\x89PNG"),
-        ("a.pt", b"", "no torch file"),
+        ("a.pt", b"\x89PNG\r\n\x1a\n" + bytes(100), r"not a torch file.*begins with b'\\x89PNG"),
+        ("a.pt", b"", "not a torch file"),
         ("a.pt", b"PK\x03\x04" + bytes(100), "damaged or not a torch file"),
         ("a.safetensors", b"1234", "damaged or not a safetensors file"),
         ("a.pt", [1, 2], "holds no parameters .* but list"),
@@ -264,7 +264,8 @@ def test_a_file_that_is_cut_off_or_has_another_bit_is_refused(tmp_path, paramete
         *(({"size": size}, "whole number from 1 to 8192") for size in (0, -5, 128.5, "128", None, True, 10**400)),
         *(({"options": options}, "options|cannot build|does not fit") for options in (
             [], "x", {"features": [10**9] * 5}, {"features": [1 << 20] * 5}, {"features": [[[[[[1]]]]]]},
-            {"unknown": 1}, {"features": [3] * 200}, {"features": ["a"]}, {"convolutions": -1}, {"activation": "x" * 300},
+            {"activation": "x" * 300}, {"unknown": 1}, {"features": [3] * 200}, {"features": ["a"]},
+            {"convolutions": -1},
         )),
         *(({"temperature": number}, "positive finite number|not a number") for number in (
             0.0, -1.0, float("nan"), float("inf"), 1e300, "2", None, True,
@@ -292,7 +293,7 @@ def test_a_file_that_can_hold_no_description_is_not_redescribed(tmp_path, parame
     torch.save(parameters, tmp_path / "plain.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"1234")
     for name, message in (
-        ("plain.pt", "no safetensors"),
+        ("plain.pt", "not a safetensors"),
         ("gone.safetensors", "no weights"),
         ("cut.safetensors", "damaged"),
     ):

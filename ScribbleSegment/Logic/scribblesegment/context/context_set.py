@@ -87,7 +87,10 @@ class ContextEntry:
         if self.axis is not None and self.index is not None:
             axis, index = _whole_number(self.axis, "axis"), _whole_number(self.index, "index")
             if axis not in (0, 1, 2) or index < 0:
-                raise ContextError(f"axis {axis} and index {index} are no place in a volume; axes are 0, 1 and 2.")
+                raise ContextError(
+                    f"axis {axis} and index {index} do not name a slice of a volume; axes are 0, 1 and 2, and indices "
+                    "count from 0."
+                )
             self._store("axis", axis)
             self._store("index", index)
         if not isinstance(self.identifier, str) or not _IDENTIFIER.fullmatch(self.identifier):
@@ -242,9 +245,9 @@ class ContextSet:
             ContextError: no entry has this identifier, or there is no such position.
         """
         entry = self.get(identifier)
-        position = _whole_number(to, "place")
+        position = _whole_number(to, "position")
         if not 0 <= position < len(self):
-            raise ContextError(f"There is no place {position} in a set of {len(self)} entries; count from 0.")
+            raise ContextError(f"There is no position {position} in a set of {len(self)} entries; count from 0.")
         others = [other for other in self.entries if other is not entry]
         return self._with((*others[:position], entry, *others[position:]))
 

@@ -138,7 +138,7 @@ def read_plain_file(folder: Path, name: str, most: int) -> bytes:
         with open(path, "rb") as file:
             return _bounded(file, most, str(path))
     except FileNotFoundError as cause:
-        raise FileFormatError(f"{folder} lacks {name}. It is no context set, or not a complete one.") from cause
+        raise FileFormatError(f"{folder} lacks {name}. It is not a context set, or not a complete one.") from cause
     except OSError as cause:
         if isinstance(cause, FileFormatError):
             raise
@@ -180,7 +180,7 @@ def _check_directory(file: IO[bytes], path: PathLike, limits: Limits) -> None:
     tail = file.read()
     start = tail.rfind(_END)
     if start < 0 or start + _END_BYTES > len(tail):
-        raise FileFormatError(f"Cannot read {path}: it is no zip file, or only a part of one. Export it again.")
+        raise FileFormatError(f"Cannot read {path}: it is not a zip file, or only a part of one. Export it again.")
     members, directory_bytes = struct.unpack("<HI", tail[start + 10 : start + 16])
     is_zip64 = tail[max(0, start - _ZIP64_LOCATOR_BYTES) : start].startswith(b"PK\x06\x07")
     most = 2 * limits.entries + 1
@@ -205,7 +205,7 @@ def _read_archive(archive: zipfile.ZipFile, path: PathLike, limits: Limits) -> C
     def read(name: str, most: int) -> bytes:
         where = f"{path}: {name}"
         if name not in members:
-            raise FileFormatError(f"{path} lacks {name}. It is no context set, or not a complete one.")
+            raise FileFormatError(f"{path} lacks {name}. It is not a context set, or not a complete one.")
         if members[name].file_size > most:
             raise FileFormatError(f"{where} is larger than the {most} bytes it may have.")
         used.add(name)
@@ -304,7 +304,7 @@ def _parse_manifest(data: bytes, where: str, limits: Limits) -> tuple[str, list[
     content = parse_json(data, f"{where}: {MANIFEST}")
     fields = Fields(content, f"{where}: {MANIFEST}")
     if content.get("format") != FORMAT:
-        raise FileFormatError(f"{where} is no context set: {MANIFEST} does not say format {FORMAT!r}.")
+        raise FileFormatError(f"{where} is not a context set: {MANIFEST} does not say format {FORMAT!r}.")
     if content.get("version") != VERSION or isinstance(content["version"], bool):
         raise FileFormatError(
             f"{where} has version {str(content.get('version'))[:40]} of the format; this program reads version "

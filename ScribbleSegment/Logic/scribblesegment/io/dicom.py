@@ -23,6 +23,8 @@ from scribblesegment.io.storage import PathLike
 _LARGEST_DEVIATION = 0.1  # of the distance between slices
 _LARGEST_TURN = 1e-3  # of direction cosines between slices of one volume
 
+_MOST_FRAMES = 1 << 16
+
 _REMEDY = "A file of the series is truncated, damaged or does not belong to it: export the series again."
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "InstanceNumber", "Rows",
@@ -179,7 +181,8 @@ def _read_header(path: Path) -> _Header | None:
             warnings.simplefilter("ignore")  # on values of another form than the standard's
             data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             header = _Header(path, data)
-            return header if data.get("Rows") and data.get("Columns") and header.frames > 0 else None
+            is_image = data.get("Rows") and data.get("Columns") and 0 < header.frames <= _MOST_FRAMES
+            return header if is_image else None
     except Exception:  # damaged bytes make the parser fail in arbitrary ways
         return None
 

@@ -117,19 +117,19 @@ def read_voxels(
     return voxels if dtype.isnative else voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
-def read_compressed(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[Any] | None:
-    """Read the voxels of a compressed NRRD or MetaImage file, whose damage SimpleITK does not notice.
+def read_after_header(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[Any] | None:
+    """Read the voxels of a NRRD or MetaImage file, whose damage SimpleITK does not notice where they are compressed.
 
     Args:
         path: the file.
         reader: knows its size and type of voxels.
 
     Returns:
-        (K, J, I), or (K, J, I, C) with several components; None for files that are not compressed, or whose voxels lie
-        somewhere else than next to or after the header, which are SimpleITK's to read.
+        (K, J, I), or (K, J, I, C) with several components; None where the voxels are text, or lie somewhere else than
+        after the header or in one file beside it: those are SimpleITK's to read.
 
     Raises:
-        FileFormatError: the stream is damaged or cut off, or does not fit the header.
+        FileFormatError: the voxels are damaged or cut off, or do not fit the header.
         GeometryError: a NRRD file says that a distance of voxels is not a number.
     """
     with open(path, "rb") as file:
@@ -142,11 +142,13 @@ def read_compressed(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[Any
             kinds = fields.get("kinds", "list").split()
             moved = components > 1 and kinds[0] in ("domain", "space")  # SimpleITK puts the components first
             skipped = any(fields.get(name, "0") != "0" for name in ("line skip", "byte skip"))
-            usual = fields.get("encoding") in ("gzip", "gz") and not moved and not skipped
+            compressed = fields.get("encoding") in ("gzip", "gz")
+            usual = (compressed or fields.get("encoding") == "raw") and not moved and not skipped
             data_file = fields.get("data file", fields.get("datafile", ""))
             big = fields.get("endian") == "big"
         else:
-            usual = fields.get("CompressedData", "F")[:1] in _TRUE and fields.get("HeaderSize", "0") == "0"
+            compressed = fields.get("CompressedData", "F")[:1] in _TRUE
+            usual = fields.get("HeaderSize", "0") == "0" and fields.get("BinaryData", "T")[:1] in _TRUE
             data_file = fields.get("ElementDataFile", "").replace("LOCAL", "")
             order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "F"))
             big = order[:1] in _TRUE
@@ -158,7 +160,7 @@ def read_compressed(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[Any
         shape = (*reversed(size), components)[: 4 if components > 1 else 3]
         with open(elsewhere, "rb") if data_file else file as data:
             file_bytes = os.fstat(data.fileno()).st_size
-            stream = InflatedFile(data, path)
+            stream: Any = InflatedFile(data, path) if compressed else data
             return read_voxels(stream, shape, one.dtype.newbyteorder(">" if big else "<"), path, file_bytes=file_bytes)
 
 

@@ -34,7 +34,7 @@ from scribblesegment.io.segmentation import (
 )
 from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
 from scribblesegment.io.storage import PathLike, atomic_file
-from scribblesegment.io.streams import read_compressed
+from scribblesegment.io.streams import read_after_header
 
 _JPEG = (".jpg", ".jpeg")
 _TIFF = (".tif", ".tiff")
@@ -208,7 +208,7 @@ def _read_file(path: PathLike) -> _Voxels:
     with simpleitk_errors(path, "read", DAMAGED):
         reader.ReadImageInformation()
     spatial_size(reader, path)  # before the voxels, which may be large
-    array = read_compressed(path, reader) if extension in _WITH_TEXT_HEADER else None
+    array = read_after_header(path, reader) if extension in _WITH_TEXT_HEADER else None
     if array is None:
         with simpleitk_errors(path, "read", DAMAGED):
             array = voxels_of(reader.Execute())

@@ -89,7 +89,7 @@ def _check_option(value: Any, name: str, depth: int) -> None:
     elif isinstance(value, (int, float)) and abs(value) <= _LARGEST_OPTION:  # false for NaN
         return
     elif not (value is None or (isinstance(value, str) and len(value) <= 200)):
-        raise WeightsError(f"The {name} of a network hold {value!r:.40}, which is no sensible value.")
+        raise WeightsError(f"The {name} of a network hold {value!r:.40}, which does not make sense.")
 
 
 def load_network(path: PathLike) -> tuple[nn.Module, NetworkDescription]:
@@ -160,7 +160,7 @@ def redescribe_network(path: PathLike, output: PathLike, description: NetworkDes
         raise WeightsError(f"There is no weights file {path}. Check the path.")
     if path.suffix != ".safetensors":
         raise WeightsError(
-            f"{path} is no safetensors file, so there is no place in it for a description. Write it as one first "
+            f"{path} is not a safetensors file, so it has no room for a description. Write it as one first "
             "(scripts/export_weights.py makes it from a training checkpoint)."
         )
     parameters, metadata = open_safetensors(path)
@@ -276,7 +276,9 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     with path.open("rb") as file:
         start = file.read(8)
     if not start.startswith((b"PK", b"\x80")):
-        raise WeightsError(f"{path} is no torch file, or a damaged one: it begins with {start!r}. Give a weights file.")
+        raise WeightsError(
+            f"{path} is not a torch file, or a damaged one: it begins with {start!r}. Give a weights file."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickles of other tools; what matters is whether they load
