@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io import list_series, read_labelmap, read_volume
-
-pydicom = pytest.importorskip("pydicom")
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))

@@ -48,83 +48,76 @@ def test_metadata_with_line_breaks_and_backslashes_come_back(tmp_path):
 # --- 3D Slicer -------------------------------------------------------------------------------------------------------
 
 
-def read_in_slicer(path) -> dict[str, object]:
-    """Open a file as 3D Slicer does, and describe what is there."""
-    slicer = pytest.importorskip("slicer", reason="needs slicer-core, the libraries of 3D Slicer", exc_type=ImportError)
-    vtk_numpy = pytest.importorskip("vtk.util.numpy_support")
-    scene = slicer.vtkMRMLScene()
-    logic = slicer.vtkSlicerSegmentationsModuleLogic()
-    logic.SetMRMLScene(scene)
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    storage = slicer.vtkMRMLSegmentationStorageNode()
-    scene.AddNode(storage)
-    storage.SetFileName(str(path))
-    assert storage.ReadData(node) == 1
-    assert storage.GetUserMessages().GetNumberOfMessages() == 0
-    segmentation = node.GetSegmentation()
-    described = {}
-    for number in range(segmentation.GetNumberOfSegments()):
-        segment = segmentation.GetNthSegment(number)
-        labelmap = slicer.vtkOrientedImageData()
-        node.GetBinaryLabelmapRepresentation(segmentation.GetNthSegmentID(number), labelmap)
-        scalars = labelmap.GetPointData().GetScalars()
-        voxels = np.zeros((0, 3))
-        if scalars is not None and scalars.GetNumberOfTuples():
-            extent = labelmap.GetExtent()
-            sides = labelmap.GetDimensions()[::-1]
-            array = vtk_numpy.vtk_to_numpy(scalars).reshape(sides)
-            kji = np.argwhere(array > 0) + np.array((extent[4], extent[2], extent[0]))
-            matrix = slicer_matrix(labelmap)
-            voxels = (np.column_stack([kji[:, ::-1], np.ones(len(kji))]) @ matrix.T)[:, :3]
-        described[segment.GetName()] = (segment.GetColor(), segment.GetLabelValue(), voxels)
-    geometry = segmentation.GetConversionParameter("Reference image geometry")
-    return {"segments": described, "geometry": geometry}
+@pytest.fixture
+def slicer():
+    pytest.importorskip("slicer", reason="needs slicer-core, the libraries of 3D Slicer", exc_type=ImportError)
+    import slicer
+
+    return slicer
 
 
-def slicer_matrix(labelmap) -> np.ndarray:
-    vtk = pytest.importorskip("vtk")
-    matrix = vtk.vtkMatrix4x4()
-    labelmap.GetImageToWorldMatrix(matrix)
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
-
-
-def test_3d_slicer_opens_the_file_with_names_colours_and_voxels_in_place(tmp_path):
-    path = tmp_path / "a.seg.nrrd"
-    write_segmentation(path, some_labels(), SEGMENTS)
-    found = read_in_slicer(path)
-    assert list(found["segments"]) == [segment.name for segment in SEGMENTS]
-    for segment in SEGMENTS:
-        color, label, voxels_ras = found["segments"][segment.name]
-        np.testing.assert_allclose(color, segment.color_rgb, atol=1e-6)
-        assert label == segment.label
-        kji = np.argwhere(some_labels().array == segment.label)
-        expected = (np.column_stack([kji[:, ::-1], np.ones(len(kji))]) @ MATRIX.T)[:, :3]
-        np.testing.assert_allclose(voxels_ras, expected, atol=1e-6)
-    numbers = [float(part) for part in found["geometry"].split(";") if part]
-    np.testing.assert_allclose(numbers, [*MATRIX.ravel(), 0, 4, 0, 5, 0, 3])
-
-
-def save_in_slicer(path, masks: dict[str, np.ndarray], colors: dict[str, tuple[float, float, float]]) -> None:
-    slicer = pytest.importorskip("slicer", reason="needs slicer-core, the libraries of 3D Slicer", exc_type=ImportError)
-    vtk = pytest.importorskip("vtk")
-    vtk_numpy = pytest.importorskip("vtk.util.numpy_support")
+def a_segmentation_node(slicer, path):
+    """Return a node of 3D Slicer with its storage node, which reads or writes the file."""
     scene = slicer.vtkMRMLScene()
     logic = slicer.vtkSlicerSegmentationsModuleLogic()
     logic.SetMRMLScene(scene)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     node.CreateDefaultDisplayNodes()
-    matrix = vtk.vtkMatrix4x4()
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    scene.AddNode(storage)
+    storage.SetFileName(str(path))
+    return scene, logic, node, storage
+
+
+def labelled_positions(slicer, node, number: int) -> np.ndarray:
+    """Return the voxels of a segment as 3D Slicer places them, in RAS millimetres."""
+    from vtk import vtkMatrix4x4
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    labelmap, matrix = slicer.vtkOrientedImageData(), vtkMatrix4x4()
+    node.GetBinaryLabelmapRepresentation(node.GetSegmentation().GetNthSegmentID(number), labelmap)
+    labelmap.GetImageToWorldMatrix(matrix)
+    scalars = labelmap.GetPointData().GetScalars()
+    if scalars is None or not scalars.GetNumberOfTuples():
+        return np.zeros((0, 3))
+    first_kji = labelmap.GetExtent()[4::-2]
+    kji = np.argwhere(vtk_to_numpy(scalars).reshape(labelmap.GetDimensions()[::-1]) > 0) + np.array(first_kji)
+    elements = np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+    return (np.column_stack([kji[:, ::-1], np.ones(len(kji))]) @ elements.T)[:, :3]
+
+
+def test_3d_slicer_opens_the_file_with_names_colours_and_voxels_in_place(tmp_path, slicer):
+    path = tmp_path / "a.seg.nrrd"
+    write_segmentation(path, some_labels(), SEGMENTS)
+    _scene, _logic, node, storage = a_segmentation_node(slicer, path)
+    assert storage.ReadData(node) == 1
+    assert storage.GetUserMessages().GetNumberOfMessages() == 0
+    segmentation = node.GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == len(SEGMENTS)
+    for number, expected in enumerate(SEGMENTS):
+        segment = segmentation.GetNthSegment(number)
+        assert (segment.GetName(), segment.GetLabelValue()) == (expected.name, expected.label)
+        np.testing.assert_allclose(segment.GetColor(), expected.color_rgb, atol=1e-6)
+        positions = positions_ras(some_labels(), expected.label)
+        np.testing.assert_allclose(labelled_positions(slicer, node, number), positions, atol=1e-6)
+    numbers = segmentation.GetConversionParameter("Reference image geometry").strip(";").split(";")
+    np.testing.assert_allclose([float(part) for part in numbers], [*MATRIX.ravel(), 0, 4, 0, 5, 0, 3])
+
+
+def save_in_slicer(slicer, path, masks: dict[str, np.ndarray], colors: dict[str, tuple[float, float, float]]) -> None:
+    from vtk import vtkMatrix4x4
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    _scene, logic, node, storage = a_segmentation_node(slicer, path)
+    matrix = vtkMatrix4x4()
     matrix.DeepCopy(MATRIX.ravel().tolist())
     for name, mask in masks.items():
         labelmap = slicer.vtkOrientedImageData()
         labelmap.SetDimensions(*mask.shape[::-1])
-        labelmap.GetPointData().SetScalars(vtk_numpy.numpy_to_vtk(mask.astype(np.uint8).ravel(), deep=1))
+        labelmap.GetPointData().SetScalars(numpy_to_vtk(mask.astype(np.uint8).ravel(), deep=1))
         labelmap.SetImageToWorldMatrix(matrix)
         segment_id = node.GetSegmentation().AddEmptySegment("", name, colors[name])
         assert logic.SetBinaryLabelmapToSegment(labelmap, node, segment_id, 0)
-    storage = slicer.vtkMRMLSegmentationStorageNode()
-    scene.AddNode(storage)
-    storage.SetFileName(str(path))
     assert storage.WriteData(node) == 1
 
 
@@ -134,14 +127,14 @@ def positions_ras(volume: Volume, label: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_file_saved_by_3d_slicer_is_read_and_overlapping_segments_are_refused(tmp_path, overlap):
+def test_a_file_saved_by_3d_slicer_is_read_and_overlapping_segments_are_refused(tmp_path, slicer, overlap):
     path = tmp_path / "slicer.seg.nrrd"
     first, second = np.zeros((4, 6, 5), bool), np.zeros((4, 6, 5), bool)
     first[1, 2:4, 1:3] = True
     second[2, 4, 4] = True
     second[1, 3, 2] = overlap
     colors = {"Leber ä": (1.0, 0.0, 0.5), "Tumor": (0.0, 0.5, 0.0)}
-    save_in_slicer(path, {"Leber ä": first, "Tumor": second}, colors)
+    save_in_slicer(slicer, path, {"Leber ä": first, "Tumor": second}, colors)
     if overlap:
         with pytest.raises(ImageError, match=r"'Leber ä' and 'Tumor' overlap in 1 voxels"):
             read_labelmap(path)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -131,25 +130,6 @@ with file_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-def test_only_one_at_a_time_is_inside(tmp_path):
-    inside, most = [], []
-
-    def work():
-        for _ in range(5):
-            with file_lock(tmp_path / "lock"):
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.002)
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 20
 
 
 def test_a_lock_is_freed_by_an_error_and_by_the_death_of_its_process(tmp_path):

@@ -483,11 +483,3 @@ write_labelmap(sys.argv[1], Volume(mask, np.eye(4)))
 print((peak() - before) / mask.nbytes)
 """
     assert float(run_python(PEAK + program, tmp_path / name)) < 0.5  # a copy of the mask would make it 1
-
-
-def test_importing_the_readers_loads_neither_torch_nor_vtk_nor_pydicom():
-    program = (
-        "import sys, scribblesegment.io, scribblesegment.data.prompts; "
-        "print(*{'torch', 'vtk', 'slicer', 'pydicom', 'PIL'} & set(sys.modules))"
-    )
-    assert run_python(program).split() == []

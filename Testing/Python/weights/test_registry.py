@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -197,33 +196,16 @@ def test_a_missing_embedded_file_says_what_to_do(tmp_path: Path) -> None:
         fetch_weights(registry=registry)
 
 
-def test_the_folder_follows_argument_environment_and_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_found_by_path_or_by_name_and_those_that_join_in_context() -> None:
+    for in_context, expected in ((False, "scribble-unet-embedded"), (True, "context-unet-embedded")):
+        assert weights_file("some/where.pt", in_context=in_context) == Path("some/where.pt")
+        assert weights_file(Path("without-suffix"), in_context=in_context) == Path("without-suffix")
+        assert weights_file("default", in_context=in_context) == fetch_weights(expected)
+        assert weights_file("context-unet-embedded", in_context=in_context) == fetch_weights("context-unet-embedded")
+
+
+def test_the_folder_follows_argument_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "env"))
     assert weights_folder(tmp_path / "given") == tmp_path / "given"
     assert weights_folder() == tmp_path / "env"
-    monkeypatch.delenv(FOLDER_VARIABLE)
-    for platform, variable, expected in (
-        ("linux", "XDG_DATA_HOME", tmp_path / "ScribbleSegment" / "weights"),
-        ("win32", "LOCALAPPDATA", tmp_path / "ScribbleSegment" / "weights"),
-    ):
-        monkeypatch.setattr(sys, "platform", platform)
-        monkeypatch.setenv(variable, str(tmp_path))
-        assert weights_folder() == expected
-
-
-def test_an_entry_knows_where_its_file_lies(tmp_path: Path) -> None:
-    assert WeightsInfo("a", "", "", "a.pt").path(tmp_path) == tmp_path / "a.pt"
-    embedded = WeightsInfo("a", "", "", "embedded/a.pt", embedded=True).path(tmp_path)
-    assert embedded.parts[-3:-1] == ("weights", "embedded")
-
-
-def test_weights_are_found_by_path_or_by_name(tmp_path):
-    assert weights_file("some/where.pt") == Path("some/where.pt")
-    assert weights_file(tmp_path / "without-suffix") == tmp_path / "without-suffix"
-    assert weights_file("default") == fetch_weights("default")
-
-
-def test_in_context_the_weights_that_join_are_found() -> None:
-    assert weights_file("default", in_context=True) == fetch_weights("context-unet-embedded")
-    assert weights_file("context-unet-embedded", in_context=True) == fetch_weights("context-unet-embedded")
-    assert weights_file("some/where.pt", in_context=True) == Path("some/where.pt")
+    assert WeightsInfo("a", "", "", "a.pt").path() == tmp_path / "env" / "a.pt"
