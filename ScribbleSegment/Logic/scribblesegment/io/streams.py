@@ -139,17 +139,21 @@ def read_after_header(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[A
         components = reader.GetNumberOfComponents()
         if is_nrrd:
             _check_nrrd_spacings(fields, components, path)
-            kinds = fields.get("kinds", "list").split()
-            moved = components > 1 and kinds[0] in ("domain", "space")  # SimpleITK puts the components first
+            kinds = [kind in ("domain", "space") for kind in fields.get("kinds", "").lower().split()] or [False]
+            last = components > 1 and kinds[0] and not kinds[-1]  # the components; else they come first
+            usual = components == 1 or last or not kinds[0]
             skipped = any(fields.get(name, "0") != "0" for name in ("line skip", "byte skip"))
-            compressed = fields.get("encoding") in ("gzip", "gz")
-            usual = (compressed or fields.get("encoding") == "raw") and not moved and not skipped
+            encoding = fields.get("encoding", "").lower()
+            compressed = encoding in ("gzip", "gz")
+            usual = usual and (compressed or encoding == "raw") and not skipped
             data_file = fields.get("data file", fields.get("datafile", ""))
-            big = fields.get("endian") == "big"
+            big = fields.get("endian", "").lower() == "big"
         else:
+            last = False
             compressed = fields.get("CompressedData", "F")[:1] in _TRUE
             usual = fields.get("HeaderSize", "0") == "0" and fields.get("BinaryData", "T")[:1] in _TRUE
-            data_file = fields.get("ElementDataFile", "").replace("LOCAL", "")
+            data_file = fields.get("ElementDataFile", "")
+            data_file = "" if data_file.lower() == "local" else data_file
             order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "F"))
             big = order[:1] in _TRUE
         elsewhere = Path(path).parent / data_file
@@ -157,11 +161,15 @@ def read_after_header(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[A
             return None
         size = (*reader.GetSize(), 1, 1)[:3]
         one = voxels_of(sitk.Image([1, 1, 1], reader.GetPixelID(), components))
-        shape = (*reversed(size), components)[: 4 if components > 1 else 3]
+        several = [components] if components > 1 else []
+        shape = [*several, *reversed(size)] if last else [*reversed(size), *several]
         with open(elsewhere, "rb") if data_file else file as data:
             file_bytes = os.fstat(data.fileno()).st_size
             stream: Any = InflatedFile(data, path) if compressed else data
-            return read_voxels(stream, shape, one.dtype.newbyteorder(">" if big else "<"), path, file_bytes=file_bytes)
+            voxels = read_voxels(
+                stream, shape, one.dtype.newbyteorder(">" if big else "<"), path, file_bytes=file_bytes
+            )
+            return np.moveaxis(voxels, 0, -1) if last else voxels
 
 
 def _nrrd_fields(file: IO[bytes]) -> dict[str, str]:
