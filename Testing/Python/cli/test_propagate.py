@@ -139,7 +139,7 @@ def test_a_failure_leaves_an_existing_output_as_it_was(propagate, tmp_path):
         (("--range", "0-20"), {}, "outside the volume"),
         ((), {"indices": ()}, "holds no annotated slice"),
         ((), {"indices": range(20)}, "Give --axis"),
-        (("--annotated", "{other}"), {}, "Resample the annotation"),
+        (("--annotated", "{other}"), {}, "Resample it to the image"),
         (("-o", "{image}"), {}, "it is the file that is read"),
         (("--context", "no such task"), {}, "'no such task' is neither a file or folder nor a task"),
         (("--context", "{gall}"), {}, "0 segments have that name; there are 'Liver', 'Spleen'"),

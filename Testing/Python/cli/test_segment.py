@@ -210,7 +210,7 @@ def test_pieces_on_which_nothing_was_drawn_are_left_out_unless_asked_for(segment
         (("--scribbles", "{empty}"), "holds no stroke"),
         (("--scribbles", "{wider}"), "shape (k, j, i) (10, 20, 25), spacing"),
         (("--scribbles", "{moved}"), "is not on the grid of"),
-        (("--scribbles", "{stretched}"), "Resample the strokes to the image"),
+        (("--scribbles", "{stretched}"), "Resample it to the image"),
         (("--scribbles", "{overlapping}"), "overlap"),
     ],
 )

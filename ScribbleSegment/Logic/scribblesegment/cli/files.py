@@ -78,17 +78,6 @@ def read_image(path: Path, output: Path) -> Volume:
     return volume
 
 
-def check_same_grid(path: Path, grid: Volume, image: Path, volume: Volume, *, painted: str) -> None:
-    """Raise GeometryError, with both grids, if what was painted (such as "strokes") is not on the image's grid."""
-    # A picture has no place in the patient, and its resolution is whatever the paint program wrote.
-    if grid.shape == volume.shape if _extension(path, _FLAT) else volume.same_grid(grid):
-        return
-    raise GeometryError(
-        f"{path} is not on the grid of {image}: {_described(grid)} against {_described(volume)}. "
-        f"Resample the {painted} to the image with nearest neighbours, or paint them on it."
-    )
-
-
 def without_voxels(volume: Volume) -> Volume:
     """The grid of a volume, which takes no memory."""
     return Volume(np.broadcast_to(np.zeros((), np.uint8), volume.shape), volume.ijk_to_ras)
@@ -164,15 +153,3 @@ def progress_bar(total: int, doing: str, unit: str) -> Any:
 
 def _extension(path: Path, known: Sequence[str]) -> str:
     return next((extension for extension in known if path.name.lower().endswith(extension)), "")
-
-
-def _described(volume: Volume) -> str:
-    def numbers(values: Iterable[float]) -> str:
-        # Rounded first, plus zero: "-3.7e-09" and "-0" are noise of file headers.
-        return "(" + ", ".join(f"{round(float(value), 6) + 0.0:.6g}" for value in values) + ")"
-
-    return (
-        f"shape (k, j, i) {volume.shape}, spacing {numbers(volume.spacing_kji_mm)} mm, origin "
-        f"{numbers(volume.origin_ras)} RAS, directions of i, j, k "
-        + " ".join(numbers(column) for column in volume.directions.T)
-    )

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from scribblesegment.cli.files import (
     check_outputs,
-    check_same_grid,
     listed,
     listed_slices,
     load_predictor,
@@ -87,9 +86,8 @@ def propagate(
 
     config = PropagationConfig(threshold=threshold)
     check_outputs(output, None, (image, annotated))
-    labelmap = read_labelmap(annotated)
     volume = read_image(image, output)
-    check_same_grid(annotated, labelmap, image, volume, painted="annotation")
+    labelmap = read_labelmap(annotated, grid=volume)
     segments = named_segments(labelmap.labels_present(), labelmap.segments)
     if not segments:
         raise PromptError(f"{annotated} holds no annotated slice. Segment at least one slice of the image first.")

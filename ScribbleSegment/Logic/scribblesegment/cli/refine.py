@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.cli.files import check_outputs, check_same_grid, listed_slices, progress_bar, read_image
+from scribblesegment.cli.files import check_outputs, listed_slices, progress_bar, read_image
 from scribblesegment.cli.options import NOT_FOLLOWED, OK, Argument, Device, Image, Output, SliceChoice, read_slice
 from scribblesegment.data.labels import BACKGROUND, LARGEST_LABEL, UNMARKED, LabelScribbles
 from scribblesegment.data.volume import LabelVolume, Segment
@@ -152,9 +152,8 @@ def refine(
             raise PromptError(f"--new-label names {value} twice, {new_names[value]!r} and {name!r}. Give it one name.")
         new_names[value] = name
     check_outputs(output, plot, (image, corrections, weights, Path(network)))
-    painted = read_labelmap(corrections)
     volume = read_image(image, output)
-    check_same_grid(corrections, painted, image, volume, painted="corrections")
+    painted = read_labelmap(corrections, grid=volume)
 
     if trust:
         confirm: Callable[[str], bool] | None = _note

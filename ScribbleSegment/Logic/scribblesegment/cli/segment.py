@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from scribblesegment.cli.files import (
     check_outputs,
-    check_same_grid,
     listed_slices,
     load_predictor,
     named_segments,
@@ -121,15 +120,12 @@ def segment(
     check_outputs(output, overlay, (image, scribbles))
 
     known: tuple[Segment, ...] = ()
-    if scribbles is not None:
-        painted = read_labelmap(scribbles)
-        strokes, stroke_grid, known = Strokes.of(painted), without_voxels(painted), painted.segments
-        del painted
     volume = read_image(image, output)
-    if scribbles is None:
-        strokes = Strokes(volume.shape)
-    else:
-        check_same_grid(scribbles, stroke_grid, image, volume, painted="strokes")
+    strokes = Strokes(volume.shape)
+    if scribbles is not None:
+        painted = read_labelmap(scribbles, grid=volume)
+        strokes, known = Strokes.of(painted), painted.segments
+        del painted
         if not len(strokes.labels):
             raise PromptError(f"{scribbles} holds no stroke. Paint at least one pixel of the object.")
     drawn = LabelledPrompts(strokes, (*clicks, *boxes), None if background is None else _label_of(background, known))

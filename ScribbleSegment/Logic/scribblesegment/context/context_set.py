@@ -1,7 +1,7 @@
-"""Images that are segmented already: what a network that segments in context is shown beside its target.
+"""Segmented images that serve as examples (a support set), for a network that segments in context.
 
-A context set (support set) holds pairs of image and mask of one structure, from any number of volumes (MultiverSeg,
-section 3). Masks are thresholded: the paper finds that binary masks work as context and soft ones do not.
+A set holds pairs of image and mask of one structure, from any number of volumes (MultiverSeg, section 3). Masks are
+binary: the paper finds that soft ones do not work as context.
 """
 
 from __future__ import annotations
@@ -24,64 +24,53 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion
 
-from scribblesegment.context.selection import THUMBNAIL_SIDE, choose, describe, slice_grid
+from scribblesegment.context.selection import THUMBNAIL_SIDE, choose, image_descriptor, slice_grid
 from scribblesegment.data import validation
 from scribblesegment.errors import ContextError
 
 FloatArray = NDArray[np.float32]
-
 BoolArray = NDArray[np.bool_]
 
+CONTEXT_LIMIT = 8
+"""Most entries an interactive prediction is made from; its time grows with their number."""
 
-# Names are part of file names, also where case does not count.
+# Identifiers are part of file names, also where case does not count.
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
 _LONGEST_TEXT = 200
-
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, and line ends of Unicode
-
 
 # Of the outline in thumbnails. Magenta, darkened: no grey is close to it, and it is equally far from black and white.
 _OUTLINE_RGB = (230, 0, 230)
 
-
-# Images are kept and compared as 16-bit numbers.
-LEVELS = 65535
+_LEVELS = 65535  # images are kept and compared as 16-bit numbers
 
 
 @dataclass(frozen=True, eq=False)
 class ContextEntry:
     """One image with the mask of the structure, and where both come from.
 
-    Attributes:
-        image: float32 (H, W) in [0, 1], normalised with the intensity range of its volume; read-only.
-        mask: bool (H, W); read-only. May be empty: a slice without the structure is an example too.
-        spacing_mm: Distance of rows and of columns in millimetres.
-        source: Name of the volume or image. Slices of one volume share it and different volumes should not, since a
-            slice with the same source, axis and index replaces the older one. Of an absolute path only the file's name
-            is kept: sets are passed on, and folders tell names of users and patients.
-        axis: Axis of the volume's array (K = 0, J = 1, I = 2) the slice was cut along, or None.
-        index: Position of the slice on that axis, or None.
-        identifier: Unique in its set: lowercase letters, digits, "-" and "_"; made up if not given.
-        created: When the mask was accepted, ISO 8601 date and time; now if not given.
-
     Raises:
-        ContextError: Shapes that disagree, intensities outside [0, 1] or NaN, a mask that is not bool, an axis without
+        ContextError: shapes that disagree, intensities outside [0, 1] or NaN, a mask that is not bool, an axis without
             an index, or an identifier, source or date that is not usable.
-        GeometryError: A spacing that is not two positive numbers.
+        GeometryError: a spacing that is not two positive numbers.
     """
 
-    image: FloatArray
-    mask: BoolArray
-    spacing_mm: tuple[float, float]
+    image: FloatArray  # (H, W) in [0, 1], normalised with the intensity range of its volume; read-only
+    mask: BoolArray  # (H, W); read-only. May be empty: a slice without the structure is an example too
+    spacing_mm: tuple[float, float]  # distance of rows and of columns
+    # Name of the volume or image. Slices of one volume share it and different volumes should not, since a slice with
+    # the same source, axis and index replaces the older one. Of an absolute path only the file's name is kept: sets
+    # are passed on, and folders tell names of users and patients.
     source: str = ""
-    axis: int | None = None
-    index: int | None = None
+    axis: int | None = None  # of the volume's array (K = 0, J = 1, I = 2) the slice was cut along
+    index: int | None = None  # position of the slice on that axis
+    # Unique in its set: lowercase letters, digits, "-" and "_"
     identifier: str = field(default_factory=lambda: uuid.uuid4().hex)
+    # When the mask was accepted, ISO 8601
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def __post_init__(self) -> None:
-        image = checked_image(self.image)
+        image = _checked_image(self.image)
         mask = validation.image_array(self.mask, ndim=(2,), name="mask", error=ContextError)
         if mask.dtype != np.bool_:
             raise ContextError(
@@ -94,29 +83,30 @@ class ContextEntry:
         self._store("spacing_mm", validation.spacing_mm(self.spacing_mm, 2))
         slice_grid(self.shape, self.spacing_mm, THUMBNAIL_SIDE)  # refuses what cannot be put on one scale
         self._store("source", _checked_source(self.source))
-        self._store_position()
+        _check_axis_and_index(self.axis, self.index)
+        if self.axis is not None and self.index is not None:
+            axis, index = _whole_number(self.axis, "axis"), _whole_number(self.index, "index")
+            if axis not in (0, 1, 2) or index < 0:
+                raise ContextError(
+                    f"axis {axis} and index {index} do not name a slice of a volume; axes are 0, 1 and 2, and indices "
+                    "count from 0."
+                )
+            self._store("axis", axis)
+            self._store("index", index)
         if not isinstance(self.identifier, str) or not _IDENTIFIER.fullmatch(self.identifier):
             raise ContextError(
                 f"{self.identifier!r} cannot identify a context entry. Use up to 64 lowercase letters, digits, '-' and "
                 "'_', or leave it out to have one made."
             )
-        _check_date(self.created)
+        try:
+            datetime.fromisoformat(self.created.removesuffix("Z"))  # Python 3.10 does not read the Z for UTC
+        except (AttributeError, TypeError, ValueError) as cause:
+            raise ContextError(
+                f"created is {self.created!r}, expected an ISO 8601 date and time such as 2025-01-31T12:00:00+00:00."
+            ) from cause
 
     def _store(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-
-    def _store_position(self) -> None:
-        if (self.axis is None) != (self.index is None):
-            raise ContextError(
-                f"axis is {self.axis!r} and index is {self.index!r}; a slice has both, another image has neither."
-            )
-        if self.axis is None or self.index is None:
-            return
-        axis, index = _whole_number(self.axis, "axis"), _whole_number(self.index, "index")
-        if axis not in (0, 1, 2) or index < 0:
-            raise ContextError(f"axis {axis} and index {index} are no place in a volume; axes are 0, 1 and 2.")
-        self._store("axis", axis)
-        self._store("index", index)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,14 +117,14 @@ class ContextEntry:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that are equal when image (as 16-bit numbers) and mask are, and else differ."""
-        levels = to_levels(self.image).astype("<u2", copy=False)
-        parts = repr(self.shape).encode(), levels.tobytes(), self.mask.tobytes()
+        numbers = to_uint16(self.image).astype("<u2", copy=False)
+        parts = repr(self.shape).encode(), numbers.tobytes(), self.mask.tobytes()
         return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
     @cached_property
-    def description(self) -> FloatArray:
-        """float32 (D,), by which images are compared; see `scribblesegment.context.selection.describe`."""
-        return describe(self.image, self.spacing_mm)
+    def descriptor(self) -> FloatArray:
+        """float32 (D,), by which images are compared; see `image_descriptor`."""
+        return image_descriptor(self.image, self.spacing_mm)
 
     def is_slice_of(self, source: str, axis: int | None) -> bool:
         """Whether this is a slice of the volume `source` along `axis`; False for images without a source or axis."""
@@ -150,10 +140,10 @@ class ContextEntry:
         )
 
     def on_grid(self, size: int) -> tuple[FloatArray, BoolArray]:
-        """Lay image and mask out as the network sees them; the latest size is remembered.
+        """Resample image and mask to the square grid that a network sees; the latest size is remembered.
 
         Args:
-            size: Side of the grid of `SliceGrid` in cells.
+            size: side of the grid of `SliceGrid` in cells.
 
         Returns:
             float32 (size, size) image in [0, 1] and bool (size, size) mask, both read-only. A cell belongs to the mask
@@ -170,19 +160,14 @@ class ContextEntry:
         mask = grid.image_to_grid(self.mask) > 0.5
         if not mask.any():
             mask = grid.scribbles_to_grid(self.mask) > 0
-        laid_out = validation.read_only(image, np.float32), validation.read_only(mask, np.bool_)
-        self._store("_grid", laid_out)
-        return laid_out
+        resampled = validation.read_only(image, np.float32), validation.read_only(mask, np.bool_)
+        self._store("_grid", resampled)
+        return resampled
 
     def thumbnail(self, side: int = 64) -> NDArray[np.uint8]:
-        """Show the image in grey with the outline of the mask.
+        """Return the image in grey with the outline of the mask, uint8 (side, side, 3).
 
-        Args:
-            side: Rows and columns of the picture.
-
-        Returns:
-            uint8 (side, side, 3), red, green and blue. The image lies centred in black with its aspect in millimetres;
-            no structure is too small to be seen.
+        The image lies centred in black with its aspect in millimetres; no structure is too small to be seen.
 
         Raises:
             GeometryError: `side` is not a whole number above 0.
@@ -199,26 +184,21 @@ class ContextEntry:
 class ContextSet:
     """Segmented images of one structure, in the user's order; frozen, every change returns a new set.
 
-    Attributes:
-        label_name: Name of the structure.
-        entries: Images with masks. No two have the same identifier or show the same slice.
-
     Raises:
-        ContextError: A blank or too long label name, something else than entries, or two that exclude each other.
+        ContextError: a blank or too long label name, something else than entries, or two that exclude each other.
     """
 
-    label_name: str
-    entries: tuple[ContextEntry, ...] = ()
+    label_name: str  # name of the structure
+    entries: tuple[ContextEntry, ...] = ()  # no two have the same identifier or show the same slice
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label_name", checked_name(self.label_name, "label name"))
         object.__setattr__(self, "entries", tuple(self.entries))
-        for entry in self.entries:
-            if not isinstance(entry, ContextEntry):
-                raise ContextError(f"A context set holds ContextEntry objects, not {type(entry).__name__}.")
         identifiers: set[str] = set()
         slices: dict[tuple[str, int, int], ContextEntry] = {}
         for entry in self.entries:
+            if not isinstance(entry, ContextEntry):
+                raise ContextError(f"A context set holds ContextEntry objects, not {type(entry).__name__}.")
             if entry.identifier in identifiers:
                 raise ContextError(
                     f"Two context entries have the identifier {entry.identifier!r}. Leave it out, and each gets one."
@@ -239,49 +219,37 @@ class ContextSet:
         return iter(self.entries)
 
     def get(self, identifier: str) -> ContextEntry:
-        """Find an entry.
-
-        Raises:
-            ContextError: No entry has this identifier.
-        """
-        return self.entries[self._place(identifier)]
+        """Return the entry of this identifier, or raise ContextError."""
+        return self.entries[self._position(identifier)]
 
     def add(self, entry: ContextEntry) -> ContextSet:
         """Add an entry at the end, or in the place of the one that shows the same slice.
 
         Raises:
-            ContextError: Another entry has its identifier.
+            ContextError: another entry has its identifier.
         """
-        places = [place for place, other in enumerate(self.entries) if other.same_slice(entry)]
-        if not places:
-            return self._with((*self.entries, entry))
-        return self._with((*self.entries[: places[0]], entry, *self.entries[places[0] + 1 :]))
+        for position, other in enumerate(self.entries):
+            if other.same_slice(entry):
+                return self._with((*self.entries[:position], entry, *self.entries[position + 1 :]))
+        return self._with((*self.entries, entry))
 
     def remove(self, identifier: str) -> ContextSet:
-        """Leave out an entry.
-
-        Raises:
-            ContextError: No entry has this identifier.
-        """
-        place = self._place(identifier)
-        return self._with(self.entries[:place] + self.entries[place + 1 :])
+        """Leave out the entry of this identifier, or raise ContextError."""
+        position = self._position(identifier)
+        return self._with(self.entries[:position] + self.entries[position + 1 :])
 
     def move(self, identifier: str, to: int) -> ContextSet:
-        """Put an entry at another place in the order.
-
-        Args:
-            identifier: Which one.
-            to: Its place afterwards, from 0.
+        """Put the entry of this identifier at position `to`, from 0.
 
         Raises:
-            ContextError: No entry has this identifier, or there is no such place.
+            ContextError: no entry has this identifier, or there is no such position.
         """
         entry = self.get(identifier)
-        place = _whole_number(to, "place")
-        if not 0 <= place < len(self):
-            raise ContextError(f"There is no place {place} in a set of {len(self)} entries; count from 0.")
+        position = _whole_number(to, "position")
+        if not 0 <= position < len(self):
+            raise ContextError(f"There is no position {position} in a set of {len(self)} entries; count from 0.")
         others = [other for other in self.entries if other is not entry]
-        return self._with((*others[:place], entry, *others[place:]))
+        return self._with((*others[:position], entry, *others[position:]))
 
     def select(
         self,
@@ -298,27 +266,26 @@ class ContextSet:
         How they are chosen is described in `scribblesegment.context.selection`.
 
         Args:
-            image: Target, (H, W) in [0, 1], normalised with the intensity range of its volume.
-            spacing_mm: Its distance of rows and of columns in millimetres.
-            limit: Most entries to choose, 0 or above.
-            axis: Axis the target was cut along, if it is a slice of `source`.
-            index: Its position on that axis.
-            source: Name of its volume, as in the entries.
+            image: target, (H, W) in [0, 1], normalised with the intensity range of its volume.
+            spacing_mm: its distance of rows and of columns.
+            limit: most entries to choose, 0 or above.
+            axis: axis the target was cut along, if it is a slice of `source`.
+            index: its position on that axis.
+            source: name of its volume, as in the entries.
 
         Returns:
             This set if it has no more than `limit` entries; else `limit` of them, the best first.
 
         Raises:
-            ContextError: An image that is no target, a negative limit, or an axis without an index.
-            GeometryError: A spacing that is not two positive numbers.
+            ContextError: an image that is no target, a negative limit, or an axis without an index.
+            GeometryError: a spacing that is not two positive numbers.
         """
         most = _whole_number(limit, "limit")
         if most < 0:
             raise ContextError(f"limit is {most}; give the largest number of entries, 0 or above.")
-        if (axis is None) != (index is None):
-            raise ContextError(f"axis is {axis!r} and index is {index!r}; give both for a slice, else neither.")
+        _check_axis_and_index(axis, index)
         row_mm, column_mm = validation.spacing_mm(spacing_mm, 2)
-        target = describe(checked_image(image), (row_mm, column_mm))
+        target = image_descriptor(_checked_image(image), (row_mm, column_mm))
         if len(self) <= most:
             return self
         volume = _checked_source(source)
@@ -328,18 +295,14 @@ class ContextSet:
             else math.nan
             for entry in self.entries
         ]
-        chosen = choose(self._descriptions, target, np.array(offsets), most)
-        return self._with(tuple(self.entries[place] for place in chosen))
+        chosen = choose(self._descriptors, target, np.array(offsets), most)
+        return self._with(tuple(self.entries[position] for position in chosen))
 
     def to_grid(self, size: int) -> tuple[FloatArray, FloatArray]:
-        """Lay all entries out on the network's grid, each by its own shape and spacing.
-
-        Args:
-            size: Side of the grid in cells.
+        """Resample all entries to the network's grid, each by its own shape and spacing; see `ContextEntry.on_grid`.
 
         Returns:
-            Images float32 (S, 1, size, size) in [0, 1] and masks float32 (S, 1, size, size), 0 or 1; see
-            `ContextEntry.on_grid`.
+            Images float32 (S, 1, size, size) in [0, 1] and masks float32 (S, 1, size, size), 0 or 1.
 
         Raises:
             GeometryError: `size` is not a whole number above 0.
@@ -347,147 +310,53 @@ class ContextSet:
         side = slice_grid((1, 1), (1.0, 1.0), size).size  # refuses what is no size
         images = np.zeros((len(self), 1, side, side), np.float32)
         masks = np.zeros_like(images)
-        for place, entry in enumerate(self.entries):
-            images[place, 0], masks[place, 0] = entry.on_grid(side)
+        for position, entry in enumerate(self.entries):
+            images[position, 0], masks[position, 0] = entry.on_grid(side)
         return images, masks
 
     @cached_property
-    def _descriptions(self) -> FloatArray:
-        return np.stack([entry.description for entry in self.entries])
+    def _descriptors(self) -> FloatArray:
+        return np.stack([entry.descriptor for entry in self.entries])
 
     def _with(self, entries: tuple[ContextEntry, ...]) -> ContextSet:
         return dataclasses.replace(self, entries=entries)
 
-    def _place(self, identifier: str) -> int:
-        for place, entry in enumerate(self.entries):
+    def _position(self, identifier: str) -> int:
+        for position, entry in enumerate(self.entries):
             if entry.identifier == identifier:
-                return place
+                return position
         raise ContextError(f"No entry of the context set {self.label_name!r} has the identifier {identifier!r}.")
-
-
-def checked_image(image: ArrayLike) -> FloatArray:
-    """Return an image as a read-only float32 array (H, W) of its own memory.
-
-    Raises:
-        ContextError: Not two-dimensional, empty, or values outside [0, 1] or NaN.
-    """
-    values = validation.image_array(image, ndim=(2,), name="image", error=ContextError)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # written so that NaN, which fails every comparison, is caught as well
-        raise ContextError(
-            f"The image has values from {low} to {high}, expected 0 to 1. Normalise it with the intensity range of its "
-            "volume: IntensityRange.estimate(volume).normalize(image)."
-        )
-    return validation.read_only(values, np.float32)
-
-
-def checked_name(name: str, what: str) -> str:
-    """Return a name a user may give, without spaces around it.
-
-    Raises:
-        ContextError: Not a text, blank, longer than 200 characters, or with control characters in it.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise ContextError(f"The {what} is {name!r}. Give it a text that is not blank.")
-    stripped = name.strip()
-    if not _is_plain(stripped):
-        raise ContextError(
-            f"The {what} {stripped[:40]!r} has {len(stripped)} characters. Use at most {_LONGEST_TEXT}, without line "
-            "breaks and control characters."
-        )
-    return stripped
-
-
-def to_levels(image: FloatArray) -> NDArray[np.uint16]:
-    """Turn intensities in [0, 1] into 16-bit numbers; `from_levels` of the result gives the same numbers again."""
-    return np.rint(image * np.float32(LEVELS)).astype(np.uint16)
-
-
-def from_levels(levels: NDArray[np.uint16]) -> FloatArray:
-    """Turn 16-bit numbers into intensities in [0, 1]."""
-    return levels.astype(np.float32) / np.float32(LEVELS)
-
-
-def _checked_source(source: str) -> str:
-    if not isinstance(source, str):
-        raise ContextError(f"The source is {source!r}, expected the name of the volume, or an empty text.")
-    path = PureWindowsPath(source)  # takes both kinds of separators
-    name = path.name if path.anchor or source.startswith(("~", "file:")) else source
-    if not _is_plain(name):
-        raise ContextError(
-            f"The source {name[:40]!r} has {len(name)} characters. Give the name of the volume with at most "
-            f"{_LONGEST_TEXT}, without line breaks and control characters."
-        )
-    return name
-
-
-def _is_plain(text: str) -> bool:
-    return len(text) <= _LONGEST_TEXT and not any(unicodedata.category(c) in _NO_TEXT for c in text)
-
-
-def _whole_number(value: object, name: str) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError as cause:
-        raise ContextError(f"The {name} is {value!r}, expected a whole number.") from cause
-
-
-def _check_date(created: str) -> None:
-    try:
-        datetime.fromisoformat(created.removesuffix("Z"))  # Python 3.10 does not read the Z for UTC
-    except (AttributeError, TypeError, ValueError) as cause:
-        raise ContextError(
-            f"created is {created!r}, expected an ISO 8601 date and time such as 2025-01-31T12:00:00+00:00."
-        ) from cause
-
-
-CONTEXT_LIMIT = 8
-
-"""Most entries an interactive prediction is made from; its time grows with their number."""
 
 
 @dataclass(frozen=True, eq=False)
 class SliceContext:
-    """A context set, and where the slice that is predicted lies in the volumes of its entries.
+    """A context set, and where the slice that is predicted lies in the volumes of its entries."""
 
-    Attributes:
-        entries: The set; frozen, so it may be handed to another thread.
-        source: Name of the slice's volume, as in the entries; empty if it is no slice along an axis of a volume.
-        axis: Axis of the array the slice was cut along (K = 0, J = 1, I = 2), or None.
-        index: Its position on that axis, or None.
-    """
-
-    entries: ContextSet
-    source: str = ""
-    axis: int | None = None
-    index: int | None = None
+    entries: ContextSet  # frozen, so it may be handed to another thread
+    source: str = ""  # name of the slice's volume, as in the entries; empty if it is no slice along one of its axes
+    axis: int | None = None  # of the array the slice was cut along
+    index: int | None = None  # its position on that axis
 
     def chosen(self, image: ArrayLike, *, spacing_mm: tuple[float, float], limit: int = CONTEXT_LIMIT) -> ContextSet:
-        """Choose what the network is shown, see `ContextSet.select`.
+        """Choose the entries the network is given, see `ContextSet.select`.
 
         An entry of the slice itself is left out: the network would repeat what the user is about to correct.
 
         Args:
-            image: The slice, (H, W) in [0, 1], normalised with the intensity range of its volume.
-            spacing_mm: Its distance of rows and of columns in millimetres.
-            limit: Most entries to choose.
+            image: the slice, (H, W) in [0, 1], normalised with the intensity range of its volume.
+            spacing_mm: its distance of rows and of columns.
+            limit: most entries to choose.
 
         Returns:
             The chosen entries in the order of the set, so that equal choices for two slices are seen to be equal.
 
         Raises:
-            ContextError: An image or a place that is none.
+            ContextError: an image or a position that is none.
         """
-        others = tuple(
-            entry
-            for entry in self.entries
-            if not (entry.is_slice_of(self.source, self.axis) and entry.index == self.index)
-        )
         offered = self.entries
-        if len(others) < len(offered):
-            offered = ContextSet(offered.label_name, others)
+        itself = [e for e in offered if e.is_slice_of(self.source, self.axis) and e.index == self.index]
+        for entry in itself:
+            offered = offered.remove(entry.identifier)
         if len(offered) <= limit:
             return offered
         selected = offered.select(
@@ -501,3 +370,66 @@ def same_entries(first: ContextSet | None, second: ContextSet | None) -> bool:
     """Whether two sets hold the very same entries in the same order; None is an empty set."""
     one, other = first or (), second or ()
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+def to_uint16(image: FloatArray) -> NDArray[np.uint16]:
+    """Turn intensities in [0, 1] into 16-bit numbers; `from_uint16` of the result gives the same numbers again."""
+    return np.rint(image * np.float32(_LEVELS)).astype(np.uint16)
+
+
+def from_uint16(numbers: NDArray[np.uint16]) -> FloatArray:
+    """Turn 16-bit numbers into intensities in [0, 1]."""
+    return numbers.astype(np.float32) / np.float32(_LEVELS)
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return a name a user may give, without spaces around it.
+
+    Raises:
+        ContextError: not a text, blank, longer than 200 characters, or with control characters in it.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ContextError(f"The {what} is {name!r}. Give it a text that is not blank.")
+    return _plain_text(name.strip(), f"The {what}")
+
+
+def _checked_source(source: str) -> str:
+    if not isinstance(source, str):
+        raise ContextError(f"The source is {source!r}, expected the name of the volume, or an empty text.")
+    path = PureWindowsPath(source)  # takes both kinds of separators
+    name = path.name if path.anchor or source.startswith(("~", "file:")) else source
+    return _plain_text(name, "The source, the name of a volume,")
+
+
+def _plain_text(text: str, what: str) -> str:
+    if len(text) > _LONGEST_TEXT or any(unicodedata.category(character) in _NO_TEXT for character in text):
+        raise ContextError(
+            f"{what} {text[:40]!r} has {len(text)} characters. Use at most {_LONGEST_TEXT}, without line breaks and "
+            "control characters."
+        )
+    return text
+
+
+def _checked_image(image: ArrayLike) -> FloatArray:
+    values = validation.image_array(image, ndim=(2,), name="image", error=ContextError)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # written so that NaN, which fails every comparison, is caught as well
+        raise ContextError(
+            f"The image has values from {low} to {high}, expected 0 to 1. Normalise it with the intensity range of its "
+            "volume: IntensityRange.estimate(volume).normalize(image)."
+        )
+    return validation.read_only(values, np.float32)
+
+
+def _check_axis_and_index(axis: int | None, index: int | None) -> None:
+    if (axis is None) != (index is None):
+        raise ContextError(f"axis is {axis!r} and index is {index!r}; a slice has both, another image has neither.")
+
+
+def _whole_number(value: object, name: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as cause:
+        raise ContextError(f"The {name} is {value!r}, expected a whole number.") from cause

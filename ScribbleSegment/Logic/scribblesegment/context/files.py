@@ -2,7 +2,7 @@
 
 Images are 16-bit grey PNG (65535 is an intensity of 1), masks 8-bit grey PNG (0 and 255), so that any program shows
 them. Files are read as if a stranger had sent them: nothing is written to disk, nothing is read that context.json does
-not name, and everything has a limit.
+not name, no link is followed, and everything has a limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,113 +24,47 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.context.context_set import ContextEntry, ContextSet, from_levels, to_levels
+from scribblesegment.context.context_set import ContextEntry, ContextSet, from_uint16, to_uint16
 from scribblesegment.errors import ContextError, FileFormatError, GeometryError
-from scribblesegment.io.storage import PathLike, atomic_file
+from scribblesegment.io.fields import Fields, parse_json
+from scribblesegment.io.storage import PathLike, atomic_file, is_temporary
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-_GREY = 0  # colour type, PNG specification (ISO/IEC 15948), section 11.2.2
-
-
-# More than zlib needs for noise, and what other programs write about a picture besides its pixels.
-_OVERHEAD = 1 << 16
-
-
-_REMEDY = "Export it again, or save it as a grey picture of the same size."
-
-
-def png_bytes(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Encode pixels (H, W) as a grey PNG of 8 or 16 bits."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def largest_png(shape: tuple[int, int], bits: int) -> int:
-    """Tell how many bytes a sound PNG of this shape may have; longer files need not be read to be refused."""
-    height, width = shape
-    pixels = height * (1 + width * bits // 8)
-    return pixels + pixels // 100 + _OVERHEAD
-
-
-def read_png(data: bytes, shape: tuple[int, int], bits: tuple[int, ...], where: str) -> NDArray[Any]:
-    """Decode a grey PNG.
-
-    The header is looked at before anything is decoded, so that a small file cannot ask for a large picture.
-
-    Args:
-        data: The file.
-        shape: Its rows and columns.
-        bits: Bits a pixel may have; of 1, 8 and 16.
-        where: What messages call it.
-
-    Returns:
-        (H, W), bool for 1 bit, uint8 for 8 bits, uint16 for 16 bits.
-
-    Raises:
-        FileFormatError: Truncated or damaged, no PNG, or of another shape, depth or with colours.
-    """
-    from PIL import Image
-
-    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
-        raise FileFormatError(f"{where} is no PNG picture, or only the beginning of one. {_REMEDY}")
-    width, height, depth, color = struct.unpack(">IIBB", data[16:26])
-    if (height, width) != shape:
-        raise FileFormatError(
-            f"{where} has {height} rows and {width} columns; {shape[0]} and {shape[1]} were announced. {_REMEDY}"
-        )
-    if color != _GREY or depth not in bits:
-        raise FileFormatError(
-            f"{where} has {depth} bits and colour type {color}; expected grey (type 0) with "
-            f"{' or '.join(map(str, bits))} bits. {_REMEDY}"
-        )
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            picture.verify()  # checksums, which decoding skips
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            # A second header further on would have changed what the first one said.
-            if picture.size != (width, height):
-                raise ValueError(f"it also announces {picture.size[1]} rows and {picture.size[0]} columns")
-            pixels = np.asarray(picture)
-    except Exception as cause:  # whatever a decoder raises in the middle of damaged data, the file is what is wrong
-        raise FileFormatError(f"{where} is damaged: {cause}. {_REMEDY}") from cause
-    wanted = {1: np.bool_, 8: np.uint8, 16: np.uint16}[depth]
-    return pixels.astype(wanted, copy=False)  # Pillow gives 16 bits as int32 in some versions
-
-
+EXTENSION = ".context.zip"
 MANIFEST = "context.json"
-
 FORMAT = "ScribbleSegment context set"
-
 VERSION = 1
-
-
-IMAGE_BITS, MASK_BITS = (16,), (1, 8)
-
 
 # No folders, no drive letters, no "..", no Windows device (they end before the first dot), no hidden files.
 _PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{4,127}\.png")
+_OWN_PICTURE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{16}-(image|mask)\.png")
+_OLD_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(png|json)")  # of version 0.1
+
+_MODES = {16: ("I;16", "I"), 8: ("1", "L")}  # Pillow's names of grey pictures, by their largest number of bits
+_KINDS = {"1": "1-bit grey", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey"}
+_PNG_OVERHEAD = 1 << 16  # more than zlib needs for noise, and what other programs write beside the pixels
+_KEPT = ("source", "axis", "index", "identifier", "created")  # as they are
+_SPACING_RANGE_MM = (1e-6, 1e6)
+_HIGHEST_INDEX = (1 << 31) - 1
+_LONGEST_SOURCE = 4096  # of which an entry keeps a name
+
+# A folder is read again if another program saved it meanwhile, and so took away pictures of the former state. How often
+# at most hardly matters: it would have to be saved as often within one reading.
+_READINGS = 10
+
+_END, _END_BYTES, _ZIP64_LOCATOR_BYTES = b"PK\x05\x06", 22, 20
+_MEMBER_BYTES = 512  # of a zip's directory for each member: 46, its name, and what zip programs add
+
+_Read = Callable[[str, int], bytes]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a context set on disk may be.
-
-    Attributes:
-        entries: Most entries.
-        side: Most rows or columns of an image.
-        pixels: Most pixels of an image.
-        pixels_in_all: Most pixels of all images together; each takes 5 bytes of memory.
-        manifest_bytes: Largest context.json.
-    """
+    """How large a context set on disk may be."""
 
     entries: int = 4096
-    side: int = 16384
-    pixels: int = 1 << 24
-    pixels_in_all: int = 1 << 28
+    side: int = 16384  # rows or columns of an image
+    pixels: int = 1 << 24  # of an image
+    pixels_in_all: int = 1 << 28  # each takes 5 bytes of memory
     manifest_bytes: int = 1 << 24
 
     def check(self, shapes: list[tuple[int, int]], where: str) -> None:
@@ -151,219 +85,17 @@ class Limits:
             )
 
 
-@dataclass(frozen=True)
-class Record:
-    """One entry of context.json; what it says is checked for types only."""
-
-    image: str
-    mask: str
-    shape: tuple[int, int]
-    spacing_mm: tuple[float, float]
-    source: str
-    axis: int | None
-    index: int | None
-    identifier: str
-    created: str
-
-    def files(self) -> dict[str, int]:
-        """Give the names of its two pictures with the most bytes each may have."""
-        return {
-            self.image: largest_png(self.shape, max(IMAGE_BITS)),
-            self.mask: largest_png(self.shape, max(MASK_BITS)),
-        }
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What context.json says."""
-
-    label_name: str
-    records: tuple[Record, ...]
-
-    def files(self) -> dict[str, int]:
-        """Give the names of all pictures with the most bytes each may have."""
-        return {name: size for record in self.records for name, size in record.files().items()}
-
-
-def record_of(entry: ContextEntry) -> Record:
-    """Describe an entry. File names change with the pixels, so that no picture is ever written over another one."""
-    stem = f"{entry.identifier}-{entry.digest[:16]}"
-    return Record(
-        image=f"{stem}-image.png",
-        mask=f"{stem}-mask.png",
-        shape=entry.shape,
-        spacing_mm=entry.spacing_mm,
-        source=entry.source,
-        axis=entry.axis,
-        index=entry.index,
-        identifier=entry.identifier,
-        created=entry.created,
-    )
-
-
-OWN_PICTURE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{16}-(image|mask)\.png")
-
-"""Names that `record_of` gives to pictures."""
-
-
-def manifest_bytes(context: ContextSet) -> bytes:
-    """Write what context.json says about a set."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "label_name": context.label_name,
-        "entries": [vars(record_of(entry)) for entry in context],
-    }
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def parse_manifest(data: bytes, where: str, limits: Limits) -> Manifest:
-    """Read context.json.
-
-    Args:
-        data: Its content.
-        where: What messages call the set.
-        limits: How much is accepted.
-
-    Raises:
-        FileFormatError: Not such a file, of an unknown version, with missing fields, wrong types, unsafe or repeated
-            names, or more than is accepted.
-    """
-    content = _parse_object(data, where)
-    if content.get("format") != FORMAT:
-        raise FileFormatError(f"{where} is no context set: {MANIFEST} does not say format {FORMAT!r}.")
-    if content.get("version") != VERSION or isinstance(content["version"], bool):
-        raise FileFormatError(
-            f"{where} has version {content.get('version')!r} of the format; this program reads version {VERSION}. "
-            "Update the program."
-        )
-    label_name = _field(content, "label_name", str, where)
-    items = _field(content, "entries", list, where)
-    if len(items) > limits.entries:
-        raise FileFormatError(f"{where} has {len(items)} entries; at most {limits.entries} are read.")
-    records = tuple(_record(item, f"{where}: entry {place}") for place, item in enumerate(items))
-    try:
-        limits.check([record.shape for record in records], where)
-    except ContextError as cause:
-        raise FileFormatError(str(cause)) from cause
-    seen: set[str] = set()
-    for name in (name for record in records for name in (record.image, record.mask)):
-        if name.lower() in seen:  # also where case does not count
-            raise FileFormatError(f"{where} names the picture {name!r} twice. Each image and mask needs its own.")
-        seen.add(name.lower())
-    return Manifest(label_name, records)
-
-
-def _parse_object(data: bytes, where: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number of JSON")
-
-    try:
-        content = json.loads(data, parse_constant=refuse)
-    except (ValueError, RecursionError) as cause:
-        raise FileFormatError(f"{where}: {MANIFEST} is no JSON text: {cause}. Export the set again.") from cause
-    return _checked(content, dict, f"{where}: {MANIFEST}")
-
-
-def _record(item: Any, where: str) -> Record:
-    values = _checked(item, dict, where)
-    shape = _pair(values, "shape", int, where)
-    if min(shape) < 1:
-        raise FileFormatError(f"{where} has the shape {list(shape)}; both numbers must be 1 or above.")
-    return Record(
-        image=_picture(values, "image", where),
-        mask=_picture(values, "mask", where),
-        shape=shape,
-        spacing_mm=_pair(values, "spacing_mm", float, where),
-        source=_field(values, "source", str, where),
-        axis=_optional_int(values, "axis", where),
-        index=_optional_int(values, "index", where),
-        identifier=_field(values, "identifier", str, where),
-        created=_field(values, "created", str, where),
-    )
-
-
-def _picture(values: dict[str, Any], key: str, where: str) -> str:
-    name: str = _field(values, key, str, where)
-    if not _PICTURE.fullmatch(name):
-        raise FileFormatError(
-            f"{where} names {name[:100]!r} as its {key}. Pictures lie beside {MANIFEST}; their names have 5 or "
-            "more letters, digits, '-' and '_' and end in .png."
-        )
-    return name
-
-
-def _optional_int(values: dict[str, Any], key: str, where: str) -> int | None:
-    number: int | None = None if key in values and values[key] is None else _field(values, key, int, where)
-    return number
-
-
-def _pair(values: dict[str, Any], key: str, kind: type, where: str) -> tuple[Any, Any]:
-    pair = _field(values, key, list, where)
-    if len(pair) != 2:
-        raise FileFormatError(f"{where} has {len(pair)} numbers as {key!r}, expected two: rows and columns.")
-    first, second = (_checked(value, kind, f"{where}, {key!r}") for value in pair)
-    return first, second
-
-
-def _field(values: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    if key not in values:
-        raise FileFormatError(f"{where} lacks {key!r}. Export the set again.")
-    return _checked(values[key], kind, f"{where}, {key!r}")
-
-
-def _checked(value: Any, kind: type, where: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise FileFormatError(f"{where} is a {type(value).__name__}, expected a {kind.__name__}. Export the set again.")
-    return value
-
-
-EXTENSION = ".context.zip"
-
 LIMITS = Limits()
 
 
-# What an interrupted `atomic_file` leaves behind.
-_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.(png|json)")
-
-
-# A folder is read again if another program saved it meanwhile, and so took away pictures of the former state. How often
-# at most hardly matters: it would have to be saved as often within one reading.
-_READINGS = 10
-
-
-_END, _END_BYTES, _ZIP64_LOCATOR_BYTES = b"PK\x05\x06", 22, 20
-
-_MEMBER_BYTES = 512  # of a zip's directory for each member: 46, its name, and what zip programs add
-
-
-_Read = Callable[[str, int], bytes]
-
-
-@dataclass(frozen=True)
-class ContextSummary:
-    """What context.json says about a set, without its pictures.
-
-    Attributes:
-        label_name: Name of the structure.
-        entries: Number of entries.
-    """
-
-    label_name: str
-    entries: int
+# --- Reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_context(path: PathLike, *, limits: Limits = LIMITS) -> ContextSet:
-    """Read a context set from a folder or from a file that `write_context_file` wrote.
-
-    Args:
-        path: Folder or file.
-        limits: How much is accepted.
+    """Read a context set from a folder, or from a file that `write_context_file` wrote.
 
     Raises:
-        FileFormatError: Missing, damaged, of an unknown version, larger than accepted, or with content that no context
+        FileFormatError: missing, damaged, of an unknown version, larger than accepted, or with content that no context
             set has; the message names the file and the entry.
     """
     if os.path.isdir(path):
@@ -382,166 +114,51 @@ def read_context(path: PathLike, *, limits: Limits = LIMITS) -> ContextSet:
         raise FileFormatError(f"Cannot read {path}: {cause}. Copy or export it again.") from cause
 
 
-def read_context_summary(folder: PathLike, *, limits: Limits = LIMITS) -> ContextSummary:
-    """Read what a context set in a folder is about, without its pictures.
+def read_context_summary(folder: PathLike, *, limits: Limits = LIMITS) -> tuple[str, int]:
+    """Return the name of the structure and the number of entries of a set in a folder; no picture is read.
 
     Raises:
-        FileFormatError: As `read_context`.
+        FileFormatError: as `read_context`.
     """
-    data = _read_file(Path(folder), MANIFEST, limits.manifest_bytes)
-    manifest = parse_manifest(data, str(folder), limits)
-    return ContextSummary(manifest.label_name, len(manifest.records))
+    data = read_plain_file(Path(folder), MANIFEST, limits.manifest_bytes)
+    label_name, records = _parse_manifest(data, str(folder), limits)
+    return label_name, len(records)
 
 
-def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
-    """Write a context set to one file, whole or not at all; an existing one is replaced.
-
-    Args:
-        path: File to write; its name ends in .context.zip.
-        context: The set.
-        limits: How much is accepted.
+def read_plain_file(folder: Path, name: str, most: int) -> bytes:
+    """Return the bytes of a file, unless it is a link or longer than `most`.
 
     Raises:
-        FileFormatError: Another extension, a missing folder, or the operating system refuses to write.
-        ContextError: The set is larger than could be read again.
+        FileFormatError: that, or it is missing or cannot be read.
     """
-    if not os.fspath(path).lower().endswith(EXTENSION):
-        raise FileFormatError(f"Cannot write a context set to {path}: the name must end in {EXTENSION}.")
-    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
-    with atomic_file(path, EXTENSION) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(_member(MANIFEST), manifest_bytes(context), zipfile.ZIP_DEFLATED)
-        for entry in context:
-            record = record_of(entry)
-            archive.writestr(_member(record.image), _image_png(entry))  # stored: PNG is compressed already
-            archive.writestr(_member(record.mask), _mask_png(entry))
-
-
-def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
-    """Write a context set to a folder, so that at any moment the folder holds the old set or the new one.
-
-    Pictures never change under their name. New ones are written first, then context.json is replaced in one step, then
-    pictures that are no longer named are removed; what the folder holds already is not written again. Only one program
-    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets).
-
-    Args:
-        folder: A folder that holds a context set, an empty one, or one to create in an existing folder.
-        context: The set.
-        limits: How much is accepted.
-
-    Raises:
-        FileFormatError: The folder holds other files and no context set, its parent is missing, or the operating
-            system refuses to write; the former set is intact.
-        ContextError: The set is larger than could be read again.
-    """
-    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
-    path = Path(folder)
-    _make_folder(path)
-    records = [record_of(entry) for entry in context]
-    for entry, record in zip(context, records, strict=True):
-        _write_new(path / record.image, entry, _image_png)
-        _write_new(path / record.mask, entry, _mask_png)
-    with atomic_file(path / MANIFEST, ".json") as temporary:
-        temporary.write_bytes(manifest_bytes(context))
-    _remove_own_files(path, keep={name for record in records for name in (record.image, record.mask)})
-
-
-def remove_context_folder(folder: PathLike) -> None:
-    """Remove a context set, and its folder unless other files lie there, which are left alone.
-
-    Raises:
-        FileFormatError: The operating system refuses to remove context.json; nothing was removed then.
-    """
-    path = Path(folder)
+    path = folder / name
     try:
-        (path / MANIFEST).unlink(missing_ok=True)  # first: without it nothing that is left passes for a set
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise FileFormatError(f"{path} is a link or not a file. Put the file itself there.")
+        with open(path, "rb") as file:
+            return _bounded(file, most, str(path))
+    except FileNotFoundError as cause:
+        raise FileFormatError(f"{folder} lacks {name}. It is not a context set, or not a complete one.") from cause
     except OSError as cause:
-        raise FileFormatError(
-            f"Cannot remove {path / MANIFEST}: {cause.strerror or cause}. Close programs that use it; nothing was "
-            "removed."
-        ) from cause
-    _remove_own_files(path, keep=set())
-    with contextlib.suppress(OSError):  # not empty
-        path.rmdir()
-
-
-def holds_other_files(folder: PathLike) -> bool:
-    """Whether a folder holds anything besides the files of a context set, or remains of one."""
-    return any(
-        name != MANIFEST and not OWN_PICTURE.fullmatch(name) and not _LEFTOVER.fullmatch(name)
-        for name in os.listdir(folder)
-    )
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(exist_ok=True)
-        foreign = not (path / MANIFEST).exists() and holds_other_files(path)
-    except OSError as cause:
-        raise FileFormatError(
-            f"Cannot write to the folder {path}: {cause.strerror or cause}. Its parent must be an existing folder "
-            "with permission to write."
-        ) from cause
-    if foreign:
-        raise FileFormatError(f"The folder {path} holds other files and no context set. Choose a new or empty folder.")
-
-
-def _write_new(path: Path, entry: ContextEntry, encode: Callable[[ContextEntry], bytes]) -> None:
-    if not path.is_file():  # else it has these pixels: the name says so
-        with atomic_file(path, ".png") as temporary:
-            temporary.write_bytes(encode(entry))
-
-
-def _remove_own_files(path: Path, keep: set[str]) -> None:
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path):
-            if name not in keep and (OWN_PICTURE.fullmatch(name) or _LEFTOVER.fullmatch(name)):
-                with contextlib.suppress(OSError):  # another program shows it: the next save removes it
-                    (path / name).unlink()
-
-
-def _image_png(entry: ContextEntry) -> bytes:
-    return png_bytes(to_levels(entry.image))
-
-
-def _mask_png(entry: ContextEntry) -> bytes:
-    return png_bytes(entry.mask.astype(np.uint8) * np.uint8(255))
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the same set gives the same file
-    info.external_attr = (stat.S_IFREG | 0o644) << 16
-    return info
+        if isinstance(cause, FileFormatError):
+            raise
+        raise FileFormatError(f"Cannot read {path}: {cause.strerror or cause}. Check its permissions.") from cause
 
 
 def _read_folder(folder: Path, limits: Limits) -> ContextSet:
     def read(name: str, most: int) -> bytes:
-        return _read_file(folder, name, most)
+        return read_plain_file(folder, name, most)
 
     data = read(MANIFEST, limits.manifest_bytes)
     for _ in range(_READINGS - 1):
         try:
-            return _assembled(parse_manifest(data, str(folder), limits), read, folder)
+            return _assembled(data, read, str(folder), limits)
         except FileFormatError:
             latest = read(MANIFEST, limits.manifest_bytes)
             if latest == data:
                 raise
             data = latest
-    return _assembled(parse_manifest(data, str(folder), limits), read, folder)
-
-
-def _read_file(folder: Path, name: str, most: int) -> bytes:
-    path = folder / name
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise FileFormatError(f"{path} is a link or no file. Put the file itself there.")
-        with open(path, "rb") as file:
-            return _bounded(file, most, str(path))
-    except FileNotFoundError as cause:
-        raise FileFormatError(f"{folder} lacks {name}. It is no context set, or not a complete one.") from cause
-    except OSError as cause:
-        if isinstance(cause, FileFormatError):
-            raise
-        raise FileFormatError(f"Cannot read {path}: {cause.strerror or cause}. Check its permissions.") from cause
+    return _assembled(data, read, str(folder), limits)
 
 
 def _bounded(file: IO[bytes], most: int, where: str) -> bytes:
@@ -563,7 +180,7 @@ def _check_directory(file: IO[bytes], path: PathLike, limits: Limits) -> None:
     tail = file.read()
     start = tail.rfind(_END)
     if start < 0 or start + _END_BYTES > len(tail):
-        raise FileFormatError(f"Cannot read {path}: it is no zip file, or only a part of one. Export it again.")
+        raise FileFormatError(f"Cannot read {path}: it is not a zip file, or only a part of one. Export it again.")
     members, directory_bytes = struct.unpack("<HI", tail[start + 10 : start + 16])
     is_zip64 = tail[max(0, start - _ZIP64_LOCATOR_BYTES) : start].startswith(b"PK\x06\x07")
     most = 2 * limits.entries + 1
@@ -583,21 +200,23 @@ def _read_archive(archive: zipfile.ZipFile, path: PathLike, limits: Limits) -> C
             raise FileFormatError(f"{path} holds {info.filename!r} twice, and the two may differ. Export it again.")
         seen.add(info.filename.lower())
         members[info.filename] = info
+    used = {MANIFEST}
 
     def read(name: str, most: int) -> bytes:
         where = f"{path}: {name}"
         if name not in members:
-            raise FileFormatError(f"{path} lacks {name}. It is no context set, or not a complete one.")
+            raise FileFormatError(f"{path} lacks {name}. It is not a context set, or not a complete one.")
         if members[name].file_size > most:
             raise FileFormatError(f"{where} is larger than the {most} bytes it may have.")
+        used.add(name)
         with archive.open(members[name]) as file:
-            return _bounded(file, most, where)
+            return _bounded(file, most, where)  # to its end, where zipfile compares the checksum
 
-    manifest = parse_manifest(read(MANIFEST, limits.manifest_bytes), str(path), limits)
-    unknown = sorted(members.keys() - manifest.files().keys() - {MANIFEST})
+    context = _assembled(read(MANIFEST, limits.manifest_bytes), read, str(path), limits)
+    unknown = sorted(members.keys() - used)
     if unknown:
         raise FileFormatError(f"{path} holds {unknown[0]!r}, which {MANIFEST} does not name. Export it again.")
-    return _assembled(manifest, read, path)
+    return context
 
 
 def _check_member(info: zipfile.ZipInfo, path: PathLike) -> None:
@@ -610,7 +229,7 @@ def _check_member(info: zipfile.ZipInfo, path: PathLike) -> None:
     elif "/" in name or "\\" in name or "\0" in name:
         problem = "which lies in a folder or has no proper name"
     elif kind not in (0, stat.S_IFREG):
-        problem = "which is a link or no file"
+        problem = "which is a link or not a file"
     elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         problem = "which is encrypted or compressed in an unusual way"
     else:
@@ -620,31 +239,276 @@ def _check_member(info: zipfile.ZipInfo, path: PathLike) -> None:
     )
 
 
-def _assembled(manifest: Manifest, read: _Read, path: PathLike) -> ContextSet:
-    entries = [_entry(record, read, f"{path}: entry {place}") for place, record in enumerate(manifest.records)]
+def _assembled(manifest: bytes, read: _Read, where: str, limits: Limits) -> ContextSet:
+    label_name, records = _parse_manifest(manifest, where, limits)
+    entries = [_entry(record, read, f"{where}: entry {place}") for place, record in enumerate(records)]
     try:
-        return ContextSet(manifest.label_name, tuple(entries))
+        return ContextSet(label_name, tuple(entries))
     except ContextError as cause:
-        raise FileFormatError(f"{path}: {cause}") from cause
+        raise FileFormatError(f"{where}: {cause}") from cause
 
 
-def _entry(record: Record, read: _Read, where: str) -> ContextEntry:
-    most = record.files()
-    image, mask = f"{where}, {record.image}", f"{where}, {record.mask}"
-    levels = read_png(read(record.image, most[record.image]), record.shape, IMAGE_BITS, image)
-    values = read_png(read(record.mask, most[record.mask]), record.shape, MASK_BITS, mask)
-    if values.dtype == np.uint8 and not np.isin(values, (0, 255)).all():
-        raise FileFormatError(f"{mask} has grey values; a mask is black and white (0 and 255). Threshold it.")
-    try:
-        return ContextEntry(
-            from_levels(levels),
-            values != 0,
-            record.spacing_mm,
-            source=record.source,
-            axis=record.axis,
-            index=record.index,
-            identifier=record.identifier,
-            created=record.created,
+def _entry(record: _Record, read: _Read, where: str) -> ContextEntry:
+    image, mask = (
+        read_png(read(name, _largest_png(record.shape, bits)), record.shape, bits, f"{where}, {name}")
+        for name, bits in ((record.image, 16), (record.mask, 8))
+    )
+    if mask.dtype == np.uint8 and not np.isin(mask, (0, 255)).all():
+        raise FileFormatError(
+            f"{where}, {record.mask} has grey values; a mask is black and white (0 and 255). Threshold it."
         )
+    kept = {name: getattr(record, name) for name in _KEPT}
+    try:
+        return ContextEntry(from_uint16(image.astype(np.uint16, copy=False)), mask != 0, record.spacing_mm, **kept)
     except (ContextError, GeometryError) as cause:
         raise FileFormatError(f"{where}: {cause}") from cause
+
+
+# --- context.json ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One entry of context.json, field by field."""
+
+    image: str
+    mask: str
+    shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    source: str
+    axis: int | None
+    index: int | None
+    identifier: str
+    created: str
+
+
+def _record_of(entry: ContextEntry) -> _Record:
+    """Describe an entry. File names change with the pixels, so that no picture is ever written over another one."""
+    stem = f"{entry.identifier}-{entry.digest[:16]}"
+    kept = {name: getattr(entry, name) for name in ("shape", "spacing_mm", *_KEPT)}
+    return _Record(f"{stem}-image.png", f"{stem}-mask.png", **kept)
+
+
+def _manifest_bytes(context: ContextSet) -> bytes:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "label_name": context.label_name,
+        "entries": [vars(_record_of(entry)) for entry in context],
+    }
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _parse_manifest(data: bytes, where: str, limits: Limits) -> tuple[str, list[_Record]]:
+    """Return the name of the structure and the entries, checked for types, sizes and unsafe or repeated names."""
+    content = parse_json(data, f"{where}: {MANIFEST}")
+    fields = Fields(content, f"{where}: {MANIFEST}")
+    if content.get("format") != FORMAT:
+        raise FileFormatError(f"{where} is not a context set: {MANIFEST} does not say format {FORMAT!r}.")
+    if content.get("version") != VERSION or isinstance(content["version"], bool):
+        raise FileFormatError(
+            f"{where} has version {str(content.get('version'))[:40]} of the format; this program reads version "
+            f"{VERSION}. Update the program."
+        )
+    label_name = fields.text("label_name")
+    items = fields.items("entries", limits.entries)
+    records = [_record(item, f"{where}: entry {place}", limits) for place, item in enumerate(items)]
+    try:
+        limits.check([record.shape for record in records], where)
+    except ContextError as cause:
+        raise FileFormatError(str(cause)) from cause
+    seen: set[str] = set()
+    for name in (name for record in records for name in (record.image, record.mask)):
+        if name.lower() in seen:  # also where case does not count
+            raise FileFormatError(f"{where} names the picture {name!r} twice. Each image and mask needs its own.")
+        seen.add(name.lower())
+    return label_name, records
+
+
+def _record(item: Any, where: str, limits: Limits) -> _Record:
+    fields = Fields(item, where)
+    for key in ("image", "mask"):
+        if not _PICTURE.fullmatch(fields.text(key, 1000)):
+            raise FileFormatError(
+                f"{where} names {item[key][:100]!r} as its {key}. Pictures lie beside {MANIFEST}; their names have 5 "
+                "or more letters, digits, '-' and '_' and end in .png."
+            )
+    height, width = fields.integers("shape", 2, 1, 1 << 40)
+    row_mm, column_mm = fields.numbers("spacing_mm", 2, *_SPACING_RANGE_MM)
+    return _Record(
+        item["image"],
+        item["mask"],
+        (height, width),
+        (row_mm, column_mm),
+        fields.text("source", _LONGEST_SOURCE),
+        fields.integer("axis", 0, 2, optional=True),
+        fields.integer("index", 0, _HIGHEST_INDEX, optional=True),
+        fields.text("identifier"),
+        fields.text("created"),
+    )
+
+
+# --- Pictures --------------------------------------------------------------------------------------------------------
+
+
+def png_bytes(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Encode pixels (H, W) as a grey PNG of 8 or 16 bits."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _largest_png(shape: tuple[int, int], bits: int) -> int:
+    """Return how many bytes a sound PNG of this shape may have; longer files need not be read to be refused."""
+    height, width = shape
+    pixels = height * (1 + width * bits // 8)
+    return pixels + pixels // 100 + _PNG_OVERHEAD
+
+
+def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDArray[Any]:
+    """Decode a grey PNG of this shape, after a look at its header, so that a small file cannot ask for a large picture.
+
+    Args:
+        data: the file.
+        shape: its rows and columns.
+        bits: 16, or 8 for a mask, which may have 1 bit as well.
+        where: what messages call it.
+
+    Raises:
+        FileFormatError: truncated or damaged, no PNG, or of another shape or depth, or with colours.
+    """
+    from PIL import Image
+
+    remedy = "Export it again, or save it as a grey picture of the same size."
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            size, mode = picture.size[::-1], picture.mode
+            if size == shape and mode in _MODES[bits]:
+                picture.verify()  # checksums, which decoding skips
+                with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
+                    return np.asarray(again)
+    except Exception as cause:  # whatever a decoder raises in the middle of damaged data, the file is what is wrong
+        raise FileFormatError(f"{where} is damaged, or is not a PNG picture: {cause}. {remedy}") from cause
+    raise FileFormatError(
+        f"{where} has {size[0]} rows and {size[1]} columns of {_KINDS.get(mode, 'colours')}; expected {shape[0]} and "
+        f"{shape[1]} of {bits}-bit grey. {remedy}"
+    )
+
+
+# --- Writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
+    """Write a context set to one file, whole or not at all; an existing one is replaced.
+
+    Args:
+        path: file to write; its name ends in .context.zip.
+        context: the set.
+        limits: how much is accepted.
+
+    Raises:
+        FileFormatError: another extension, a missing folder, or the operating system refuses to write.
+        ContextError: the set is larger than could be read again.
+    """
+    if not os.fspath(path).lower().endswith(EXTENSION):
+        raise FileFormatError(f"Cannot write a context set to {path}: the name must end in {EXTENSION}.")
+    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
+    with atomic_file(path, EXTENSION) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(_member(MANIFEST), _manifest_bytes(context), zipfile.ZIP_DEFLATED)
+        for entry in context:
+            for name, pixels in _pictures(entry):
+                archive.writestr(_member(name), png_bytes(pixels()))  # stored: PNG is compressed already
+
+
+def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
+    """Write a context set to a folder, so that at any moment the folder holds the old set or the new one.
+
+    Pictures never change under their name. New ones are written first, then context.json is replaced in one step, then
+    pictures that are no longer named are removed; what the folder holds already is not written again. Only one program
+    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets).
+
+    Args:
+        folder: a folder that holds a context set, an empty one, or one to create in an existing folder.
+        context: the set.
+        limits: how much is accepted.
+
+    Raises:
+        FileFormatError: the folder holds links, or other files and no context set, its parent is missing, or the
+            operating system refuses to write; the former set is intact.
+        ContextError: the set is larger than could be read again.
+    """
+    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
+    path = Path(folder)
+    try:
+        path.mkdir(exist_ok=True)
+        foreign = not os.path.lexists(path / MANIFEST) and holds_other_files(path)
+    except OSError as cause:
+        raise FileFormatError(
+            f"Cannot write to the folder {path}: {cause.strerror or cause}. Its parent must be an existing folder "
+            "with permission to write."
+        ) from cause
+    if foreign:
+        raise FileFormatError(f"The folder {path} holds other files and no context set. Choose a new or empty folder.")
+    named = set()
+    for entry in context:
+        for name, pixels in _pictures(entry):
+            named.add(name)
+            if os.path.islink(path / name) or not os.path.isfile(path / name):  # else it has these pixels, by its name
+                with atomic_file(path / name, ".png", follow_link=False) as temporary:
+                    temporary.write_bytes(png_bytes(pixels()))
+    with atomic_file(path / MANIFEST, ".json", follow_link=False) as temporary:
+        temporary.write_bytes(_manifest_bytes(context))
+    _remove_own_files(path, keep=named)
+
+
+def remove_context_folder(folder: PathLike) -> None:
+    """Remove a context set, and its folder unless other files lie there, which are left alone.
+
+    Raises:
+        FileFormatError: the operating system refuses to remove context.json; nothing was removed then.
+    """
+    path = Path(folder)
+    try:
+        (path / MANIFEST).unlink(missing_ok=True)  # first: without it nothing that is left passes for a set
+    except OSError as cause:
+        raise FileFormatError(
+            f"Cannot remove {path / MANIFEST}: {cause.strerror or cause}. Close programs that use it; nothing was "
+            "removed."
+        ) from cause
+    _remove_own_files(path, keep=())
+    with contextlib.suppress(OSError):  # not empty
+        path.rmdir()
+
+
+def holds_other_files(folder: PathLike) -> bool:
+    """Whether a folder holds anything besides the files of a context set, or remains of one."""
+    return any(name != MANIFEST and not _is_own(name) and not is_temporary(name) for name in os.listdir(folder))
+
+
+def _is_own(name: str) -> bool:
+    return bool(_OWN_PICTURE.fullmatch(name) or _OLD_TEMPORARY.fullmatch(name))
+
+
+def _remove_own_files(path: Path, keep: Iterable[str]) -> None:
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            if name not in keep and _is_own(name):
+                with contextlib.suppress(OSError):  # another program shows it: the next save removes it
+                    (path / name).unlink()
+
+
+def _pictures(entry: ContextEntry) -> list[tuple[str, Callable[[], NDArray[Any]]]]:
+    """Return the names of the two pictures of an entry, with what makes their pixels."""
+    record = _record_of(entry)
+    return [
+        (record.image, lambda: to_uint16(entry.image)),
+        (record.mask, lambda: entry.mask.astype(np.uint8) * np.uint8(255)),
+    ]
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the same set gives the same file
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    return info

@@ -1,4 +1,4 @@
-"""Which entries of a context set are shown to the network, when there are more than it takes.
+"""Which entries of a context set a network is given, when there are more than it takes.
 
 Every image is described once by a short vector, so that the similarity of two images is a dot product. Entries are then
 taken one at a time:
@@ -23,31 +23,29 @@ from scribblesegment.data.preprocessing import SliceGrid
 
 FloatArray = NDArray[np.float32]
 
-# Thumbnails are small enough that structures which lie a little apart still correlate.
-THUMBNAIL_SIDE = 16
+THUMBNAIL_SIDE = 16  # small enough that structures which lie a little apart still correlate
 _BINS = 16
 
 # Part of the similarity that comes from where things are (correlation of thumbnails); the rest comes from how bright
 # they are (histograms), which stays the same when the structure is moved or turned.
 _CORRELATION_PART = 0.7
 
-# Settled on training images (docs/model_cards/context-unet-embedded.md has the method). None of these numbers matters
-# much: diversity from 0 to 0.6, nearness from 0 to 1 and a correlation part from 0.3 to 1 changed Dice by about one
-# point, while all of them were 3 to 16 points above random choices.
+# Chosen on training images. None of these numbers matters much: diversity from 0 to 0.6, nearness from 0 to 1 and a
+# correlation part from 0.3 to 1 changed Dice by about one point, while all of them were 3 to 16 points above random
+# choices.
 DIVERSITY = 0.3
 NEARNESS = 0.3
 
-# Distance, in slices, at which nearness counts half.
-_HALF_DISTANCE = 4.0
+_HALF_DISTANCE = 4.0  # slices, at which nearness counts half
 
 
 @lru_cache(maxsize=32)
 def slice_grid(shape: tuple[int, int], spacing_mm: tuple[float, float], size: int) -> SliceGrid:
-    """Give the grid of a slice; entries of one volume share it, and with it the resampling matrices."""
+    """Return the grid of a slice; entries of one volume share it, and with it the resampling matrices."""
     return SliceGrid(shape, spacing_mm, size)
 
 
-def describe(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:
+def image_descriptor(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:
     """Describe an image by a vector; dot products of such vectors are similarities.
 
     The first part is a thumbnail on the square grid of `SliceGrid`, less its mean and of unit length: its dot product
@@ -56,13 +54,12 @@ def describe(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:
 
     Args:
         image: (H, W) in [0, 1], normalised with the intensity range of its volume.
-        spacing_mm: Distance of rows and of columns in millimetres.
+        spacing_mm: distance of rows and of columns.
 
     Returns:
         float32 (D,). The similarity of an image to itself is 1, or the histograms' part for a constant image.
     """
-    grid = slice_grid(image.shape, spacing_mm, THUMBNAIL_SIDE)
-    thumbnail = grid.image_to_grid(image).ravel()
+    thumbnail = slice_grid(image.shape, spacing_mm, THUMBNAIL_SIDE).image_to_grid(image).ravel()
     thumbnail = thumbnail - thumbnail.mean()
     length = float(np.linalg.norm(thumbnail))
     if length > 1e-6:
@@ -73,38 +70,35 @@ def describe(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def choose(descriptions: FloatArray, target: FloatArray, offsets: NDArray[np.float64], limit: int) -> list[int]:
-    """Choose entries for a target; see the module's description.
+def choose(descriptors: FloatArray, target: FloatArray, offsets: NDArray[np.float64], limit: int) -> list[int]:
+    """Return at most `limit` places among the entries, best first; see the module's description.
 
     Args:
-        descriptions: (N, D), of the entries, from `describe`.
+        descriptors: (N, D), of the entries.
         target: (D,), of the target.
         offsets: (N,) positions of the entries less that of the target, in slices, where both are slices of one volume
             along one axis; NaN for all others.
-        limit: Most entries to choose, 0 or above.
-
-    Returns:
-        At most `limit` places among the entries, best first.
+        limit: 0 or above.
     """
     near = np.where(np.isnan(offsets), 0.0, 1.0 / (1.0 + np.abs(offsets) / _HALF_DISTANCE))
-    relevance = descriptions @ target + NEARNESS * near
-    redundancy = np.zeros(len(descriptions))
-    left = np.ones(len(descriptions), bool)
+    relevance = descriptors @ target + NEARNESS * near
+    redundancy = np.zeros(len(descriptors))
+    left = np.ones(len(descriptors), bool)
     chosen: list[int] = []
-    first = _neighbours(offsets)
-    while len(chosen) < min(limit, len(descriptions)):
+    first = _adjacent_slices(offsets)
+    while len(chosen) < min(limit, len(descriptors)):
         if len(chosen) < len(first):
             best = first[len(chosen)]
         else:
             best = int(np.argmax(np.where(left, relevance - DIVERSITY * redundancy, -np.inf)))
         chosen.append(best)
         left[best] = False
-        np.maximum(redundancy, descriptions @ descriptions[best], out=redundancy)
+        np.maximum(redundancy, descriptors @ descriptors[best], out=redundancy)
     return chosen
 
 
-def _neighbours(offsets: NDArray[np.float64]) -> list[int]:
-    """Give the slice at the target's position and the nearest one before and behind it, nearest first."""
+def _adjacent_slices(offsets: NDArray[np.float64]) -> list[int]:
+    """Return the slice at the target's position and the nearest one before and behind it, nearest first."""
     found = []
     for side in (offsets == 0, offsets < 0, offsets > 0):  # NaN is on no side
         places = np.flatnonzero(side)

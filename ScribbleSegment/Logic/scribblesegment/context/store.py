@@ -20,7 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scribblesegment.context.context_set import ContextSet, checked_name
+from scribblesegment.context.files import (
+    holds_other_files,
+    read_context,
+    read_context_summary,
+    read_plain_file,
+    remove_context_folder,
+    write_context_file,
+    write_context_folder,
+)
 from scribblesegment.errors import ContextError, FileFormatError
+from scribblesegment.io.fields import Fields, parse_json
 from scribblesegment.io.storage import PathLike, atomic_file, file_lock, user_folder
 
 FOLDER_VARIABLE = "SCRIBBLESEGMENT_CONTEXTS_DIR"
@@ -33,30 +43,24 @@ _TASK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One task of a store.
-
-    Attributes:
-        name: What it is asked for by.
-        folder: Where it lies.
-        label_name: Name of the structure.
-        entries: Number of images with masks.
-        problem: Why the set cannot be read; empty if it can, as far as can be told without the pictures.
-    """
+    """One task of a store."""
 
     name: str
     folder: Path
-    label_name: str = ""
+    label_name: str = ""  # name of the structure
     entries: int = 0
-    problem: str = ""
+    problem: str = ""  # why the set cannot be read, as far as can be told without the pictures
 
 
 class ContextStore:
     """Context sets on this computer, by the names of tasks.
 
-    Names are compared without regard to case and to spaces around them; the spelling of the first save is shown.
+    Names are compared without regard to case and to spaces around them; the spelling of the first save is shown. Every
+    method raises ContextError for a name that is not usable or a task that does not exist (or does, where it must not),
+    and FileFormatError for damaged files and where the operating system refuses.
 
     Args:
-        folder: Where the sets lie, if given; else the environment variable SCRIBBLESEGMENT_CONTEXTS_DIR, else the
+        folder: where the sets lie, if given; else the environment variable SCRIBBLESEGMENT_CONTEXTS_DIR, else the
             user's data folder of the operating system. It is created by the first save.
     """
 
@@ -68,48 +72,29 @@ class ContextStore:
 
     def list_tasks(self) -> list[TaskInfo]:
         """List all tasks by name, with their numbers of entries; no picture is read."""
-        from scribblesegment.context.files import read_context_summary
-
         found = []
         for name, folder in self._tasks():
             try:
-                summary = read_context_summary(folder)
-                found.append(TaskInfo(name, folder, summary.label_name, summary.entries))
+                found.append(TaskInfo(name, folder, *read_context_summary(folder)))
             except FileFormatError as problem:  # the others can be used all the same
                 found.append(TaskInfo(name, folder, problem=str(problem)))
         return sorted(found, key=lambda info: _folded(info.name))
 
     def load(self, task: str) -> ContextSet:
-        """Read the set of a task.
-
-        Raises:
-            ContextError: There is no such task; the message lists the known ones.
-            FileFormatError: Its files are missing or damaged.
-        """
-        from scribblesegment.context.files import read_context
-
+        """Read the set of a task."""
         return read_context(self._existing(task))
 
     def save(self, task: str, context: ContextSet) -> None:
         """Keep a set under the name of a task, in place of the former one.
 
         The former set is intact until the new one is complete. Entries that were there before are not written again.
-
-        Raises:
-            ContextError: The name is not usable, or the set is too large.
-            FileFormatError: The operating system refuses to write, or another program holds the store for too long.
         """
         name = checked_name(task, "name of the task")
         with self._locked():
             self._write(name, context)
 
     def rename(self, task: str, new_name: str) -> None:
-        """Give a task another name.
-
-        Raises:
-            ContextError: There is no such task, or the new name is taken or not usable.
-            FileFormatError: The operating system refuses to write.
-        """
+        """Give a task another name."""
         name = checked_name(new_name, "name of the task")
         with self._locked():
             folder = self._existing(task)
@@ -118,14 +103,7 @@ class ContextStore:
             _write_name(folder, name)
 
     def delete(self, task: str) -> None:
-        """Delete a task with its pictures. Other files in its folder stay, and so does the folder then.
-
-        Raises:
-            ContextError: There is no such task.
-            FileFormatError: The operating system refuses to delete.
-        """
-        from scribblesegment.context.files import remove_context_folder
-
+        """Delete a task with its pictures. Other files in its folder stay, and so does the folder then."""
         with self._locked():
             folder = self._existing(task)
             try:
@@ -140,18 +118,12 @@ class ContextStore:
         """Take over a set that was exported, after all of it has been read and checked.
 
         Args:
-            path: A .context.zip file, or a folder.
-            task: Its name here; the name of its structure by default.
+            path: a .context.zip file, or a folder.
+            task: its name here; the name of its structure by default.
 
         Returns:
             The name of the task.
-
-        Raises:
-            ContextError: There is such a task already, or the name is not usable.
-            FileFormatError: The file is damaged, too large or unsafe, or the store cannot be written.
         """
-        from scribblesegment.context.files import read_context
-
         context = read_context(path)
         name = checked_name(context.label_name if task is None else task, "name of the task")
         with self._locked():
@@ -161,18 +133,7 @@ class ContextStore:
         return name
 
     def export_file(self, task: str, path: PathLike) -> None:
-        """Write the set of a task to one file, which `import_file` takes on any computer.
-
-        Args:
-            task: Which one.
-            path: File to write; its name ends in .context.zip.
-
-        Raises:
-            ContextError: There is no such task.
-            FileFormatError: The set is damaged, or the file cannot be written.
-        """
-        from scribblesegment.context.files import write_context_file
-
+        """Write the set of a task to one file (.context.zip), which `import_file` takes on any computer."""
         write_context_file(path, self.load(task))
 
     @contextlib.contextmanager
@@ -188,8 +149,6 @@ class ContextStore:
             yield
 
     def _write(self, name: str, context: ContextSet) -> None:
-        from scribblesegment.context.files import write_context_folder
-
         known = self._find(name)
         folder = known or self._new_folder(name)
         write_context_folder(folder, context)
@@ -197,11 +156,10 @@ class ContextStore:
             _write_name(folder, name)
 
     def _tasks(self) -> Iterator[tuple[str, Path]]:
-        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        for folder in folders:
-            name = _read_name(folder)
-            if name is not None:
-                yield name, folder
+        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            with contextlib.suppress(OSError, ContextError):  # other files and folders of others are no tasks
+                fields = Fields(parse_json(read_plain_file(folder, _TASK, _TASK_BYTES), str(folder)), str(folder))
+                yield checked_name(fields.text("name"), "name of the task"), folder
 
     def _find(self, task: str) -> Path | None:
         wanted = _folded(checked_name(task, "name of the task"))
@@ -215,9 +173,7 @@ class ContextStore:
         return folder
 
     def _new_folder(self, name: str) -> Path:
-        """Find a folder for a new task: a new one, or one in which creating this task was interrupted."""
-        from scribblesegment.context.files import holds_other_files
-
+        """Return a folder for a new task: a new one, or one in which creating this task was interrupted."""
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
         readable = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST_FOLDER].strip("-") or "task"
         # The digest keeps names apart that look alike so, and readable names from being those of Windows devices.
@@ -227,20 +183,10 @@ class ContextStore:
 
 
 def _folded(name: str) -> str:
-    """Give the same text for all spellings of a name that count as equal (Unicode Standard, section 3.13)."""
+    """Return the same text for all spellings of a name that count as equal (Unicode Standard, section 3.13)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name.strip()).casefold())
 
 
-def _read_name(folder: Path) -> str | None:
-    """Give the name of the task in a folder; None if there is none."""
-    try:
-        with open(folder / _TASK, "rb") as file:
-            content = json.loads(file.read(_TASK_BYTES))
-        return checked_name(content["name"], "name of the task")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
 def _write_name(folder: Path, name: str) -> None:
-    with atomic_file(folder / _TASK, ".json") as temporary:
+    with atomic_file(folder / _TASK, ".json", follow_link=False) as temporary:
         temporary.write_text(json.dumps({"name": name}, ensure_ascii=False) + "\n", encoding="utf-8")

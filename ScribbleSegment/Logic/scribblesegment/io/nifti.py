@@ -1,16 +1,13 @@
-"""NIfTI-1 voxels, read and written without a second copy in memory.
+"""NIfTI-1 files: voxels in one array, geometry as ITK, and with it 3D Slicer, makes it of the header's two matrices.
 
-ITK's NIfTI reader keeps two copies of the voxels while it reads and fills what a truncated file lacks with anything,
-without a word; its writer copies twice and coerces sheared matrices. So the voxels are moved here. The geometry of a
-file is still what ITK, and with it 3D Slicer, makes of the header's two matrices.
-Field names and offsets: nifti1.h, https://nifti.nimh.nih.gov/nifti-1.
+Neither library reads as is wanted here: ITK holds the voxels twice, does not notice damage and straightens sheared
+matrices when it writes; nibabel takes another one of the two matrices and is not part of 3D Slicer.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,36 +18,20 @@ from numpy.typing import NDArray
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io.segmentation import GZIP_LEVEL, write_planes
-from scribblesegment.io.sitk import ijk_to_ras_of, simpleitk_errors
+from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, simpleitk_errors
 from scribblesegment.io.storage import PathLike
+from scribblesegment.io.streams import InflatedFile, read_voxels
 
-_FIELDS: dict[str, tuple[Any, int]] = {
-    "sizeof_hdr": ("i4", 0),
-    "regular": ("S1", 38),
-    "dim": (("i2", (8,)), 40),
-    "datatype": ("i2", 70),
-    "bitpix": ("i2", 72),
-    "pixdim": (("f4", (8,)), 76),
-    "vox_offset": ("f4", 108),
-    "scl_slope": ("f4", 112),
-    "scl_inter": ("f4", 116),
-    "xyzt_units": ("u1", 123),
-    "descrip": ("S80", 148),
-    "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254),
-    "quatern": (("f4", (3,)), 256),
-    "qoffset": (("f4", (3,)), 268),
-    "srow": (("f4", (3, 4)), 280),
-    "magic": ("S4", 344),
-}
+# nifti1.h, https://nifti.nimh.nih.gov/nifti-1; what is not looked at is left out.
 _HEADER = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "formats": [field for field, _ in _FIELDS.values()],
-        "offsets": [offset for _, offset in _FIELDS.values()],
-        "itemsize": 348,
-    }
-).newbyteorder("<")
+    [
+        ("sizeof_hdr", "<i4"), ("", "V34"), ("regular", "S1"), ("", "V1"), ("dim", "<i2", 8), ("", "V14"),
+        ("datatype", "<i2"), ("bitpix", "<i2"), ("", "V2"), ("pixdim", "<f4", 8), ("vox_offset", "<f4"),
+        ("scl_slope", "<f4"), ("scl_inter", "<f4"), ("", "V3"), ("xyzt_units", "u1"), ("", "V24"), ("descrip", "S80"),
+        ("", "V24"), ("qform_code", "<i2"), ("sform_code", "<i2"), ("quatern", "<f4", 3), ("qoffset", "<f4", 3),
+        ("srow", "<f4", (3, 4)), ("", "V16"), ("magic", "S4"),
+    ]
+)  # fmt: skip
 _VOXEL_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
@@ -58,11 +39,6 @@ _COLOR_COMPONENTS = {128: 3, 2304: 4}  # RGB and RGBA, 8 bits each
 _LONGEST_SIDE = 32767
 _MILLIMETRES = 2
 _SCANNER_COORDINATES = 1
-_DEFLATE_LIMIT = 1040  # no deflate stream expands by more than 1032 to 1
-
-_PIECE_BYTES = 1 << 22
-
-_TRUNCATED = "The file is truncated or damaged: copy or export it again."
 
 
 def read_nifti(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -75,23 +51,27 @@ def read_nifti(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
     Raises:
         FileFormatError: not NIfTI-1, truncated or damaged.
         ImageError: more than three dimensions, empty, or complex voxels.
+        GeometryError: a distance of voxels that is zero or not a number.
     """
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"  # by content: files are renamed more often than recompressed
         file.seek(0)
-        stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
-        try:
-            header = _read_header(stream, path)
-            voxels = _read_voxels(stream, header, path, compressed)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as cause:
-            raise FileFormatError(f"Cannot read {path}: {cause}. {_TRUNCATED}") from cause
-    return voxels, _geometry(path, header)
+        stream: Any = InflatedFile(file, path) if compressed else file
+        header = _read_header(stream, path)
+        shape, dtype = _layout(header, path)
+        _skip_to_voxels(stream, header, path)
+        file_bytes = os.fstat(file.fileno()).st_size
+        voxels = read_voxels(stream, shape, dtype, path, file_bytes=file_bytes, exact=False)
+    matrix = _geometry(path, header)
+    return _scaled(voxels, float(header["scl_slope"]), float(header["scl_inter"])), matrix
 
 
 def _read_header(stream: IO[bytes], path: PathLike) -> NDArray[Any]:
-    data = stream.read(_HEADER.itemsize)
+    data = b""
+    while len(data) < _HEADER.itemsize and (piece := stream.read(_HEADER.itemsize - len(data))):
+        data += piece
     if len(data) < _HEADER.itemsize:
-        raise FileFormatError(f"Cannot read {path}: it ends inside its header, after {len(data)} bytes. {_TRUNCATED}")
+        raise FileFormatError(f"Cannot read {path}: it ends inside its header, after {len(data)} bytes. {DAMAGED}")
     for layout in (_HEADER, _HEADER.newbyteorder("S")):  # as written here, or with bytes swapped
         header = np.frombuffer(data, layout)[0]
         if header["sizeof_hdr"] == _HEADER.itemsize and header["magic"] == b"n+1":
@@ -102,37 +82,11 @@ def _read_header(stream: IO[bytes], path: PathLike) -> NDArray[Any]:
     )
 
 
-def _read_voxels(stream: IO[bytes], header: NDArray[Any], path: PathLike, compressed: bool) -> NDArray[Any]:
-    shape, dtype = _layout(header, path)
-    offset = int(header["vox_offset"])
-    wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    # Before memory is taken: a damaged header may ask for terabytes.
-    if (os.path.getsize(path) * (_DEFLATE_LIMIT if compressed else 1)) < offset + wanted:
-        raise FileFormatError(
-            f"Cannot read {path}: {wanted} bytes of voxels are announced, the file has {os.path.getsize(path)}. "
-            f"{_TRUNCATED}"
-        )
-    stream.seek(offset)
-    voxels = np.empty(shape, dtype)
-    target: memoryview = voxels.reshape(-1).view(np.uint8).data
-    got = 0
-    while got < wanted:
-        # In pieces: Python's gzip fills a buffer of the size asked for before it copies.
-        count = stream.readinto(target[got : got + _PIECE_BYTES])  # type: ignore[attr-defined]
-        if not count:
-            raise FileFormatError(f"Cannot read {path}: {got} of {wanted} bytes of voxels are there. {_TRUNCATED}")
-        got += count
-    stream.read(1)  # reaching the end is what makes gzip compare its checksum
-    if not dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    return _scaled(voxels, float(header["scl_slope"]), float(header["scl_inter"]))
-
-
 def _layout(header: NDArray[Any], path: PathLike) -> tuple[tuple[int, ...], np.dtype[Any]]:
     count = int(header["dim"][0])
     size = [int(side) for side in header["dim"][1 : 1 + max(count, 0)]]
     if not 1 <= count <= 7 or min(size) < 0:
-        raise FileFormatError(f"Cannot read {path}: its header gives the size {size}. {_TRUNCATED}")
+        raise FileFormatError(f"Cannot read {path}: its header gives the size {size}. {DAMAGED}")
     if any(side > 1 for side in size[3:]):
         raise ImageError(
             f"{path} has {count} dimensions (size {tuple(size)}): a time series or a vector field. Extract one volume "
@@ -142,12 +96,20 @@ def _layout(header: NDArray[Any], path: PathLike) -> tuple[tuple[int, ...], np.d
         raise ImageError(f"{path} is an empty image of size {tuple(size)}. Export it again.")
     shape = (1, 1, 1, *reversed(size[:3]))[-3:]
     code = int(header["datatype"])
-    order = header.dtype["dim"].base.byteorder
     if code in _COLOR_COMPONENTS:
         return (*shape, _COLOR_COMPONENTS[code]), np.dtype("u1")
     if code not in _VOXEL_TYPES:
         raise ImageError(f"{path} has voxels of NIfTI type {code} (complex, bits, or wider than 64). Convert to float.")
-    return shape, np.dtype(_VOXEL_TYPES[code]).newbyteorder(order)
+    return shape, np.dtype(_VOXEL_TYPES[code]).newbyteorder(header.dtype["dim"].base.byteorder)
+
+
+def _skip_to_voxels(stream: IO[bytes], header: NDArray[Any], path: PathLike) -> None:
+    offset = float(header["vox_offset"])
+    if not _HEADER.itemsize <= offset <= 1 << 31 or offset != int(offset):  # false for NaN
+        raise FileFormatError(f"Cannot read {path}: its header says that voxels begin at byte {offset:g}. {DAMAGED}")
+    left = int(offset) - _HEADER.itemsize
+    while left and (piece := stream.read(min(left, 1 << 16))):
+        left -= len(piece)
 
 
 def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
@@ -162,14 +124,22 @@ def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[Any
 
 
 def _geometry(path: PathLike, header: NDArray[Any]) -> NDArray[np.float64]:
-    if header["sform_code"] > 0:
+    spacings = header["pixdim"][1:4]
+    used = header["dim"][1:4][: header["dim"][0]]
+    for spacing, side in zip(spacings, used, strict=False):  # ITK takes 1 mm for these, without a word
+        if not np.isfinite(spacing) or (spacing == 0 and side > 1):
+            raise GeometryError(
+                f"{path} gives the distances {spacings.tolist()} of its voxels, which must be numbers above zero. "
+                "Correct its header, or export it again."
+            )
+    if header["sform_code"] > 0 and np.isfinite(header["srow"]).all():
         matrix = np.vstack([header["srow"].astype(np.float64), (0.0, 0.0, 0.0, 1.0)])
         # ITK replaces a sheared matrix by the nearest one without shear, and so moves the image.
         if np.abs(np.linalg.det(matrix)) > 0 and Volume(np.zeros((1, 1, 1), np.uint8), matrix).is_sheared:
             return matrix
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
-    with simpleitk_errors(path, "read", _TRUNCATED):
+    with simpleitk_errors(path, "read", DAMAGED):
         reader.ReadImageInformation()
     return ijk_to_ras_of(reader)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import colorsys
 import gzip
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,21 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
-from scribblesegment.errors import FileFormatError, ImageError
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io.sitk import LPS_TO_RAS
 from scribblesegment.io.storage import PathLike, atomic_file
+
+EXTENSION = ".seg.nrrd"
 
 # Label maps are long runs of equal values: stronger settings cost several times the time for a few per cent.
 GZIP_LEVEL = 3
 
-
 _TYPE_NAMES = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int"}
+# Successive hues a golden angle apart stay distinguishable for any number of segments.
+_HUE_STEP = 0.618034
+_SEGMENT_KEY = re.compile(r"Segment(\d{1,5})_(ID|Name|LabelValue)")
+_OFF_GRID = 0.01  # of a voxel: what float32 headers (NIfTI) make of a matrix
 
 
 def write_nrrd(
     path: Path, array: NDArray[Any], ijk_to_ras: NDArray[np.float64], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write an unsigned label map with the geometry of `ijk_to_ras`, gzip-compressed.
+    """Write an unsigned label map with the geometry of `ijk_to_ras`, gzip-compressed, one plane in memory at a time.
 
     Args:
         path: file to create.
@@ -73,13 +80,6 @@ def _vector(values: NDArray[np.float64]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\\n")
-
-
-EXTENSION = ".seg.nrrd"
-
-
-# Successive hues a golden angle apart stay distinguishable for any number of segments.
-_HUE_STEP = 0.618034
 
 
 def default_segment(label: int) -> Segment:
@@ -158,6 +158,11 @@ def _header(volume: LabelVolume) -> dict[str, str]:
     }
 
 
+def has_segments(metadata: Mapping[str, str]) -> bool:
+    """Whether the header of a file describes segments."""
+    return any(_SEGMENT_KEY.fullmatch(key) for key in metadata)
+
+
 def labels_from_layers(
     layers: NDArray[Any], metadata: Mapping[str, str], path: PathLike
 ) -> tuple[NDArray[Any], tuple[Segment, ...]]:
@@ -188,7 +193,10 @@ def labels_from_layers(
     numbered: list[Segment] = []
     for number, (segment, layer) in enumerate(found, start=1):
         if not 0 <= layer < layers.shape[3]:
-            raise FileFormatError(f"{path} has {layers.shape[3]} layers, segment {segment.name!r} lies in {layer}.")
+            raise FileFormatError(
+                f"{path} has {layers.shape[3]} layers; the segment {segment.name!r} is said to lie in layer {layer}. "
+                "Save it again."
+            )
         voxels = layers[..., layer] == segment.label
         overlap = voxels & (merged > 0)
         if overlap.any():
@@ -204,19 +212,103 @@ def labels_from_layers(
 
 
 def _segments(metadata: Mapping[str, str], path: PathLike) -> list[tuple[Segment, int]]:
+    """Return every segment with its layer; names and colours that make no sense are replaced by default ones."""
+    numbers = sorted({int(match[1]) for key in metadata if (match := _SEGMENT_KEY.fullmatch(key))})
     found = []
-    number = 0
-    while f"Segment{number}_ID" in metadata:
+    for number in numbers:
         prefix = f"Segment{number}_"
         try:
             # Without the newer keys every segment has a layer of its own, with label 1, as Slicer reads it.
-            label = int(metadata.get(prefix + "LabelValue", "1"))
-            layer = int(metadata.get(prefix + "Layer", str(number)))
-            name = metadata.get(prefix + "Name", metadata[prefix + "ID"])
-            color = metadata.get(prefix + "Color") or metadata.get(prefix + "DefaultColor")
-            rgb = tuple(float(part) for part in color.split()) if color else default_segment(number + 1).color_rgb
-            found.append((Segment(label, name, rgb), layer))  # type: ignore[arg-type]
+            label = _whole_number(metadata.get(prefix + "LabelValue", "1"))
+            layer = _whole_number(metadata.get(prefix + "Layer", str(number)))
+            usual = default_segment(label)
         except (ValueError, ImageError) as cause:
-            raise FileFormatError(f"Segment {number} of {path} is damaged: {cause}. Save the file again.") from cause
-        number += 1
+            raise FileFormatError(f"Segment {number} of {path} is damaged: {cause} Save the file again.") from cause
+        name = metadata.get(prefix + "Name", "").strip() or metadata.get(prefix + "ID", "").strip() or usual.name
+        color = _color(metadata.get(prefix + "Color", "")) or _color(metadata.get(prefix + "DefaultColor", ""))
+        found.append((Segment(label, name, color or usual.color_rgb), layer))
     return found
+
+
+def _whole_number(text: str) -> int:
+    """Return the integer of a text; some writers write 1.0."""
+    number = float(text)
+    if not number.is_integer() or abs(number) >= 1 << 32:
+        raise ValueError(f"{text!r:.40} is not a whole number.")
+    return int(number)
+
+
+def _color(text: str) -> tuple[float, float, float] | None:
+    """Return red, green and blue in [0, 1] of a text that gives them in [0, 1] or up to 255; None if it does not."""
+    try:
+        red, green, blue = (float(part) for part in text.split()[:3])
+    except ValueError:
+        return None
+    largest = max(red, green, blue)
+    scale = 1 if largest <= 1.001 else 255  # some writers round up
+    if not math.isfinite(red + green + blue) or min(red, green, blue) < 0 or largest > 255:
+        return None
+    return min(red / scale, 1.0), min(green / scale, 1.0), min(blue / scale, 1.0)
+
+
+def placed_on(labels: LabelVolume, grid: Volume, path: PathLike) -> LabelVolume:
+    """Return the same labels on the grid of an image, of which they cover a part, not to be resampled.
+
+    The file may count voxels from other corners or along other axes. 3D Slicer saves only the part of the grid that is
+    painted on, and one voxel in no particular place for a segmentation without any.
+
+    Args:
+        labels: on its own grid.
+        grid: the image.
+        path: where the labels come from, for messages.
+
+    Raises:
+        GeometryError: voxels that are not those of the grid, or labels outside of it.
+    """
+    if labels.same_grid(grid):
+        return labels
+    if not labels.labels_present():
+        return LabelVolume(np.zeros(grid.shape, labels.array.dtype), grid.ijk_to_ras, labels.segments)
+    to_grid = np.linalg.inv(grid.ijk_to_ras) @ labels.ijk_to_ras  # index (i, j, k, 1) to index
+    steps = np.rint(to_grid[:3, :3])
+    first = np.rint(to_grid[:3, 3])
+    last_ijk = np.array(labels.shape[::-1]) - 1
+    corners = np.array([last_ijk * corner for corner in np.ndindex(2, 2, 2)]).T
+    off_ijk = (to_grid[:3, :3] - steps) @ corners + (to_grid[:3, 3] - first)[:, None]
+    is_turn = (np.abs(steps).sum(axis=0) == 1).all() and (np.abs(steps).sum(axis=1) == 1).all()
+    if not is_turn or np.abs(off_ijk).max() > _OFF_GRID:
+        raise _not_on_grid(labels, grid, path, "")
+    axes = np.abs(steps).argmax(axis=1)  # of the labels, for each axis i, j, k of the grid
+    array = labels.array.T.transpose(axes)
+    flips = steps[np.arange(3), axes] < 0
+    array = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+    start = np.rint((steps @ corners + first[:, None]).min(axis=1)).astype(int)
+    source, target = [], []
+    for begin, length, side in zip(start.tolist(), array.shape, grid.shape[::-1], strict=True):
+        source.append(slice(max(0, -begin), max(0, min(length, side - begin))))
+        target.append(slice(max(0, begin), max(0, min(side, begin + length))))
+    inside = array[tuple(source)]
+    lost = int(np.count_nonzero(array)) - int(np.count_nonzero(inside))
+    if lost:
+        raise _not_on_grid(labels, grid, path, f"{lost} labelled voxels lie outside of it, ")
+    whole = np.zeros(grid.shape, labels.array.dtype)
+    whole.T[tuple(target)] = inside
+    return LabelVolume(whole, grid.ijk_to_ras, labels.segments)
+
+
+def _not_on_grid(labels: Volume, grid: Volume, path: PathLike, why: str) -> GeometryError:
+    return GeometryError(
+        f"{path} is not on the grid of the image: {why}{_described(labels)} against {_described(grid)}. Resample it to "
+        "the image with nearest neighbours, or paint on the image."
+    )
+
+
+def _described(volume: Volume) -> str:
+    def numbers(values: Any) -> str:
+        return "(" + ", ".join(f"{round(float(value), 4) + 0.0:g}" for value in values) + ")"
+
+    directions = " ".join(numbers(column) for column in volume.directions.T)
+    return (
+        f"shape (k, j, i) {volume.shape}, spacing {numbers(volume.spacing_kji_mm)} mm, origin "
+        f"{numbers(volume.origin_ras)} RAS, directions of i, j, k {directions}"
+    )

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scribblesegment.errors import FileFormatError, ImageError
 from scribblesegment.io.storage import PathLike
 
+DAMAGED = "The file is truncated or damaged: copy or export it again."
+
 # ITK counts x to the patient's left and y to the back, Slicer to the right and to the front.
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
@@ -98,5 +100,7 @@ def _reason(message: str, path: str) -> str:
     lines = [line for line in lines if line != "Reason: No such file or directory"] or ["unknown reason"]
     text = " ".join(lines) if len(lines) <= 2 else lines[-1]
     text = re.sub(r"^(sitk::ERROR|ITK ERROR): (\w+\(0x[0-9a-fA-F]+\): )?", "", text)
-    text = text.replace(f'"{path}"', "it").replace(path, "it")
+    if text.startswith("File cannot be read"):
+        return "its header and its data do not fit together"
+    text = text.replace(f'"{path}"', "the file").replace(path, "the file").replace("file: the file", "the file")
     return text.rstrip(".: ")[:200]

@@ -5,8 +5,12 @@ Extensions decide the format. Reading keeps one copy of the voxels; writing repl
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,123 +20,44 @@ from numpy.typing import NDArray
 
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError
-from scribblesegment.io.dicom import is_dicom_file, read_series
+from scribblesegment.io.dicom import is_dicom_file, read_dicom_file, read_series
 from scribblesegment.io.nifti import read_nifti, write_nifti
 from scribblesegment.io.segmentation import (
     default_segment,
+    has_segments,
     labels_from_layers,
+    placed_on,
     unnamed_labels,
     unsigned_labels,
     write_nrrd,
     write_segmentation,
 )
-from scribblesegment.io.sitk import ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
 from scribblesegment.io.storage import PathLike, atomic_file
-
-_REMEDY = "The file is truncated or damaged: copy or export it again."
-
-
-_START_OF_SCAN = 0xDA
-
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-# TIFF 6.0, section 2: code of a type -> its struct code and bytes; 16 to 18 are BigTIFF's. Only integers are looked at.
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-
-_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-
-_TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips and of tiles
-
-_BITS_PER_SAMPLE, _TILE_OFFSETS = 258, 324
-
-
-def check_jpeg(path: PathLike) -> None:
-    """Raise FileFormatError unless the end-of-image marker follows the first scan (ITU-T T.81, annex B)."""
-    data = Path(path).read_bytes()
-    position = 2
-    while data[:2] == b"\xff\xd8" and position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == 0xFF:  # fill byte before a marker
-            position += 1
-            continue
-        # Segments before the scan are stepped over, so the end of an embedded thumbnail is not taken for the picture's;
-        # inside a scan every 0xFF is followed by zero or a restart marker.
-        if data[position + 1] == _START_OF_SCAN:
-            if data.find(_END_OF_IMAGE, position) > 0:
-                return
-            break
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    raise FileFormatError(f"Cannot read {path}: its JPEG data end too early. {_REMEDY}")
-
-
-def check_tiff(path: PathLike) -> None:
-    """Raise unless every page of the file and all its pixels are there, and ITK reads them at full depth.
-
-    Raises:
-        FileFormatError: a page or a strip lies beyond the end of the file, or it is no TIFF.
-        ImageError: tiles of more than 8 bits, which ITK would silently reduce to 8.
-    """
-    data = Path(path).read_bytes()
-    try:
-        for tags in _tiff_pages(data):
-            for offsets, lengths in _TIFF_DATA_TAGS:
-                for start, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=True):
-                    if start + length > len(data):
-                        raise ValueError(f"pixels are announced up to byte {start + length} of {len(data)}")
-            if _TILE_OFFSETS in tags and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
-                raise ImageError(f"{path} is a tiled TIFF of more than 8 bits, which is not read. Save as strips.")
-    except (struct.error, ValueError) as cause:
-        if isinstance(cause, ImageError):
-            raise
-        raise FileFormatError(f"Cannot read {path}: {cause}. {_REMEDY}") from cause
-
-
-def _tiff_pages(data: bytes) -> list[dict[int, tuple[int, ...]]]:
-    """Return the integer tags of every page (image file directory)."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        raise ValueError("it does not start like a TIFF file")
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    word, count_code, entry_bytes = ("Q", "Q", 20) if big else ("I", "H", 12)
-    (offset,) = struct.unpack_from(order + word, data, 8 if big else 4)
-    pages: list[dict[int, tuple[int, ...]]] = []
-    seen: set[int] = set()
-    while offset:
-        if offset in seen:
-            raise ValueError("its pages point at each other in a circle")
-        seen.add(offset)
-        (entries,) = struct.unpack_from(order + count_code, data, offset)
-        first = offset + struct.calcsize("<" + count_code)
-        tags = {}
-        for entry in range(first, first + entries * entry_bytes, entry_bytes):
-            tag, code, count = struct.unpack_from(order + "HH" + word, data, entry)
-            value_at = entry + entry_bytes - struct.calcsize("<" + word)
-            if count * _TIFF_BYTES.get(code, 1) > struct.calcsize("<" + word):  # stored elsewhere
-                (value_at,) = struct.unpack_from(order + word, data, value_at)
-            if code in _TIFF_INTEGERS:
-                tags[tag] = struct.unpack_from(f"{order}{count}{_TIFF_INTEGERS[code]}", data, value_at)
-        pages.append(tags)
-        (offset,) = struct.unpack_from(order + word, data, first + entries * entry_bytes)
-    return pages
-
+from scribblesegment.io.streams import read_after_header
 
 _JPEG = (".jpg", ".jpeg")
-
 _TIFF = (".tif", ".tiff")
-
 _NIFTI = (".nii.gz", ".nii")
-
 _FLAT = (".png", *_TIFF)
-
+_WITH_TEXT_HEADER = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 # Longest first: .seg.nrrd before .nrrd.
 READ_EXTENSIONS = (".seg.nrrd", ".nrrd", ".nhdr", *_NIFTI, ".mha", ".mhd", ".dcm", ".png", *_JPEG, *_TIFF)
-
 WRITE_EXTENSIONS = (".seg.nrrd", ".nrrd", *_NIFTI, ".mha", *_FLAT)
 
+# From nanometres to kilometres; what lies outside comes from damaged headers, and products of it overflow.
+_SPACING_RANGE_MM = (1e-6, 1e6)
 
 # ITU-R BT.601, the weights by which the training images were made grey.
 _LUMINANCE = (0.299, 0.587, 0.114)
+
+# TIFF 6.0, section 2: code of a type -> its struct code and bytes; 16 to 18 are BigTIFF's. Only integers are looked at.
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips and of tiles
+_BITS_PER_SAMPLE, _COMPRESSION, _TILE_OFFSETS = 258, 259, 324
+_DEFLATE = ((8,), (32946,))
 
 
 class _Voxels(NamedTuple):
@@ -141,13 +66,14 @@ class _Voxels(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_volume(path: PathLike, *, series_id: str | None = None) -> Volume:
+def read_volume(path: PathLike, *, series: str | int | None = None, series_id: str | None = None) -> Volume:
     """Read an image.
 
     Args:
         path: .nrrd, .nhdr, .nii, .nii.gz, .mha, .mhd, .dcm, .png, .jpg, .tif file, or a folder with a DICOM series.
             Colours become luminance (Rec. 601), transparency is ignored; a 2D image becomes one slice (1, H, W).
-        series_id: Series Instance UID, where a folder holds several series.
+        series: Series Number or Series Instance UID, where a folder holds several series.
+        series_id: the same, by its older name.
 
     Returns:
         The image, in the file's own type and geometry. Its voxels are read-only.
@@ -155,17 +81,19 @@ def read_volume(path: PathLike, *, series_id: str | None = None) -> Volume:
     Raises:
         FileFormatError: missing, truncated, damaged, of unknown extension, or a folder with none or several series.
         ImageError: four-dimensional, empty, or with components that are not colours.
-        GeometryError: a degenerate matrix, or unevenly spaced DICOM slices.
+        GeometryError: a degenerate matrix, or slices that are missing, unevenly spaced or not parallel.
     """
-    array, ijk_to_ras, _ = _read(path, series_id)
+    array, ijk_to_ras, _ = _read(path, series_id if series is None else series)
     return Volume(_luminance(array, path) if array.ndim == 4 else array, ijk_to_ras)
 
 
-def read_labelmap(path: PathLike) -> LabelVolume:
+def read_labelmap(path: PathLike, *, grid: Volume | None = None) -> LabelVolume:
     """Read a label map or mask, with the names and colours of its segments from a .seg.nrrd file.
 
     Args:
         path: any file `read_volume` takes except JPEG, which does not keep labels.
+        grid: an image whose grid, or a part of it, the file covers; the labels come on this grid, 0 elsewhere. Of
+            .png and .tif, which have no place in the patient, only the size is compared.
 
     Returns:
         Labels as uint8, uint16 or uint32, and the segments the file names (none in other formats).
@@ -173,19 +101,25 @@ def read_labelmap(path: PathLike) -> LabelVolume:
     Raises:
         FileFormatError: as `read_volume`; JPEG.
         ImageError: as `read_volume`; fractions or negative labels, colours, or overlapping segments.
-        GeometryError: as `read_volume`.
+        GeometryError: as `read_volume`; voxels that are not those of `grid`, or labels outside of it.
     """
-    if _extension(path, READ_EXTENSIONS) in _JPEG:
+    extension = _extension(path, READ_EXTENSIONS)
+    if extension in _JPEG:
         raise FileFormatError(f"{path} is a JPEG file, whose compression changes labels. Save the label map as .png.")
     array, ijk_to_ras, metadata = _read(path, None)
     segments: tuple[Segment, ...] = ()
-    if "Segment0_ID" in metadata:
+    if has_segments(metadata):
         array, segments = labels_from_layers(array, metadata, path)
     elif array.ndim == 4:
         array = _single_channel(array, path)
     if array.dtype.kind == "f":
         array = _whole_numbers(array, path)
-    return LabelVolume(unsigned_labels(array), ijk_to_ras, segments)
+    labels = LabelVolume(unsigned_labels(array), ijk_to_ras, segments)
+    if grid is None:
+        return labels
+    if extension in _FLAT and labels.shape == grid.shape:
+        return LabelVolume(labels.array, grid.ijk_to_ras)
+    return placed_on(labels, grid, path)
 
 
 def write_labelmap(path: PathLike, volume: Volume) -> None:
@@ -229,44 +163,126 @@ def _extension(path: PathLike, known: tuple[str, ...]) -> str:
     return next((extension for extension in known if name.endswith(extension)), "")
 
 
-def _read(path: PathLike, series_id: str | None) -> _Voxels:
+def _read(path: PathLike, series: str | int | None) -> _Voxels:
     if not os.path.exists(path):
         raise FileFormatError(f"Cannot read {path}: there is no such file or folder. Check the path.")
     is_folder = os.path.isdir(path)
-    if series_id is not None and not is_folder:
-        raise FileFormatError(f"{path} is a file; a series_id chooses among the series of a folder. Leave it out.")
+    if series is not None and not is_folder:
+        raise FileFormatError(f"{path} is a file; a series is chosen among those of a folder. Leave out the choice.")
     try:
-        return _Voxels(*read_series(path, series_id), metadata={}) if is_folder else _read_file(path)
+        voxels = _Voxels(*read_series(path, series), metadata={}) if is_folder else _read_file(path)
     except OSError as cause:
         if isinstance(cause, FileFormatError):
             raise
         raise FileFormatError(f"Cannot read {path}: {cause.strerror or cause}. Check its permissions.") from cause
+    spacings = np.linalg.norm(voxels.ijk_to_ras[:3, :3], axis=0)
+    low, high = _SPACING_RANGE_MM
+    if not ((spacings >= low) & (spacings <= high)).all():  # written so that NaN is caught as well
+        raise GeometryError(
+            f"{path} has voxels {' x '.join(f'{spacing:g}' for spacing in spacings)} mm apart, which is not possible. "
+            "Correct its header, or export it again."
+        )
+    return voxels
 
 
 def _read_file(path: PathLike) -> _Voxels:
     if os.path.getsize(path) == 0:
         raise FileFormatError(f"Cannot read {path}: the file has no content. Copy or export it again.")
     extension = _extension(path, READ_EXTENSIONS)
-    if not extension and not is_dicom_file(path):  # DICOM files often come without an extension
-        raise FileFormatError(
-            f"Cannot read {path}: unknown extension. Known are {', '.join(READ_EXTENSIONS)} and folders with a DICOM "
-            "series."
-        )
+    if extension == ".dcm" or not extension:  # DICOM files often come without an extension
+        if is_dicom_file(path):
+            return _Voxels(*read_dicom_file(path), metadata={})
+        if not extension:
+            raise FileFormatError(
+                f"Cannot read {path}: unknown extension. Known are {', '.join(READ_EXTENSIONS)} and folders with a "
+                "DICOM series."
+            )
     if extension in _NIFTI:
         return _Voxels(*read_nifti(path), metadata={})
-    if extension in _JPEG:
-        check_jpeg(path)
     if extension in _TIFF:
-        check_tiff(path)
+        _check_tiff(path)
+    if extension in (".png", *_JPEG):
+        _check_picture(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
-    with simpleitk_errors(path, "read", _REMEDY):
+    with simpleitk_errors(path, "read", DAMAGED):
         reader.ReadImageInformation()
     spatial_size(reader, path)  # before the voxels, which may be large
-    with simpleitk_errors(path, "read", _REMEDY):
-        image = reader.Execute()
+    array = read_after_header(path, reader) if extension in _WITH_TEXT_HEADER else None
+    if array is None:
+        with simpleitk_errors(path, "read", DAMAGED):
+            array = voxels_of(reader.Execute())
     metadata = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    return _Voxels(voxels_of(image), ijk_to_ras_of(image), metadata)
+    return _Voxels(array, ijk_to_ras_of(reader), metadata)
+
+
+def _check_picture(path: PathLike) -> None:
+    """Raise FileFormatError unless a PNG has its checksums right, or a JPEG can be decoded to its end."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG", "JPEG"]) as picture:
+                if picture.format == "PNG":
+                    picture.verify()
+                else:
+                    picture.load()
+    except Image.DecompressionBombError as cause:
+        raise FileFormatError(f"{path} is larger than pictures may be: {cause}. Crop it or make it smaller.") from cause
+    except Exception as cause:  # whatever a decoder raises in the middle of damaged data
+        reason = str(cause).replace(repr(os.fspath(path)), "it")
+        raise FileFormatError(f"Cannot read {path}: {reason}. {DAMAGED}") from cause
+
+
+def _check_tiff(path: PathLike) -> None:
+    """Raise unless every page of the file and all its pixels are there, and ITK reads them at full depth."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            for tags in _tiff_pages(data):
+                for offsets, lengths in _TIFF_DATA_TAGS:
+                    for start, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=True):
+                        if start + length > len(data):
+                            raise ValueError(f"pixels are announced up to byte {start + length} of {len(data)}")
+                        if tags.get(_COMPRESSION) in _DEFLATE:
+                            zlib.decompress(data[start : start + length])  # raises for a wrong checksum
+                if _TILE_OFFSETS in tags and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+                    raise ImageError(f"{path} is a tiled TIFF of more than 8 bits, which is not read. Save as strips.")
+        except (struct.error, zlib.error, ValueError) as cause:
+            if isinstance(cause, ImageError):
+                raise
+            raise FileFormatError(f"Cannot read {path}: {cause}. {DAMAGED}") from cause
+
+
+def _tiff_pages(data: mmap.mmap) -> Iterator[dict[int, tuple[int, ...]]]:
+    """Yield the integer tags of every page (image file directory); Pillow's reader lets pass what is cut off."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        raise ValueError("it does not start like a TIFF file")
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    word, count_code, entry_bytes, word_bytes = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    (offset,) = struct.unpack_from(order + word, data, 8 if big else 4)
+    seen: set[int] = set()
+    while offset:
+        if offset in seen:
+            raise ValueError("its pages point at each other in a circle")
+        seen.add(offset)
+        (entries,) = struct.unpack_from(order + count_code, data, offset)
+        first = offset + struct.calcsize("<" + count_code)
+        tags = {}
+        for entry in range(first, min(first + entries * entry_bytes, len(data)), entry_bytes):
+            tag, code, count = struct.unpack_from(order + "HH" + word, data, entry)
+            value_at = entry + entry_bytes - word_bytes
+            if count * _TIFF_BYTES.get(code, 1) > word_bytes:  # stored elsewhere
+                (value_at,) = struct.unpack_from(order + word, data, value_at)
+                if value_at + count * _TIFF_BYTES.get(code, 1) > len(data):
+                    raise ValueError(f"tag {tag} of a page lies beyond its end")
+            if code in _TIFF_INTEGERS:
+                tags[tag] = struct.unpack_from(f"{order}{count}{_TIFF_INTEGERS[code]}", data, value_at)
+        (offset,) = struct.unpack_from(order + word, data, first + entries * entry_bytes)
+        yield tags
+    if not seen:
+        raise ValueError("it has no page")
 
 
 def _luminance(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
@@ -295,7 +311,7 @@ def _single_channel(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
 
 def _whole_numbers(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
     if not all(np.array_equal(plane, np.rint(plane)) for plane in array):  # false for NaN
-        raise ImageError(f"{path} holds fractions or NaN and is no label map. Give a file of whole numbers.")
+        raise ImageError(f"{path} holds fractions or NaN, so it is not a label map. Give a file of whole numbers.")
     if array.min() < 0 or array.max() > np.iinfo(np.uint32).max:
         raise ImageError(f"{path} holds labels from {array.min()} to {array.max()}. Number segments from 1 upwards.")
     return array.astype(np.uint32)

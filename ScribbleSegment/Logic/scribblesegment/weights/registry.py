@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scribblesegment.errors import ScribbleSegmentError, WeightsError
-from scribblesegment.io.storage import atomic_file, user_folder
+from scribblesegment.io.storage import PathLike, atomic_file, is_temporary, user_folder
 
 FOLDER_VARIABLE = "SCRIBBLESEGMENT_WEIGHTS_DIR"
 
@@ -34,81 +34,61 @@ _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """One entry of the registry.
-
-    Attributes:
-        name: What it is asked for by.
-        description: One sentence.
-        licence: Licence of the parameters.
-        file: File name; relative to this folder where `embedded`, else in the user's weights folder.
-        embedded: Whether it comes with the package.
-        url: Where it is downloaded from; empty for embedded and imported weights.
-        sha256: Hash of the download, hexadecimal.
-        bytes: Size of the download.
-        model_card: Where it is described.
-        in_context: Name of the weights that join these once there is a context; empty if none do.
-    """
+    """One entry of the registry."""
 
     name: str
-    description: str
-    licence: str
-    file: str
-    embedded: bool = False
-    url: str = ""
-    sha256: str = ""
-    bytes: int = 0
-    model_card: str = ""
-    in_context: str = ""
+    description: str  # one sentence
+    licence: str  # of the parameters
+    file: str  # relative to this folder where `embedded`, else in the user's weights folder
+    embedded: bool = False  # whether it comes with the package
+    url: str = ""  # of the download; empty for embedded and imported weights
+    sha256: str = ""  # of the download, hexadecimal
+    bytes: int = 0  # of the download
+    model_card: str = ""  # where it is described
+    in_context: str = ""  # name of the weights that join these once there is a context; empty if none do
 
-    def path(self, weights_dir: str | os.PathLike[str] | None = None) -> Path:
-        """Tell where the file lies, or will lie."""
+    def path(self, weights_dir: PathLike | None = None) -> Path:
+        """Return where the file lies, or will lie."""
         return _HERE / self.file if self.embedded else weights_folder(weights_dir) / self.file
 
 
-def weights_folder(weights_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Tell where downloaded and imported weights are kept.
+def weights_folder(weights_dir: PathLike | None = None) -> Path:
+    """Return the folder of downloaded and imported weights.
 
-    Args:
-        weights_dir: The answer, if given; else the environment variable SCRIBBLESEGMENT_WEIGHTS_DIR, else the
-            user's data folder of the operating system.
+    It is `weights_dir` if given; else the environment variable SCRIBBLESEGMENT_WEIGHTS_DIR, else in the user's data
+    folder of the operating system.
     """
     return user_folder("weights", FOLDER_VARIABLE, weights_dir)
 
 
-def list_weights(
-    weights_dir: str | os.PathLike[str] | None = None, *, registry: str | os.PathLike[str] | None = None
-) -> list[WeightsInfo]:
+def list_weights(weights_dir: PathLike | None = None, *, registry: PathLike | None = None) -> list[WeightsInfo]:
     """List known weights: those of the registry first, then files in the user's weights folder.
 
     Args:
-        weights_dir: Folder of downloaded and imported weights; see `weights_folder`.
-        registry: Another registry file than the package's.
+        weights_dir: see `weights_folder`.
+        registry: another registry file than the package's.
 
     Raises:
-        WeightsError: If the registry cannot be read.
+        WeightsError: the registry cannot be read.
     """
     known = _read_registry(registry)[1]
     taken = {entry.file for entry in known}
     folder = weights_folder(weights_dir)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
     imported = [
         WeightsInfo(path.stem, "Imported from a file.", "as stated by its provider", path.name)
-        for path in files
-        if path.suffix in _SUFFIXES and path.name not in taken
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+        if path.suffix in _SUFFIXES and path.name not in taken and not is_temporary(path.name)
     ]
     return known + imported
 
 
 def find_weights(
-    name: str = "default",
-    weights_dir: str | os.PathLike[str] | None = None,
-    *,
-    registry: str | os.PathLike[str] | None = None,
+    name: str = "default", weights_dir: PathLike | None = None, *, registry: PathLike | None = None
 ) -> WeightsInfo:
     """Find weights by name; "default" is the registry's choice.
 
     Raises:
-        WeightsError: If there are none of that name; the message lists the known ones.
+        WeightsError: there are none of that name; the message lists the known ones.
     """
     if name == "default":
         name = _read_registry(registry)[0]
@@ -123,22 +103,22 @@ def find_weights(
 
 
 def weights_file(
-    name: str | os.PathLike[str],
+    name: PathLike,
     *,
-    weights_dir: str | os.PathLike[str] | None = None,
+    weights_dir: PathLike | None = None,
     in_context: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Find the file of a network by its name, as `fetch_weights`, or by its path, which need not exist.
+    """Return the file of a network by its name, as `fetch_weights`, or by its path, which need not exist.
 
     Args:
-        name: Name or path.
-        weights_dir: See `weights_folder`.
-        in_context: Whether the weights that join those of a name once there is a context are wanted in their place.
-        progress: See `fetch_weights`.
+        name: name or path.
+        weights_dir: see `weights_folder`.
+        in_context: whether the weights that join those of a name once there is a context are wanted in their place.
+        progress: see `fetch_weights`.
 
     Raises:
-        WeightsError: As `fetch_weights`.
+        WeightsError: as `fetch_weights`.
     """
     if is_weights_path(name):
         return Path(name)
@@ -146,7 +126,7 @@ def weights_file(
     return fetch_weights(partner or str(name), weights_dir=weights_dir, progress=progress)
 
 
-def is_weights_path(name: str | os.PathLike[str]) -> bool:
+def is_weights_path(name: PathLike) -> bool:
     """Whether this is the path of a weights file, and not a name."""
     return isinstance(name, os.PathLike) or Path(name).suffix in _SUFFIXES
 
@@ -154,30 +134,34 @@ def is_weights_path(name: str | os.PathLike[str]) -> bool:
 def fetch_weights(
     name: str = "default",
     *,
-    weights_dir: str | os.PathLike[str] | None = None,
+    weights_dir: PathLike | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
-    registry: str | os.PathLike[str] | None = None,
+    registry: PathLike | None = None,
 ) -> Path:
     """Make sure that weights are on this computer, downloading them if need be.
 
     Args:
-        name: A name of `list_weights`, or "default".
-        weights_dir: Where downloads are kept; see `weights_folder`.
-        progress: Called with the finished fraction and a text with the bytes so far.
-        cancelled: Asked between pieces; True stops the download and leaves nothing behind.
-        registry: Another registry file than the package's.
+        name: a name of `list_weights`, or "default".
+        weights_dir: see `weights_folder`.
+        progress: called with the finished fraction and a text with the bytes so far.
+        cancelled: asked between pieces; True stops the download and leaves nothing behind.
+        registry: another registry file than the package's.
 
     Returns:
         The path of the file.
 
     Raises:
-        WeightsError: If the name is unknown, an embedded file is missing, the download fails, is cancelled, or has
-            another hash than the registry's.
+        WeightsError: the name is unknown, an embedded file is missing, the download fails or is cancelled, or a file
+            has another hash than the registry's.
     """
     entry = find_weights(name, weights_dir, registry=registry)
     path = entry.path(weights_dir)
     if path.is_file():
+        if entry.sha256 and _sha256(path) != entry.sha256.lower():
+            raise WeightsError(
+                f"{path} is damaged, or not the file of {entry.name}. Delete it to have it fetched again."
+            )
         return path
     if not entry.url:
         raise WeightsError(f"The file of {entry.name} is missing: {path}. Install the package again, or import it.")
@@ -187,23 +171,21 @@ def fetch_weights(
     return path
 
 
-def import_weights(
-    source: str | os.PathLike[str], *, name: str | None = None, weights_dir: str | os.PathLike[str] | None = None
-) -> WeightsInfo:
+def import_weights(source: PathLike, *, name: str | None = None, weights_dir: PathLike | None = None) -> WeightsInfo:
     """Copy a weights file into the user's weights folder, after it has been shown to load.
 
-    This is how a network without internet access, or with a network of its own, gets a model.
+    This is how a computer without internet access, or a user with a network of their own, gets a model.
 
     Args:
-        source: A file that `checkpoints.load_network` reads.
-        name: What it will be called; the file's stem by default.
-        weights_dir: See `weights_folder`.
+        source: a file that `checkpoints.load_network` reads.
+        name: what it will be called; the file's stem by default.
+        weights_dir: see `weights_folder`.
 
     Returns:
         Its entry.
 
     Raises:
-        WeightsError: If the file does not load, or weights of that name exist already.
+        WeightsError: the file does not load, or weights of that name exist already.
     """
     from scribblesegment.weights.checkpoints import load_network
 
@@ -221,7 +203,7 @@ def import_weights(
     return find_weights(name, weights_dir)
 
 
-def _read_registry(registry: str | os.PathLike[str] | None) -> tuple[str, list[WeightsInfo]]:
+def _read_registry(registry: PathLike | None) -> tuple[str, list[WeightsInfo]]:
     path = Path(registry) if registry is not None else _HERE / "registry.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -238,6 +220,14 @@ def _entry(values: dict[str, Any]) -> WeightsInfo:
     if entry.url and (urllib.parse.urlsplit(entry.url).scheme != "https" or not entry.sha256):
         raise ValueError(f"{entry.name} must be downloaded by https and have a sha256")
     return entry
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _download(entry: WeightsInfo, target: Path, progress: Progress | None, cancelled: Cancelled | None) -> None:

@@ -1,10 +1,9 @@
-"""Tests of finding, downloading and importing weights."""
+"""Finding, downloading and importing weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -82,18 +81,12 @@ def from_server(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return "https://test"
 
 
-def test_the_embedded_weights_are_the_default_and_present() -> None:
-    entry = find_weights("default")
-    assert entry.embedded
-    assert fetch_weights().is_file()
-    assert fetch_weights().stat().st_size <= 5_000_000
-
-
-def test_every_registered_file_of_the_package_exists() -> None:
+def test_the_embedded_weights_are_present_small_and_the_default() -> None:
     embedded = [entry for entry in list_weights() if entry.embedded]
-    assert embedded
+    assert find_weights("default") in embedded
     for entry in embedded:
-        assert entry.path().is_file(), entry.name
+        assert fetch_weights(entry.name) == entry.path()
+        assert entry.path().stat().st_size <= 5_000_000
         assert entry.licence
 
 
@@ -108,10 +101,13 @@ def test_a_download_is_kept_after_its_hash_was_checked(tmp_path: Path, from_serv
     assert [file.name for file in folder.iterdir()] == ["large.pt"]
 
 
-def test_what_is_on_the_computer_is_not_downloaded_again(tmp_path: Path) -> None:
+def test_what_is_on_the_computer_is_not_downloaded_again_and_not_used_if_it_changed(tmp_path: Path) -> None:
     registry = a_registry(tmp_path, url="https://127.0.0.1:1/nobody-listens")
-    (tmp_path / "large.pt").write_bytes(b"here")
-    assert fetch_weights("large", weights_dir=tmp_path, registry=registry).read_bytes() == b"here"
+    (tmp_path / "large.pt").write_bytes(CONTENT)
+    assert fetch_weights("large", weights_dir=tmp_path, registry=registry).read_bytes() == CONTENT
+    (tmp_path / "large.pt").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(WeightsError, match=r"damaged, or not the file of large\. Delete it"):
+        fetch_weights("large", weights_dir=tmp_path, registry=registry)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +160,7 @@ def test_an_imported_file_is_found_by_its_name(tmp_path: Path) -> None:
     entry = import_weights(source, name="hospital", weights_dir=folder)
     assert entry.name == "hospital"
     assert fetch_weights("hospital", weights_dir=folder).read_bytes() == source.read_bytes()
+    (folder / f".scribblesegment-{'0' * 32}.pt").write_bytes(b"half")  # of an import that was interrupted
     names = [known.name for known in list_weights(folder)]
     assert names == ["scribble-unet-embedded", "context-unet-embedded", "hospital"]
     with pytest.raises(WeightsError, match="already"):
@@ -199,34 +196,16 @@ def test_a_missing_embedded_file_says_what_to_do(tmp_path: Path) -> None:
         fetch_weights(registry=registry)
 
 
-def test_the_folder_follows_argument_environment_and_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_found_by_path_or_by_name_and_those_that_join_in_context() -> None:
+    for in_context, expected in ((False, "scribble-unet-embedded"), (True, "context-unet-embedded")):
+        assert weights_file("some/where.pt", in_context=in_context) == Path("some/where.pt")
+        assert weights_file(Path("without-suffix"), in_context=in_context) == Path("without-suffix")
+        assert weights_file("default", in_context=in_context) == fetch_weights(expected)
+        assert weights_file("context-unet-embedded", in_context=in_context) == fetch_weights("context-unet-embedded")
+
+
+def test_the_folder_follows_argument_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "env"))
     assert weights_folder(tmp_path / "given") == tmp_path / "given"
     assert weights_folder() == tmp_path / "env"
-    monkeypatch.delenv(FOLDER_VARIABLE)
-    for platform, variable, expected in (
-        ("linux", "XDG_DATA_HOME", tmp_path / "ScribbleSegment" / "weights"),
-        ("win32", "LOCALAPPDATA", tmp_path / "ScribbleSegment" / "weights"),
-    ):
-        monkeypatch.setattr(sys, "platform", platform)
-        monkeypatch.setenv(variable, str(tmp_path))
-        assert weights_folder() == expected
-
-
-def test_an_entry_knows_where_its_file_lies(tmp_path: Path) -> None:
-    assert WeightsInfo("a", "", "", "a.pt").path(tmp_path) == tmp_path / "a.pt"
-    embedded = WeightsInfo("a", "", "", "embedded/a.pt", embedded=True).path(tmp_path)
-    assert embedded.parts[-3:-1] == ("weights", "embedded")
-
-
-def test_weights_are_found_by_path_or_by_name(tmp_path):
-    assert weights_file("some/where.pt") == Path("some/where.pt")
-    assert weights_file(tmp_path / "without-suffix") == tmp_path / "without-suffix"
-    assert weights_file("default") == fetch_weights("default")
-
-
-def test_in_context_the_weights_that_join_are_found() -> None:
-    assert weights_file("default", in_context=True) == fetch_weights("context-unet-embedded")
-    assert weights_file("context-unet-embedded", in_context=True) == fetch_weights("context-unet-embedded")
-    assert weights_file("some/where.pt", in_context=True) == Path("some/where.pt")
-    assert fetch_weights("context-unet-embedded").stat().st_size <= 5_000_000
+    assert WeightsInfo("a", "", "", "a.pt").path() == tmp_path / "env" / "a.pt"

@@ -1,0 +1,284 @@
+"""DICOM series and multi-frame images, written by pydicom as scanners and archives write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError
+from scribblesegment.io import list_series, read_labelmap, read_volume
+
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+SPACING = (0.7, 0.9)  # rows, columns
+CLASS = "1.2.840.10008.5.1.4.1.1."
+CT, ENHANCED_CT, ENHANCED_MR, ULTRASOUND, DOSE, NUCLEAR = "2", "2.1", "4.1", "6.2", "481.2", "20"
+
+
+def some_voxels(planes: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1000, (planes, 6, 8)).astype(np.int16)
+
+
+def write(path: Path, voxels: np.ndarray, kind: str = CT, **fields: Any) -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CLASS + kind
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    common = {
+        "SOPClassUID": CLASS + kind, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.1", "Modality": "CT", "Rows": voxels.shape[-2], "Columns": voxels.shape[-1],
+        "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16, "BitsStored": 16,
+        "HighBit": 15, "PixelRepresentation": 1,
+    }  # fmt: skip
+    for keyword, value in {**common, **fields}.items():
+        if value is not None:
+            setattr(data, keyword, value)
+    data.PixelData = voxels.astype("<i2").tobytes()
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def a_slice(path: Path, plane: np.ndarray, position, axes=AXIAL, **fields: Any) -> Path:
+    place = {"ImagePositionPatient": list(position), "ImageOrientationPatient": [*axes[0], *axes[1]]}
+    return write(path, plane, **{"PixelSpacing": list(SPACING), **place, **fields})
+
+
+def a_series(folder: Path, voxels: np.ndarray, step=(0.0, 0.0, 3.0), axes=AXIAL, **fields: Any) -> Path:
+    """Write slices whose file names run against the order in the patient."""
+    folder.mkdir(exist_ok=True)
+    prefix = str(fields.get("SeriesInstanceUID", "a")).replace(".", "_")
+    for k, plane in enumerate(voxels):
+        position = np.array((10.0, 20.0, 30.0)) + k * np.asarray(step)
+        a_slice(folder / f"{prefix}_{99 - k}.dcm", plane, position, axes, InstanceNumber=k + 1, **fields)
+    return folder
+
+
+def expected_matrix(step, axes=AXIAL) -> np.ndarray:
+    lps = np.eye(4)
+    lps[:3, :3] = np.column_stack([np.array(axes[0]) * SPACING[1], np.array(axes[1]) * SPACING[0], step])
+    lps[:3, 3] = (10, 20, 30)
+    return np.diag((-1.0, -1, 1, 1)) @ lps
+
+
+# --- Series ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "axes"),
+    [
+        ((0.0, 0.0, 3.0), AXIAL),
+        ((0.0, 2.5, 0.0), CORONAL),
+        ((0.0, 0.6, 3.0), AXIAL),  # tilted gantry
+    ],
+)
+def test_a_series_is_read_in_the_order_and_at_the_place_of_its_slices(tmp_path, step, axes):
+    volume = read_volume(a_series(tmp_path / "Jörg 医学", some_voxels(), step, axes))
+    np.testing.assert_array_equal(volume.array, some_voxels())
+    np.testing.assert_allclose(volume.ijk_to_ras, expected_matrix(step, axes), atol=1e-5)
+    assert volume.is_sheared == (step[1] == 0.6)
+
+
+def test_slices_without_positions_come_in_the_order_of_their_numbers(tmp_path):
+    volume = read_volume(a_series(tmp_path, some_voxels(3), ImageOrientationPatient=None))
+    np.testing.assert_array_equal(volume.array, some_voxels(3))
+
+
+@pytest.mark.parametrize("name", ["slice.dcm", "IM0001"])
+def test_a_single_file_is_one_slice_whatever_its_name(tmp_path, name):
+    fields = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+    volume = read_volume(a_slice(tmp_path / name, some_voxels()[0], (1.0, 2.0, 3.0), **fields))
+    np.testing.assert_array_equal(volume.array[0], some_voxels()[0] * 2.0 - 1024)
+    np.testing.assert_allclose(volume.origin_ras, (-1, -2, 3))
+    assert volume.slice("k", 0).spacing_mm == SPACING
+
+
+def test_several_series_are_listed_and_one_is_chosen_by_number_or_uid(tmp_path):
+    thorax = {"SeriesInstanceUID": "1.2.3.1", "SeriesDescription": "Thorax", "SeriesNumber": 12}
+    scout = {"SeriesInstanceUID": "1.2.3.2", "SeriesDescription": "", "SeriesNumber": 2}
+    a_series(tmp_path, some_voxels(3), **thorax)
+    a_series(tmp_path, some_voxels(2) + 1, **scout)
+    listed = r"2 DICOM series: 2: without description \(CT, 8 x 6 x 2\), 1\.2\.3\.2; 12: Thorax \(CT, 8 x 6 x 3\), 1"
+    with pytest.raises(FileFormatError, match=listed + r".*--series"):
+        read_volume(tmp_path)
+    for choice in ({"series": 2}, {"series": "2"}, {"series": "1.2.3.2"}, {"series_id": "1.2.3.2"}):
+        np.testing.assert_array_equal(read_volume(tmp_path, **choice).array, some_voxels(2) + 1)
+    with pytest.raises(FileFormatError, match=r"No series 9.*Thorax"):
+        read_volume(tmp_path, series=9)
+    first, second = list_series(tmp_path)
+    assert (first.number, first.description, first.size, first.files) == (2, "", (8, 6, 2), 2)
+    assert (second.uid, second.modality, second.description) == ("1.2.3.1", "CT", "Thorax")
+    a_series(tmp_path, some_voxels(1), SeriesInstanceUID="1.2.3.3", SeriesNumber=2)
+    with pytest.raises(FileFormatError, match=r"2 series in .* have the number 2.*UID"):
+        read_volume(tmp_path, series=2)
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path):
+    for read in (read_volume, read_labelmap, list_series):
+        with pytest.raises(FileFormatError, match="No DICOM series"):
+            read(tmp_path)
+        (tmp_path / "notes.txt").write_text("nothing")
+
+
+def test_missing_repeated_and_turned_slices_are_noticed(tmp_path):
+    a_series(tmp_path / "gap", some_voxels(6))
+    (tmp_path / "gap" / "a_96.dcm").unlink()
+    a_series(tmp_path / "twice", some_voxels(3))
+    a_slice(tmp_path / "twice" / "again.dcm", some_voxels()[0], (10.0, 20.0, 33.0), InstanceNumber=9)
+    a_series(tmp_path / "turned", some_voxels(2))
+    a_slice(tmp_path / "turned" / "other.dcm", some_voxels()[0], (10.0, 20.0, 36.0), CORONAL)
+    for name, error, message in (
+        ("gap", GeometryError, r"mostly 3\.000 mm apart, but 6\.000 mm after slice 3"),
+        ("twice", ImageError, r"2 slices at the position \[10.0, 20.0, 33.0\]"),
+        ("turned", GeometryError, "not parallel"),
+    ):
+        with pytest.raises(error, match=message):
+            read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("spacing", [[0, 1], [-1, 1], ["nan", 1], ["1e-30", 1], ["1e30", 1]])
+def test_an_impossible_pixel_spacing_is_refused(tmp_path, spacing):
+    for name in ("a", "b"):
+        a_slice(tmp_path / name, some_voxels()[0], (1.0, 2.0, 3.0 + (name == "b")), PixelSpacing=spacing)
+    for path in (tmp_path / "a", tmp_path):
+        with pytest.raises(GeometryError, match=r"pixel spacing|not possible"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.95])
+def test_a_truncated_slice_is_refused(tmp_path, fraction):
+    path = a_slice(tmp_path / "slice.dcm", some_voxels()[0], (1.0, 2.0, 3.0))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    with pytest.raises(FileFormatError, match="again"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("number", [99, 97, 95])
+@pytest.mark.parametrize("cut", [-20, 500])
+def test_a_truncated_slice_among_good_ones_is_named(tmp_path, number, cut):
+    path = a_series(tmp_path, some_voxels(5)) / f"a_{number}.dcm"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(FileFormatError, match=path.name):
+        read_volume(tmp_path)
+
+
+def test_files_of_another_kind_do_no_harm_and_slices_of_another_size_are_refused(tmp_path):
+    a_series(tmp_path, some_voxels(3))
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10")
+    (tmp_path / "report").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "readme.txt").write_text("hello")
+    assert read_volume(tmp_path).shape == (3, 6, 8)
+    a_slice(tmp_path / "odd.dcm", np.zeros((9, 9), np.int16), (10.0, 20.0, 39.0), InstanceNumber=4)
+    with pytest.raises(FileFormatError, match="again"):
+        read_volume(tmp_path)
+
+
+# --- Many frames in a file -------------------------------------------------------------------------------------------
+
+
+def an_item(**fields: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in fields.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def a_multiframe(
+    path: Path, voxels, positions, kind=ENHANCED_CT, scales=None, axes=AXIAL, turned=None, spacing=SPACING
+) -> Path:
+    """Write the frames as they come, with a functional group each."""
+    volume = "Volume" if kind == ULTRASOUND else ""
+    place, direction = f"ImagePosition{volume or 'Patient'}", f"ImageOrientation{volume or 'Patient'}"
+    frames = []
+    for number, position in enumerate(positions):
+        frame = an_item(**{f"PlanePosition{volume}Sequence": [an_item(**{place: list(map(float, position))})]})
+        if scales is not None:
+            slope, intercept = scales[number]
+            item = an_item(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="US")
+            frame.PixelValueTransformationSequence = [item]
+        if turned == number:
+            frame.PlaneOrientationSequence = [an_item(ImageOrientationPatient=[*CORONAL[0], *CORONAL[1]])]
+        frames.append(frame)
+    shared = an_item(PixelMeasuresSequence=[an_item(PixelSpacing=list(spacing), SliceThickness=1)])
+    setattr(shared, f"PlaneOrientation{volume}Sequence", [an_item(**{direction: [*axes[0], *axes[1]]})])
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    return write(path, voxels, kind, NumberOfFrames=len(voxels), **groups)
+
+
+ORDER = [2, 0, 3, 1, 4]
+
+
+@pytest.mark.parametrize("kind", [ENHANCED_CT, ENHANCED_MR, ULTRASOUND])
+@pytest.mark.parametrize(("step", "axes"), [((0.0, 0.0, 5.0), AXIAL), ((0.0, 2.5, 0.0), CORONAL), ((0, 0.6, 3), AXIAL)])
+@pytest.mark.parametrize("scaled", ["not", "alike", "each"])
+def test_frames_are_sorted_placed_and_rescaled_by_their_functional_groups(tmp_path, kind, step, axes, scaled):
+    positions = [np.array((10.0, 20.0, 30.0)) + k * np.asarray(step) for k in range(5)]
+    scales = {"not": [(1, 0)] * 5, "alike": [(2, -1000)] * 5, "each": [(1, -1024), (2, 0), (0.5, 10), (1, 3), (3, 1)]}
+    chosen = scales[scaled]
+    a_multiframe(
+        tmp_path / "a.dcm",
+        some_voxels()[ORDER],
+        [positions[k] for k in ORDER],
+        kind,
+        None if scaled == "not" else [chosen[k] for k in ORDER],
+        axes,
+    )
+    for path in (tmp_path / "a.dcm", tmp_path):
+        volume = read_volume(path)
+        expected = np.stack([plane * slope + add for plane, (slope, add) in zip(some_voxels(), chosen, strict=True)])
+        np.testing.assert_allclose(volume.array, expected, atol=1e-3)
+        np.testing.assert_allclose(volume.ijk_to_ras, expected_matrix(step, axes), atol=1e-5)
+    assert list_series(tmp_path)[0].size == (8, 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("heights", "options", "error", "message"),
+    [
+        ((0, 1, 2, 4, 5), {}, GeometryError, r"frames .* not evenly spaced: mostly 1\.000 mm apart, but 2\.000 mm"),
+        ((0, 1, 1, 2, 3), {}, ImageError, r"2 frames at the position \[0\.0, 0\.0, 1\.0\]"),
+        ((0, 1, 2, 3, 4), {"turned": 2}, GeometryError, "frames .* not parallel"),
+        ((0, 1, 2, 3, 4), {"spacing": (0, 1)}, GeometryError, "pixel spacing"),
+    ],
+)
+def test_frames_that_form_no_volume_are_refused(tmp_path, heights, options, error, message):
+    path = a_multiframe(tmp_path / "a.dcm", some_voxels(), [(0, 0, height) for height in heights], **options)
+    with pytest.raises(error, match=message):
+        read_volume(path)
+
+
+def test_a_dose_is_placed_by_its_offsets_and_a_gap_in_it_is_noticed(tmp_path):
+    place = {"ImagePositionPatient": [10, 20, 30], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "NumberOfFrames": 3}
+    place |= {"PixelSpacing": list(SPACING), "DoseGridScaling": 1, "Modality": "RTDOSE"}
+    for offsets in ([0, 2.5, 5], [30, 32.5, 35]):
+        volume = read_volume(
+            write(tmp_path / "a.dcm", abs(some_voxels(3)), DOSE, GridFrameOffsetVector=offsets, **place)
+        )
+        np.testing.assert_array_equal(volume.array, abs(some_voxels(3)))
+        np.testing.assert_allclose(volume.ijk_to_ras, expected_matrix((0, 0, 2.5)), atol=1e-5)
+    with pytest.raises(GeometryError, match="not evenly spaced"):
+        read_volume(write(tmp_path / "a.dcm", some_voxels(3), DOSE, GridFrameOffsetVector=[0, 2.5, 7.5], **place))
+
+
+def test_slices_of_nuclear_medicine_are_sorted_by_their_numbers(tmp_path):
+    detector = an_item(ImagePositionPatient=[10, 20, 36], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    fields = {"NumberOfFrames": 3, "PixelSpacing": list(SPACING), "SpacingBetweenSlices": 3, "SliceVector": [3, 1, 2]}
+    fields |= {"DetectorInformationSequence": [detector], "Modality": "NM"}
+    volume = read_volume(write(tmp_path / "a.dcm", some_voxels(3), NUCLEAR, **fields))
+    np.testing.assert_array_equal(volume.array, some_voxels(3)[[1, 2, 0]])
+    np.testing.assert_allclose(volume.ijk_to_ras, expected_matrix((0, 0, 3)), atol=1e-5)
+    fields["SliceVector"] = [1, 2, 2]
+    with pytest.raises(ImageError, match="2 frames at the position"):
+        read_volume(write(tmp_path / "a.dcm", some_voxels(3), NUCLEAR, **fields))
+
+
+def test_frames_without_any_place_come_as_they_are_and_several_such_files_are_refused(tmp_path):
+    volume = read_volume(write(tmp_path / "a.dcm", some_voxels(3), "7.3", NumberOfFrames=3))
+    np.testing.assert_array_equal(volume.array, some_voxels(3))
+    write(tmp_path / "b.dcm", some_voxels(3), "7.3", NumberOfFrames=3)
+    with pytest.raises(ImageError, match="2 files, some with several frames"):
+        read_volume(tmp_path)
