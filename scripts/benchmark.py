@@ -60,7 +60,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
     from scribblesegment import Predictor, Prompts, load_predictor
     from scribblesegment.models.encoding import CHANNELS
-    from scribblesegment.models.scribble_unet import ScribbleUNet
+    from scribblesegment.models.unet import ScribbleUNet
 
     side = arguments.side
     image = np.random.default_rng(0).normal(40.0, 200.0, (side, side)).astype(np.int16)
@@ -462,7 +462,7 @@ def _draw_prompts(
 ) -> tuple[int, float, float, float]:
     """Give the number of sets drawn in some seconds, the seconds taken, and the CPU seconds of each round."""
     from scribblesegment.simulation import simulate_corrections, simulate_first_round
-    from scribblesegment.simulation.fields import gaussian_blur, smooth_noise
+    from scribblesegment.simulation.scribbles import gaussian_blur, smooth_noise
 
     rng = np.random.default_rng(seed)
     cases: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
@@ -492,7 +492,7 @@ def _masks(folder: Path | None) -> list[NDArray[np.bool_]]:
 
         halved = [one.reference[::2, ::2] for one in label_examples(folder, per_set=12)]
         return [mask for mask in halved if mask.any()]
-    from scribblesegment.simulation.fields import smooth_noise
+    from scribblesegment.simulation.scribbles import smooth_noise
 
     rng, side = np.random.default_rng(0), _SIMULATION_SIDE
     fields = [smooth_noise((side, side), rng.uniform(4, 16), rng) for _ in range(_SIMULATION_CASES)]

@@ -21,8 +21,8 @@ from scipy.special import expit
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, DatasetError
-from scribblesegment.simulation.regions import bounding_slices
-from scribblesegment.simulation.rounds import simulate_corrections, simulate_first_round
+from scribblesegment.simulation.scribbles import bounding_slices
+from scribblesegment.simulation.user import simulate_corrections, simulate_first_round
 from scribblesegment.weights.checkpoints import load_network, redescribe_network
 from studies.common import FloatArray, Mask
 from studies.data import PREFIX, Example

@@ -23,10 +23,15 @@ from scribblesegment.data.masks import expected_dice
 from scribblesegment.data.preprocessing import SliceGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, ImageError, PromptError
-from scribblesegment.simulation.boxes import MAX_ENLARGEMENT, enclosing_box
-from scribblesegment.simulation.clicks import MIN_SEPARATION, largest_component_center, random_clicks
-from scribblesegment.simulation.rounds import simulate_scribble
+from scribblesegment.simulation.clicks_boxes import (
+    MAX_ENLARGEMENT,
+    MIN_SEPARATION,
+    enclosing_box,
+    largest_component_center,
+    random_clicks,
+)
 from scribblesegment.simulation.scribbles import VISIBLE, ScribbleConfig, centerline_scribble, limit_pixels
+from scribblesegment.simulation.user import simulate_scribble
 from studies.common import PIXEL_MM, FloatArray, Mask, dice
 from studies.methods import Method
 

@@ -31,9 +31,8 @@ from scribblesegment.io.storage import atomic_file
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
-from scribblesegment.simulation.fields import gaussian_blur, smooth_noise
-from scribblesegment.simulation.rounds import simulate_scribble
-from scribblesegment.simulation.scribbles import VISIBLE, ScribbleConfig
+from scribblesegment.simulation.scribbles import VISIBLE, ScribbleConfig, gaussian_blur, smooth_noise
+from scribblesegment.simulation.user import simulate_scribble
 from scribblesegment.training.corpus import load_set, subjects_of
 from studies.common import PIXEL_MM, FloatArray, Mask, Row, Unit, dice, generator
 

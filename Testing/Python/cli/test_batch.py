@@ -180,13 +180,13 @@ def test_several_workers_need_dask_and_one_does_not(folders, monkeypatch, capsys
         assert run(*folders.arguments(*options), load=load_threshold) == 2
         assert "scribblesegment[batch]" in error_of(capsys)
     assert not folders.output.exists()
-    monkeypatch.setattr("scribblesegment.batch.cluster.has_dask", lambda: False)
+    monkeypatch.setattr("scribblesegment.batch.run.has_dask", lambda: False)
     folders.run(load_threshold, workers=None)
     assert set(statuses(folders.output).values()) == {"done"}
 
 
 def test_a_graphics_card_or_a_single_image_needs_no_workers(monkeypatch):
-    monkeypatch.setattr("scribblesegment.batch.cluster.has_dask", lambda: True)
+    monkeypatch.setattr("scribblesegment.batch.run.has_dask", lambda: True)
     monkeypatch.setattr(
         "scribblesegment.inference.devices.resolve_device", lambda name: "cuda" if name == "auto" else name
     )

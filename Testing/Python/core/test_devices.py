@@ -10,7 +10,7 @@ import torch
 from scribblesegment.errors import DeviceError
 from scribblesegment.inference import devices
 from scribblesegment.inference.devices import ExecutionPlan, choose_plan, device_problem, prepare, resolve_device, run
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from scribblesegment.inference import predictor
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Prediction, Predictor
 from scribblesegment.models.encoding import PREVIOUS_LOGITS
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
 PLAIN = ExecutionPlan()

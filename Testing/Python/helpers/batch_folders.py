@@ -11,8 +11,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from propagation_phantoms import ball
 
-from scribblesegment.batch.records import FOLDER
-from scribblesegment.batch.results_table import RESULTS
+from scribblesegment.batch.records import FOLDER, RESULTS
 from scribblesegment.cli.batch import batch
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.files import write_context_file

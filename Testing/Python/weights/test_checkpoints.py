@@ -17,9 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scribblesegment.errors import FileFormatError, WeightsError
-from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
+from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig, UniverSeg, UniverSegConfig
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights.checkpoints import (
     CHECKSUM_KEY,
     METADATA_KEY,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scribblesegment.errors import WeightsError
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights import registry as manager
 from scribblesegment.weights.registry import (
     FOLDER_VARIABLE,

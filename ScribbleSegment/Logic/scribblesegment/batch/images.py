@@ -20,15 +20,10 @@ _HEADER_BYTES = 1 << 20
 
 @dataclass(frozen=True, order=True)
 class BatchImage:
-    """One image of a folder.
+    """One image of a folder."""
 
-    Attributes:
-        name: Its path from the folder, with "/" on every operating system; by it results are told apart.
-        path: File, or folder with a DICOM series.
-    """
-
-    name: str
-    path: Path
+    name: str  # its path from the folder, with "/" on every operating system; identifies its record and result
+    path: Path  # a file, or a folder with a DICOM series
 
     @property
     def result_name(self) -> str:
@@ -41,12 +36,7 @@ def find_images(folder: Path, *, recursive: bool, leave_out: Path | None = None)
 
     Images are files of a known extension, and folders that directly hold DICOM files, which are one image each. Without
     `recursive` only the folder itself is searched, and for DICOM also the folders directly in it. Segmentations
-    (.seg.nrrd) and what begins with a dot are no images.
-
-    Args:
-        folder: Where to search.
-        recursive: Whether folders inside are searched too, however deep.
-        leave_out: A folder that is not searched: where results are written.
+    (.seg.nrrd) and what begins with a dot are no images. The folder `leave_out`, where results go, is not searched.
 
     Raises:
         FileFormatError: The folder is missing or cannot be listed.
@@ -57,11 +47,12 @@ def find_images(folder: Path, *, recursive: bool, leave_out: Path | None = None)
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as cause:
         raise FileFormatError(f"Cannot read {folder}: {cause.strerror or cause}. Check its permissions.") from cause
-    skipped = None if leave_out is None or leave_out.resolve() == folder.resolve() else leave_out.resolve()
+    root = folder.resolve()
+    skipped = {root} if leave_out is None else {root, leave_out.resolve()}
     found = [BatchImage(entry.name, Path(entry.path)) for entry in entries if _is_image_file(entry)]
-    found += _inside(entries, prefix="", recursive=recursive, skipped=skipped, seen={folder.resolve()})
+    found += _images_below(entries, prefix="", recursive=recursive, skipped=skipped)
     if any(map(_is_dicom, entries)):
-        name, taken = folder.resolve().name or "image", {image.name for image in found}
+        name, taken = root.name or "image", {image.name for image in found}
         while name in taken:
             name += "_"
         found.append(BatchImage(name, folder))
@@ -81,13 +72,14 @@ def files_of(path: Path) -> list[Path]:
     with open(path, "rb") as file:
         header = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
     beside = [Path(entry.path) for entry in os.scandir(path.parent) if entry.is_file() and Path(entry.path) != path]
-    # A numbered list of files, as "slice%03d.raw", may mean any of them.
-    named = beside if "%" in header else [other for other in beside if _names(header, other.name)]
-    return sorted([path, *named])
+    if "%" not in header:  # a numbered list of files, as "slice%03d.raw", may mean any of them
+        # A name counts where it stands by itself or at the end of a path.
+        beside = [one for one in beside if re.search(rf"(?<![^\s/\\=:]){re.escape(one.name)}(?![^\s])", header)]
+    return sorted([path, *beside])
 
 
-def _inside(
-    entries: list[os.DirEntry[str]], *, prefix: str, recursive: bool, skipped: Path | None, seen: set[Path]
+def _images_below(
+    entries: list[os.DirEntry[str]], *, prefix: str, recursive: bool, skipped: set[Path]
 ) -> Iterator[BatchImage]:
     """Images in the folders among `entries`, whose names begin with `prefix`."""
     for entry in entries:
@@ -95,25 +87,24 @@ def _inside(
             continue
         path, name = Path(entry.path), prefix + entry.name
         real = path.resolve()
-        if real == skipped or real in seen:  # a link may lead back
+        if real in skipped:  # the results, or a link that leads back
             continue
         try:
             below = sorted(os.scandir(path), key=lambda one: one.name)
         except OSError:
-            yield BatchImage(name, path)  # reading it will tell why it cannot be read
+            yield BatchImage(name, path)  # its record will say why it cannot be read
             continue
         if any(map(_is_dicom, below)):
             yield BatchImage(name, path)
         if recursive:
             yield from (BatchImage(f"{name}/{one.name}", Path(one.path)) for one in below if _is_image_file(one))
-            yield from _inside(below, prefix=name + "/", recursive=True, skipped=skipped, seen={*seen, real})
+            yield from _images_below(below, prefix=name + "/", recursive=True, skipped={*skipped, real})
 
 
 def _is_image_file(entry: os.DirEntry[str]) -> bool:
     name = entry.name.lower()
-    if name.startswith(".") or name.endswith((SEGMENTATION, ".dcm")):
-        return False
-    return name.endswith(READ_EXTENSIONS) and entry.is_file()
+    is_image = name.endswith(READ_EXTENSIONS) and not name.endswith((SEGMENTATION, ".dcm"))
+    return is_image and not name.startswith(".") and entry.is_file()
 
 
 def _is_dicom(entry: os.DirEntry[str]) -> bool:
@@ -121,16 +112,9 @@ def _is_dicom(entry: os.DirEntry[str]) -> bool:
     name = entry.name.lower()
     if name.startswith(".") or not entry.is_file():
         return False
-    if name.endswith(".dcm"):
-        return True
-    if name.endswith(READ_EXTENSIONS):
-        return False
+    if name.endswith((".dcm", *READ_EXTENSIONS)):
+        return name.endswith(".dcm")
     try:
         return is_dicom_file(entry.path)
     except OSError:
         return False
-
-
-def _names(header: str, name: str) -> bool:
-    """Whether the name of a file stands by itself in a header, or at the end of a path."""
-    return re.search(rf"(?<![^\s/\\=:]){re.escape(name)}(?![^\s])", header) is not None

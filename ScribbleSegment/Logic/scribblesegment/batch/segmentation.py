@@ -1,7 +1,7 @@
 """One image, segmented from context sets.
 
-A first look predicts every slice by itself. What it found is cleaned of small pieces, slices that can be trusted are
-accepted (`scribblesegment.batch.acceptance`), and propagation makes the others anew from these. A picture, or any other
+Every slice is first predicted by itself, from the context sets alone. Small components are dropped from what was found,
+slices that can be trusted are accepted, and propagation predicts the others again from these. A picture, or any other
 image of one slice, is predicted once.
 """
 
@@ -10,50 +10,76 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.batch.acceptance import AcceptanceConfig, choose_accepted
-from scribblesegment.batch.first_look import FirstLook
-from scribblesegment.batch.pieces import is_scattered
-from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.volume import Volume
-from scribblesegment.errors import ContextError
-from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator, SlicePredictor
+from scribblesegment.context.context_set import ContextSet, SliceContext, same_entries
+from scribblesegment.data.masks import drop_small_components, resolve_labels
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.volume import SliceImage, Volume
+from scribblesegment.errors import ConfigError, ContextError
+from scribblesegment.inference.predictor import Predictor
+from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator
+from scribblesegment.propagation.confidence import confidence_of, overlap_of
+from scribblesegment.propagation.prior import ShapePrior
+
+Mask = NDArray[np.bool_]
+FloatArray = NDArray[np.floating[Any]]
+
+# A structure is scattered if more than this part of the context's masks show it so.
+_SCATTERED_MASKS = 0.25
+
+
+@dataclass(frozen=True)
+class AcceptanceConfig:
+    """Which slices predicted by themselves are accepted, and which are predicted again.
+
+    A slice's trust is its confidence, halved where the adjacent slices show nothing of the same shape. Consecutive
+    slices that show the structure are a span. ConfigError if a value is out of range.
+    """
+
+    # A connected component with less than this part of the largest one's voxels is dropped, unless the context shows
+    # that the structure has such components.
+    lesser_piece: float = 0.25
+    bridge: int = 1  # so many slices in a row without the structure divide neither a component nor a span
+    least_trust: float = 0.35  # slices of a span are accepted only if one of them is trusted at least this much
+    near_usual: float = 1.0  # slices inside a span are accepted from this part of its median trust
+    most: int | None = None  # only so many of the most trusted slices of a span are accepted; None for all
+    apart: float = 0.0  # they are at least this part of the span's length apart
+    # Slices before the first and behind the last accepted one are predicted again, to wherever the structure then ends;
+    # otherwise they stay as they were predicted first.
+    beyond: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("lesser_piece", "least_trust", "near_usual", "apart"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a part, from 0 to 1.")
+        for name, value, lowest in (("bridge", self.bridge, 0), ("most", self.most, 1)):
+            if value is not None and value < lowest:
+                raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How images are segmented.
+    """How images are segmented."""
 
-    Attributes:
-        propagation: How slices are carried on; its threshold and context limit hold for the first look as well.
-        acceptance: Which slices of the first look are carried on.
-    """
-
+    # Threshold and context limit hold for slices predicted by themselves as well.
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentedImage:
-    """What became of an image.
+class SegmentedImage(NamedTuple):
+    """What was found in an image."""
 
-    Attributes:
-        axis: Axis of the array its slices were taken along.
-        labels: uint8 or uint16 (K, J, I): 1 for the first structure, 2 for the second, and so on.
-        confidence: For each structure, in [0, 1] by ascending index, of the slices in which it was found.
-    """
-
-    axis: int
-    labels: NDArray[Any]
-    confidence: tuple[Mapping[int, float], ...]
+    labels: NDArray[Any]  # uint8 or uint16 (K, J, I): 1 for the first structure, 2 for the second, and so on
+    confidence: tuple[Mapping[int, float], ...]  # by structure and ascending index, of slices in which it was found
 
 
 def context_axis(contexts: Sequence[ContextSet]) -> int | None:
-    """Tell the axis of the array most entries were cut along; None if they are no slices of volumes.
+    """The axis of the array most entries were cut along; None if they are no slices of volumes.
 
     Raises:
         ContextError: The sets were made along different axes.
@@ -64,18 +90,16 @@ def context_axis(contexts: Sequence[ContextSet]) -> int | None:
         if counts:
             axes[context.label_name] = min(counts, key=lambda axis: (-counts[axis], axis))
     if len(set(axes.values())) > 1:
-        told = ", ".join(f"{name!r} along {'kji'[axis]}" for name, axis in axes.items())
-        raise ContextError(f"The context sets were made along different axes: {told}. Give --axis k, j or i.")
+        listed = ", ".join(f"{name!r} along {'kji'[axis]}" for name, axis in axes.items())
+        raise ContextError(f"The context sets were made along different axes: {listed}. Give --axis k, j or i.")
     return next(iter(axes.values()), None)
 
 
 def image_axis(volume: Volume, preferred: int | None) -> int:
     """Choose the axis slices are taken along.
 
-    Args:
-        volume: The image.
-        preferred: The axis to take if the image has several slices along each; None for the one with the largest
-            spacing (of equal ones the first), along which volumes are usually cut.
+    An axis of one slice comes first, then the preferred one, then the one with the largest spacing (of equal ones the
+    first), along which volumes are usually cut.
     """
     flat = [axis for axis in range(3) if volume.shape[axis] == 1]
     if flat:
@@ -83,36 +107,17 @@ def image_axis(volume: Volume, preferred: int | None) -> int:
     if preferred is not None:
         return preferred
     spacing = volume.spacing_kji_mm
-    largest = max(spacing)
-    return next(axis for axis in range(3) if spacing[axis] >= largest * (1 - 1e-6))  # headers round
+    return next(axis for axis in range(3) if spacing[axis] >= max(spacing) * (1 - 1e-6))  # headers round
 
 
 def segment_image(
-    predictor: SlicePredictor,
-    volume: Volume,
-    contexts: Sequence[ContextSet],
-    axis: int,
-    config: BatchConfig,
+    predictor: Predictor, volume: Volume, contexts: Sequence[ContextSet], axis: int, config: BatchConfig
 ) -> SegmentedImage:
-    """Segment one structure for each context set.
+    """Segment one structure for each context set (none of them empty), slice by slice along an axis of the array.
 
     Structures do not overlap: of several that claim a pixel, the larger logit decides.
-
-    Args:
-        predictor: Segments in context.
-        volume: The image.
-        contexts: Of each structure; one at least, none of them empty.
-        axis: Axis of the array the slices lie along.
-        config: Settings.
     """
-    first = FirstLook(
-        predictor,
-        volume,
-        axis,
-        contexts,
-        context_limit=config.propagation.context_limit,
-        threshold=config.propagation.threshold,
-    )
+    predicted = ContextPrediction(predictor, volume, axis, contexts, config.propagation)
     labels = np.zeros(volume.shape, np.uint8 if len(contexts) <= np.iinfo(np.uint8).max else np.uint16)
     planes = np.moveaxis(labels, axis, 0)
     confidence: list[dict[int, float]] = [{} for _ in contexts]
@@ -121,23 +126,193 @@ def segment_image(
     for number, context in enumerate(contexts):
         accepted = {0: True}
         if is_volume:
-            rule = config.acceptance
-            if not is_scattered(context, rule.lesser_piece):
-                first.drop_lesser_pieces(number, bridge=rule.bridge, part=rule.lesser_piece)
-            accepted = choose_accepted(first.looks(number), rule)
-        masks = {index: first.mask(number, index) for index in accepted}
-        for index, is_shown in accepted.items():
-            if is_shown and masks[index].any():
+            if not _is_scattered(context, config.acceptance.lesser_piece):
+                predicted.clean_up(number, config.acceptance)
+            areas, sure = predicted.areas[number], predicted.confidence[number]
+            accepted = choose_accepted(areas, sure, predicted.overlaps(number), config.acceptance)
+        masks = {index: predicted.mask(number, index) for index in accepted}
+        for index, is_present in accepted.items():
+            if is_present and masks[index].any():
                 planes[index][masks[index]] = number + 1
-                confidence[number][index] = first.confidence(number, index)
+                confidence[number][index] = predicted.confidence[number][index]
         if accepted and is_volume:
             annotated[number + 1] = AnnotatedSegment(masks, context.label_name, context)
     if annotated:
-        run = Propagator(predictor, config=config.propagation).iterate_segments(volume, annotated, axis)
+        run = Propagator(predictor, config=config.propagation).iterate(volume, annotated, axis)
         for label, result in run.finish().items():
             for index, found in result.slices.items():
                 mask = found.mask
                 if mask.any():  # it may have lost all pixels to another structure
                     planes[index][mask] = label
                     confidence[label - 1][index] = found.confidence
-    return SegmentedImage(axis, labels, tuple(dict(sorted(one.items())) for one in confidence))
+    return SegmentedImage(labels, tuple(dict(sorted(one.items())) for one in confidence))
+
+
+def _is_scattered(context: ContextSet, part: float) -> bool:
+    """Whether a structure has components smaller than `part` of the largest one, as lesions and vessels have."""
+    from scipy import ndimage
+
+    masks = [entry.mask for entry in context if entry.mask.any()]
+    sizes = [np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks]
+    return sum(bool(one.min() < part * one.max()) for one in sizes) > _SCATTERED_MASKS * len(masks)
+
+
+class ContextPrediction:
+    """Every slice of a volume predicted by itself, from the context sets alone."""
+
+    areas: list[list[int]]  # by structure and slice, pixels of the mask
+    confidence: list[list[float]]  # by structure and slice, the expected Dice coefficient in [0, 1]; 0 without a mask
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        volume: Volume,
+        axis: int,
+        contexts: Sequence[ContextSet],
+        config: PropagationConfig,
+    ) -> None:
+        """Predict all slices; of structures that claim the same pixel, the larger logit decides."""
+        self.areas, self.confidence = [[] for _ in contexts], [[] for _ in contexts]
+        # Packed, eight pixels a byte, and None where empty: the masks of a whole volume take a lot of memory.
+        self._packed: list[list[NDArray[np.uint8] | None]] = [[] for _ in contexts]
+        height, width = (side for other, side in enumerate(volume.shape) if other != axis)
+        self._shape = (height, width)
+        self._predictor, self._config = predictor, config
+        self._active: ContextSet | None = None
+        predictor.set_context(None)  # what an earlier image left there would be encoded for this one
+        intensities = IntensityRange.estimate(volume.array)
+        choices = [SliceContext(context) for context in contexts]
+        for index in range(volume.shape[axis]):
+            self._predict(volume.slice(axis, index), choices, intensities)
+
+    def mask(self, structure: int, index: int) -> Mask:
+        """The mask of a structure in a slice, a new array bool (H, W)."""
+        packed = self._packed[structure][index]
+        if packed is None:
+            return np.zeros(self._shape, bool)
+        return np.unpackbits(packed, count=int(np.prod(self._shape))).reshape(self._shape).astype(bool)
+
+    def overlaps(self, structure: int) -> list[float]:
+        """Dice coefficients of each slice's mask and the next one's; 0 where one of them is empty."""
+        areas, found = self.areas[structure], []
+        mask = self.mask(structure, 0)
+        for index in range(1, len(areas)):
+            before, mask = mask, self.mask(structure, index)
+            found.append(overlap_of(before, mask) if areas[index - 1] and areas[index] else 0.0)
+        return found
+
+    def clean_up(self, structure: int, config: AcceptanceConfig) -> None:
+        """Drop components, connected in three dimensions, that are small beside the structure's largest one."""
+        areas = self.areas[structure]
+        present = [index for index, area in enumerate(areas) if area]
+        if not present:
+            return
+        # Only the box around the structure is unpacked.
+        union = np.zeros(self._shape, bool)
+        for index in present:
+            union |= self.mask(structure, index)
+        rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        first = present[0]
+        masks = np.stack([self.mask(structure, index)[box] for index in range(first, present[-1] + 1)])
+        kept = drop_small_components(masks, gap=config.bridge, part=config.lesser_piece)
+        for index in present:
+            area = int(kept[index - first].sum())
+            if area < areas[index]:
+                mask = np.zeros(self._shape, bool)
+                mask[box] = kept[index - first]
+                areas[index], self._packed[structure][index] = area, np.packbits(mask) if area else None
+                self.confidence[structure][index] *= bool(area)
+
+    def _predict(self, piece: SliceImage, choices: Sequence[SliceContext], intensities: IntensityRange) -> None:
+        image, limit = intensities.normalize(piece.image), self._config.context_limit
+        chosen = [choice.chosen(image, spacing_mm=piece.spacing_mm, limit=limit) for choice in choices]
+        if not same_entries(chosen[0], self._active):
+            self._set_context(None)  # else a context that is about to be replaced would be encoded for the new image
+        self._predictor.set_image(piece.image, spacing_mm=piece.spacing_mm, intensity_range=intensities)
+        logits = np.empty((len(chosen), *self._shape), np.float32)
+        for structure, context in enumerate(chosen):
+            if not same_entries(context, self._active):
+                self._set_context(context)
+            logits[structure] = self._predictor.predict(Prompts.empty(self._shape)).logits
+        labels = resolve_labels(logits, self._config.threshold)
+        for structure, found in enumerate(logits):
+            mask = labels == structure + 1
+            area = int(mask.sum())
+            self.areas[structure].append(area)
+            self._packed[structure].append(np.packbits(mask) if area else None)
+            self.confidence[structure].append(own_confidence(found, mask) if area else 0.0)
+
+    def _set_context(self, context: ContextSet | None) -> None:
+        self._predictor.set_context(context)
+        self._active = context
+
+
+def own_confidence(logits: NDArray[np.float32], mask: Mask) -> float:
+    """The expected Dice coefficient of a mask (not empty) by its calibrated logits alone, without adjacent slices."""
+    whole = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
+    as_expected = ShapePrior(whole, np.where(mask, np.float32(1), np.float32(-1)), mask, 0.0, logits)
+    return confidence_of(logits, mask, as_expected, consistency=0.0)
+
+
+def choose_accepted(
+    areas: Sequence[int], confidence: Sequence[float], overlaps: Sequence[float], config: AcceptanceConfig
+) -> dict[int, bool]:
+    """Choose the slices that are accepted; propagation predicts those between them again.
+
+    Where a span ends, and between two of them, slices are accepted as not showing the structure, which keeps
+    propagation from going on there.
+
+    Args:
+        areas: Of the masks in all slices along the axis, in order; 0 without the structure.
+        confidence: Of the same slices, in [0, 1].
+        overlaps: Dice coefficients of each mask and the next one; one less.
+        config: Settings.
+
+    Returns:
+        By ascending index whether the accepted slice shows the structure; empty if nothing is trusted.
+    """
+    is_present = np.asarray(areas, int) > 0
+    # Adjacent slices confirm a shape that was predicted independently; at the ends of the volume there is only one.
+    beside = np.concatenate([overlaps[:1], overlaps, overlaps[-1:]]) if len(overlaps) else np.ones(2)
+    trust = np.where(is_present, confidence, 0.0) * (0.5 + 0.5 * (beside[:-1] + beside[1:]) / 2)
+    accepted: dict[int, bool] = {}
+    for span in _spans(is_present, config.bridge):
+        if trust[span].max() < config.least_trust:
+            continue
+        inside = _most_trusted(span, trust, is_present, config)
+        accepted.update(dict.fromkeys(inside, True))
+        if config.beyond:
+            outside = range(span[-1] + 1, span[-1] + 2)  # one slice, which keeps two spans apart
+        else:
+            ends = [index for index in span if is_present[index] and not inside[0] < index < inside[-1]]
+            accepted.update(dict.fromkeys(ends, True))
+            outside = range(span[0] - 1, span[-1] + 2, span[-1] - span[0] + 2)
+        accepted.update({index: False for index in outside if 0 <= index < len(areas)})
+    while config.beyond and accepted and not accepted[max(accepted)]:
+        del accepted[max(accepted)]  # behind the last span there is none to be kept apart from
+    return dict(sorted(accepted.items()))
+
+
+def _spans(is_present: Mask, gap: int) -> list[list[int]]:
+    """Indices from one that shows the structure to another, with at most `gap` others in a row between them."""
+    found: list[list[int]] = []
+    for index in np.flatnonzero(is_present).tolist():
+        if found and index - found[-1][-1] - 1 <= gap:
+            found[-1].extend(range(found[-1][-1] + 1, index + 1))
+        else:
+            found.append([index])
+    return found
+
+
+def _most_trusted(span: list[int], trust: FloatArray, is_present: Mask, config: AcceptanceConfig) -> list[int]:
+    """The slices of a span that are trusted enough and far enough from each other, by index; one at least."""
+    least = config.near_usual * float(np.median([trust[index] for index in span if is_present[index]]))
+    distance = max(1, round(config.apart * len(span)))
+    chosen: list[int] = []
+    for index in sorted(span, key=lambda one: (-trust[one], one)):
+        if not is_present[index] or (chosen and trust[index] < least) or len(chosen) == config.most:
+            break
+        if all(abs(index - other) >= distance for other in chosen):
+            chosen.append(index)
+    return sorted(chosen)

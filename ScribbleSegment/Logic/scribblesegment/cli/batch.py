@@ -86,14 +86,24 @@ def batch(
       scribblesegment batch patients --recursive --context Liver --context spleen.context.zip -o organs --workers 4
       scribblesegment batch patients --context Liver -o livers --scheduler tcp://10.0.0.5:8786
     """
-    from scribblesegment.batch.cluster import fitting_workers, open_client, require_dask, run_on_cluster
-    from scribblesegment.batch.image_worker import ImageWorker
     from scribblesegment.batch.images import find_images
-    from scribblesegment.batch.job import BatchJob, fingerprints
-    from scribblesegment.batch.network import check_takes_context, load_for_batch, weights_digest
-    from scribblesegment.batch.plan import BatchPlan
-    from scribblesegment.batch.progress import BatchProgress
-    from scribblesegment.batch.results_table import RESULTS
+    from scribblesegment.batch.job import (
+        BatchJob,
+        BatchPlan,
+        check_takes_context,
+        fingerprints,
+        load_for_batch,
+        weights_digest,
+    )
+    from scribblesegment.batch.records import RESULTS
+    from scribblesegment.batch.run import (
+        BatchProgress,
+        ImageWorker,
+        fitting_workers,
+        open_client,
+        require_dask,
+        run_on_cluster,
+    )
     from scribblesegment.batch.segmentation import BatchConfig, context_axis
     from scribblesegment.propagation import PropagationConfig
     from scribblesegment.weights.registry import weights_file
@@ -127,10 +137,8 @@ def batch(
     with _locked(job.output):
         _remove_leftovers(job.output, images)
         plan = BatchPlan.of(images, job, redo=redo)
-        plan.tell(print)
-        progress = BatchProgress(
-            job.output, images, records=plan.records, changed=plan.changed, to_do=len(plan.to_do), say=print
-        )
+        print(*plan.describe(), sep="\n")
+        progress = BatchProgress(job.output, images, plan, print)
         try:
             with progress:
                 if plan.to_do:
@@ -140,7 +148,7 @@ def batch(
                     if not uses_workers(workers, scheduler, device, several=len(images) > 1):
                         worker = ImageWorker(job, predictor, context_sets)
                         for image in plan.to_do:
-                            progress.done(worker.do(image))
+                            progress.done(worker.process(image))
                     else:
                         del predictor
                         count = None if scheduler else workers or fitting_workers(plan.to_do)
@@ -162,7 +170,7 @@ def uses_workers(workers: int | None, scheduler: str | None, device: str, *, sev
 
     This must not depend on what is done already: a batch that goes on shall do the rest as it would have been done.
     """
-    from scribblesegment.batch.cluster import has_dask
+    from scribblesegment.batch.run import has_dask
     from scribblesegment.inference.devices import resolve_device
 
     if scheduler is not None or workers is not None:

@@ -209,6 +209,26 @@ def keep_touched(mask: ArrayLike, prompts_mask: ArrayLike) -> Mask:
     return np.asarray(keep[pieces])
 
 
+def drop_small_components(mask: Mask, *, gap: int, part: float) -> Mask:
+    """Drops components, connected in three dimensions, that are small beside the largest one.
+
+    Args:
+        mask: bool (slices, H, W). Components connect through sides of pixels, and from slice to slice.
+        gap: So many empty slices in a row do not divide a component.
+        part: Of the voxels of the largest component that another one must have, in [0, 1].
+    """
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask
+    # Closed along the axis, what lies before an empty slice touches what lies behind it.
+    padded = np.pad(mask, ((gap, gap), (0, 0), (0, 0)))
+    joined = ndimage.binary_closing(padded, np.ones((gap + 1, 1, 1), bool))[gap : gap + len(mask)]
+    components, _ = ndimage.label(joined)
+    sizes = np.bincount(components[mask])  # without the pixels that only join
+    return np.asarray(mask & (sizes >= part * sizes.max())[components])
+
+
 def _mask(value: ArrayLike, ndim: Sequence[int] = (2, 3)) -> Mask:
     array = validation.image_array(value, ndim=ndim, name="mask")
     if array.dtype.kind == "f":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from scribblesegment.models.in_context import ContextMapsNetwork
+    from scribblesegment.models.context_unet import ContextUNet
     from scribblesegment.weights.checkpoints import NetworkDescription
 
 
@@ -46,7 +46,7 @@ class EncodedContext:
         """
         import torch
 
-        self._network = cast("ContextMapsNetwork", prepared)
+        self._network = cast("ContextUNet", prepared)
         self._plan = plan
         images, masks = (torch.from_numpy(array)[None] for array in context.to_grid(size))  # (1, S, 1, size, size)
         self._state = compute(self._network.encode_context, plan, images, masks)

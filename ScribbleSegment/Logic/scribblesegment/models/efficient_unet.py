@@ -28,31 +28,17 @@ _SQUEEZE = 4
 
 @dataclass(frozen=True)
 class EfficientUNetConfig:
-    """Shape of an `EfficientUNet`.
+    """Shape of an `EfficientUNet`; ConfigError if it is impossible."""
 
-    Attributes:
-        features: Channels of each level, full resolution first; the last entry is the bottleneck.
-        expansion: How many times wider a block is inside.
-        fused_levels: Levels from the top whose blocks are fused.
-        norm_groups: Groups of the group normalisations.
-        intensity_cues: Whether the network is also given `scribblesegment.models.intensity_cues`.
-        geodesic_cues: Whether it is also given `scribblesegment.models.geodesic_cues`.
-    """
-
-    features: tuple[int, ...] = (16, 32, 64, 96, 128, 160)
-    expansion: int = 2
-    fused_levels: int = 3
-    norm_groups: int = 8
-    intensity_cues: bool = True
-    geodesic_cues: bool = True
+    features: tuple[int, ...] = (16, 32, 64, 96, 128, 160)  # channels of each level, full resolution to bottleneck
+    expansion: int = 2  # how many times wider a block is inside
+    fused_levels: int = 3  # levels from the top whose blocks are fused
+    norm_groups: int = 8  # groups of the group normalisations
+    intensity_cues: bool = True  # whether `intensity_cues` are computed as further input
+    geodesic_cues: bool = True  # whether `geodesic_cues` are
 
     def __post_init__(self) -> None:
-        """Normalise lists from JSON and refuse impossible shapes.
-
-        Raises:
-            ConfigError: If a number is not positive, there are fewer than two levels, or the groups do not divide.
-        """
-        object.__setattr__(self, "features", tuple(int(count) for count in self.features))
+        object.__setattr__(self, "features", tuple(int(count) for count in self.features))  # lists, from JSON
         if len(self.features) < 2 or min(*self.features, self.expansion, self.norm_groups) < 1:
             raise ConfigError(f"features, expansion and norm_groups must be positive, for at least two levels: {self}.")
         if self.fused_levels < 0:
@@ -78,7 +64,6 @@ class InvertedResidual(nn.Module):
     """MBConv, or Fused-MBConv: wide inside, narrow outside, added to its input where the shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, *, expansion: int, fused: bool, norm_groups: int) -> None:
-        """Build a block."""
         super().__init__()
         wide = in_channels * expansion
         wide += -wide % norm_groups
@@ -109,7 +94,6 @@ class EfficientUNet(nn.Module):
     """Encoder-decoder from image and prompts to the logits of one structure."""
 
     def __init__(self, config: EfficientUNetConfig | None = None) -> None:
-        """Build the network with freshly initialised parameters."""
         super().__init__()
         self.config = config or EfficientUNetConfig()
         features = self.config.features
@@ -135,13 +119,9 @@ class EfficientUNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict logits.
+        """Predict logits (B, 1, H, W) from (B, 5, H, W), the channels of `scribblesegment.models.encoding`.
 
-        Args:
-            x: (B, 5, H, W); channels as in `scribblesegment.models.encoding`; H and W at least 2 ** (levels - 1).
-
-        Returns:
-            Logits (B, 1, H, W).
+        H and W are at least 2 ** (levels - 1).
         """
         x = with_cues(x, intensity=self.config.intensity_cues, geodesic=self.config.geodesic_cues)
         x = self.stem(x)

@@ -29,7 +29,7 @@ def encode_prompts(
     boxes: Sequence[Tensor] | Tensor | None = None,
     mask_input: Tensor | None = None,
 ) -> Tensor:
-    """Stack a batch of images and prompts into the network's input.
+    """Stack a batch of images and prompts into the network's input, (B, 5, H, W) of the image's dtype and device.
 
     Args:
         image: (B, 1, H, W), intensities in [0, 1].
@@ -38,9 +38,6 @@ def encode_prompts(
         point_labels: B tensors (N,): 1 foreground, 0 background.
         boxes: B tensors (M, 2, 2): start and stop (exclusive) as (row, column).
         mask_input: (B, 1, H, W) logits of the previous prediction.
-
-    Returns:
-        (B, 5, H, W), of the image's dtype and device.
     """
     batch, _, height, width = image.shape
     encoded = torch.zeros((batch, CHANNELS, height, width), dtype=image.dtype, device=image.device)
@@ -61,15 +58,9 @@ def encode_prompts(
 
 
 def encode_batch(images: Tensor, prompts: Sequence[Prompts], previous_logits: Tensor | None) -> Tensor:
-    """Build the network's input from prompts on its grid.
+    """Build the network's input (B, 5, H, W) from images (B, 1, H, W) and prompts on their grid.
 
-    Args:
-        images: (B, 1, H, W), intensities in [0, 1].
-        prompts: One for each image; their `mask_input` is not read.
-        previous_logits: (B, 1, H, W) as the network gave them, or None before the first prediction.
-
-    Returns:
-        (B, 5, H, W), of the images' dtype and device.
+    The prompts' own `mask_input` is not read; previous logits are (B, 1, H, W) as the network gave them, or None.
     """
     device = images.device
 

@@ -1,57 +1,51 @@
-"""Networks by name, for configurations and weight files."""
+"""Networks by name, for configurations and weight files; their modules are imported when they are built."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from scribblesegment.errors import ConfigError
-from scribblesegment.models.context_unet import ContextUNet, ContextUNetConfig
-from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig
-from scribblesegment.models.multiverseg import MultiverSeg, MultiverSegConfig
-from scribblesegment.models.residual_unet import ResidualUNet, ResidualUNetConfig
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
-from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
 
-_NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
-    "context_unet": (ContextUNet, ContextUNetConfig),
-    "efficient_unet": (EfficientUNet, EfficientUNetConfig),
-    "multiverseg": (MultiverSeg, MultiverSegConfig),
-    "residual_unet": (ResidualUNet, ResidualUNetConfig),
-    "scribble_unet": (ScribbleUNet, ScribbleUNetConfig),
-    "universeg": (UniverSeg, UniverSegConfig),
+if TYPE_CHECKING:
+    from torch import nn
+
+# Module and class; the class of the configuration has the same name with "Config" behind it.
+_NETWORKS = {
+    "context_unet": ("context_unet", "ContextUNet"),
+    "efficient_unet": ("efficient_unet", "EfficientUNet"),
+    "multiverseg": ("multiverseg", "MultiverSeg"),
+    "scribble_unet": ("unet", "ScribbleUNet"),
+    "universeg": ("multiverseg", "UniverSeg"),
 }
 
 
 def network_names() -> tuple[str, ...]:
     """List the networks that `build_network` knows."""
-    return tuple(sorted(_NETWORKS))
+    return tuple(_NETWORKS)
 
 
 def build_network(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build a network with fresh parameters.
-
-    Args:
-        name: One of `network_names()`.
-        options: Fields of its configuration; missing ones keep their defaults.
+    """Build a network with fresh parameters; options are fields of its configuration.
 
     Raises:
         ConfigError: If the name or an option is unknown, or a value is refused.
     """
-    options = options or {}
     if name not in _NETWORKS:
         raise ConfigError(f"Unknown network {name!r}; known are {', '.join(network_names())}.")
-    network, config = _NETWORKS[name]
-    known = {entry.name: entry.default for entry in dataclasses.fields(config)}
+    module, network = _NETWORKS[name]
+    classes = vars(import_module(f"scribblesegment.models.{module}"))
+    config = classes[f"{network}Config"]
+    options, known = options or {}, {entry.name: entry.default for entry in dataclasses.fields(config)}
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"Network {name} has no options {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
     for option, value in options.items():
         _require_kind(f"Option {option} of network {name}", value, known[option])
-    return network(config(**options))
+    built: nn.Module = classes[network](config(**options))
+    return built
 
 
 def _require_kind(what: str, value: object, default: object) -> None:

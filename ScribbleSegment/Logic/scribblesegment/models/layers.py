@@ -33,15 +33,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def initialise(network: nn.Module, first: nn.Conv2d, *, slope: float = LEAKY_SLOPE) -> None:
-    """Keep the variance of activations from layer to layer (He et al. 2015), and bring input channels to one scale.
+    """Initialise all convolutions so that activations (of a negative slope) keep their variance (He et al. 2015).
 
     Without normalisation, torch's own initialisation shrinks activations about six times in each layer: the deep
     levels of a network of twenty layers would start as constants, and it would first learn to widen the strokes.
-
-    Args:
-        network: Its convolutions are set anew.
-        first: The convolution that reads `scribblesegment.models.encoding`'s channels; cues may follow them.
-        slope: Negative slope of the activations.
+    The channels of `scribblesegment.models.encoding`, which `first` reads before any others, are brought to one scale.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

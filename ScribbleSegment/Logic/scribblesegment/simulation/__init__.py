@@ -3,10 +3,16 @@
 Every function takes its randomness from a `numpy.random.Generator` and is reproducible for a given one.
 """
 
-from scribblesegment.simulation.boxes import enclosing_box
-from scribblesegment.simulation.clicks import border_clicks, center_clicks, largest_component_center, random_clicks
+from scribblesegment.simulation.clicks_boxes import (
+    border_clicks,
+    center_clicks,
+    enclosing_box,
+    largest_component_center,
+    random_clicks,
+)
 from scribblesegment.simulation.graph_scribbles import correction_graph_scribble, graph_scribble
-from scribblesegment.simulation.rounds import (
+from scribblesegment.simulation.scribbles import ScribbleConfig, centerline_scribble, contour_scribble, line_scribble
+from scribblesegment.simulation.user import (
     CLICK_KINDS,
     SCRIBBLE_KINDS,
     SimulatedUserConfig,
@@ -14,7 +20,6 @@ from scribblesegment.simulation.rounds import (
     simulate_first_round,
     simulate_scribble,
 )
-from scribblesegment.simulation.scribbles import ScribbleConfig, centerline_scribble, contour_scribble, line_scribble
 
 __all__ = [
     "CLICK_KINDS",

@@ -4,12 +4,13 @@ Source: Lowes et al., "Interactive Scribble Segmentation" (NLDL 2023, doi 10.755
 and 2.4 (the correction scribble). A label is cut into tiles, a point is sampled in each meaningful tile, the points are
 joined by a spanning tree that avoids leaving the label, and the longest paths of the tree are drawn as splines.
 
-Where the paper gives no number (tile count, tile threshold, dilation of the skeleton, distance between points) or
-leaves a case open, the choice is stated at the field of `GraphScribbleConfig` or at the function that makes it.
+Where the paper gives no number or leaves a case open, the choice is stated at the field of `GraphScribbleConfig` or at
+the function that makes it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -18,59 +19,46 @@ from math import ceil, isfinite, pi, sqrt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.interpolate import make_interp_spline
 from skimage.morphology import skeletonize
 
 from scribblesegment.errors import ConfigError, PromptError
-from scribblesegment.simulation.regions import bounding_slices, require_mask, require_region
-from scribblesegment.simulation.strokes import draw_strokes, longest_paths, spline_through
+from scribblesegment.simulation.scribbles import BoolArray, FloatArray, bounding_slices, require_mask, require_region
+
+IndexArray = NDArray[np.int64]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_DRAWING_STEP = 0.5  # pixels between the samples of a curve that are drawn
 _TEMPLATE_QUANTUM = 16  # half-sizes of cached distance templates are rounded up to this many pixels
 
 
 @dataclass(frozen=True)
 class GraphScribbleConfig:
-    """Parameters of a graph scribble; lengths are in pixels of the mask.
+    """Parameters of a graph scribble; lengths are in pixels of the mask. ConfigError if a value is out of range."""
 
-    Attributes:
-        radius: Pixels within this distance of a spline are drawn (section 2.3: 2).
-        tiles_per_axis: Largest number of tiles along one side of a component's bounding box (not given in the paper).
-        min_tile_size: Tiles are not made smaller than this, so a small component gets fewer tiles (not given).
-        tile_threshold: A tile is skipped unless the sum of its distance field exceeds this number times the pixel count
-            of the whole label (not given).
-        skeleton_dilation: Radius by which the skeleton is dilated, as a fraction of the greatest depth of the
-            component, at least one pixel (not given).
-        point_separation: Pixels this near to a sampled point become background: the paper's r (not given).
-        outside_penalty: Factor on the part of an edge that lies outside the label (section 2.3: 3).
-        drop_probability: Share of graphs that lose edges (section 2.3: 20 %).
-        drop_count_probabilities: Probabilities of losing 1, 2, 3, ... edges (section 2.3: 1/2, 1/3, 1/6).
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    radius: float = 2.0
-    tiles_per_axis: int = 5
-    min_tile_size: int = 8
+    radius: float = 2.0  # pixels within this distance of a spline are drawn (section 2.3: 2)
+    tiles_per_axis: int = 5  # most tiles along one side of a component's bounding box (not given in the paper)
+    min_tile_size: int = 8  # tiles are not made smaller, so a small component gets fewer tiles (not given)
+    # A tile is skipped unless the sum of its distance field exceeds this number times the pixel count of the whole
+    # label (not given).
     tile_threshold: float = 0.02
+    # Radius by which the skeleton is dilated, as a fraction of the component's greatest depth, at least one pixel (not
+    # given).
     skeleton_dilation: float = 0.35
-    point_separation: float = 5.0
-    outside_penalty: float = 3.0
-    drop_probability: float = 0.2
-    drop_count_probabilities: tuple[float, ...] = (1 / 2, 1 / 3, 1 / 6)
+    point_separation: float = 5.0  # pixels this near to a sampled point become background: the paper's r (not given)
+    outside_penalty: float = 3.0  # factor on the part of an edge that lies outside the label (section 2.3: 3)
+    drop_probability: float = 0.2  # share of graphs that lose edges (section 2.3: 20 %)
+    drop_count_probabilities: tuple[float, ...] = (1 / 2, 1 / 3, 1 / 6)  # of losing 1, 2, 3 edges (section 2.3)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        for name, lowest in (("tiles_per_axis", 1), ("min_tile_size", 1)):
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give an integer of at least {lowest}.")
-        for name in ("tile_threshold", "skeleton_dilation", "point_separation"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number of at least 0.")
+        for name, lowest in (
+            *(("tiles_per_axis", 1), ("min_tile_size", 1), ("outside_penalty", 1)),
+            *(("tile_threshold", 0), ("skeleton_dilation", 0), ("point_separation", 0)),
+        ):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) >= lowest):
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number of at least {lowest}.")
         if not (isfinite(self.radius) and self.radius > 0):
             raise ConfigError(f"radius is {self.radius}; give a positive number of pixels.")
-        if not (isfinite(self.outside_penalty) and self.outside_penalty >= 1):
-            raise ConfigError(f"outside_penalty is {self.outside_penalty}; give a finite number of at least 1.")
         if not 0 <= self.drop_probability <= 1:
             raise ConfigError(f"drop_probability is {self.drop_probability}; give a probability in [0, 1].")
         shares = self.drop_count_probabilities
@@ -81,40 +69,20 @@ class GraphScribbleConfig:
 _DEFAULT_CONFIG = GraphScribbleConfig()
 
 
-@dataclass(frozen=True, eq=False)
-class ScribbleGraph:
-    """A forest of sampled points, one tree for each connected component that is large enough.
-
-    Attributes:
-        points: int64 (N, 2), row and column of each point; every point lies in the label.
-        edges: int64 (E, 2), indices into `points`.
-    """
-
-    points: NDArray[np.int64]
-    edges: NDArray[np.int64]
-
-
 def graph_scribble(
-    mask: NDArray[np.bool_],
+    mask: BoolArray,
     rng: np.random.Generator,
     *,
     radius: float | None = None,
     config: GraphScribbleConfig = _DEFAULT_CONFIG,
-) -> NDArray[np.float32]:
-    """Draw a scribble along a label as a person would (section 2.3).
+) -> FloatArray:
+    """Draw a scribble along a label (H, W) as a person would (section 2.3).
 
-    Every connected component that is large enough gets its own strokes; strokes do not cross from one component to
-    another. A component in which a single point was sampled gets a dot. Strokes follow the label but are not cut at its
-    border: a short part may lie outside.
-
-    Args:
-        mask: bool (H, W), the label.
-        rng: Source of all randomness; the same state gives the same scribble.
-        radius: Pixels within this distance of the drawn curve are set; None takes it from `config`.
-        config: All other parameters.
+    Every connected component that is large enough gets its own strokes, or a dot where a single point was sampled.
+    Strokes follow the label but are not cut at its border: a short part may lie outside.
 
     Returns:
-        float32 (H, W), 1 on the scribble and 0 elsewhere; overlaps the mask, hence never empty.
+        float32 (H, W), 1 within `radius` (None: of the config) of the drawn curves and 0 elsewhere; overlaps the mask.
 
     Raises:
         PromptError: If the mask is not a two-dimensional bool array, or is empty.
@@ -122,38 +90,31 @@ def graph_scribble(
     """
     if radius is not None:
         config = replace(config, radius=radius)
-    graph = build_graph(mask, rng, config=config)
-    edges = drop_edges(graph.edges, rng, config=config)
-    paths = longest_paths(len(graph.points), edges)
-    alone = np.setdiff1d(np.arange(len(graph.points)), edges)
-    strokes = [spline_through(graph.points[path]) for path in paths] + [graph.points[alone].astype(np.float64)]
+    points, edges = build_graph(mask, rng, config=config)
+    edges = drop_edges(edges, rng, config=config)
+    alone = np.setdiff1d(np.arange(len(points)), edges)
+    strokes = [spline_through(points[path]) for path in longest_paths(len(points), edges)]
+    strokes.append(points[alone].astype(np.float64))
     return draw_strokes(strokes, mask.shape, config.radius)
 
 
 def correction_graph_scribble(
-    prediction: NDArray[np.bool_],
-    label: NDArray[np.bool_],
+    prediction: BoolArray,
+    label: BoolArray,
     rng: np.random.Generator,
     *,
     min_error: float = 0.01,
     clip: bool = False,
     config: GraphScribbleConfig = _DEFAULT_CONFIG,
-) -> tuple[NDArray[np.float32], bool] | None:
+) -> tuple[FloatArray, bool] | None:
     """Draw the scribble with which a person corrects a prediction (section 2.4).
 
     The scribble is positive, on the missing pixels, unless there are more false positives than false negatives; then it
     is negative, on the superfluous pixels. The error region is dilated by the approximate radius of the label,
-    sqrt(area / pi), so that the new scribble reaches into earlier ones. As a consequence **the scribble may leave the
-    error region, and even the side it stands for**: a positive one may run over background. `clip` prevents the latter.
+    sqrt(area / pi), so that the new scribble reaches into earlier ones. It may thereby leave the error region, and even
+    the side it stands for: a positive one may run over background, which `clip` prevents and the paper does not.
 
-    Args:
-        prediction: bool (H, W), the segmentation to correct.
-        label: bool (H, W), the true segmentation; may be empty, every predicted pixel is then an error.
-        rng: Source of all randomness.
-        min_error: Below this number of wrong pixels relative to the label's pixels, no scribble is drawn.
-        clip: Keep the scribble where its sign is true: inside the label if positive, outside if negative. The paper
-            does not (False). Use it where a stroke has to be right about every pixel it covers.
-        config: Parameters of the scribble.
+    No scribble is drawn where the wrong pixels are fewer than `min_error` times those of the label, which may be empty.
 
     Returns:
         The scribble, float32 (H, W) in {0, 1}, and whether it is positive; None where the error is too small.
@@ -181,20 +142,16 @@ def correction_graph_scribble(
 
 
 def build_graph(
-    mask: NDArray[np.bool_], rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
-) -> ScribbleGraph:
+    mask: BoolArray, rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
+) -> tuple[IndexArray, IndexArray]:
     """Sample points in the tiles of every component and join those of one component by a spanning tree (section 2.3).
 
     A component takes part when the sum of its distance field exceeds the threshold for tiles; when none does, the one
     with the largest sum does, so that every label gets a scribble. The image border counts as the label's border.
 
-    Args:
-        mask: bool (H, W), the label.
-        rng: Source of all randomness.
-        config: Parameters.
-
     Returns:
-        The points and edges, before any edge is dropped.
+        Points, int64 (N, 2) of (row, column) in the label, and edges, int64 (E, 2) of indices into them: a forest of
+        one tree for each component that takes part, before any edge is dropped.
 
     Raises:
         PromptError: If the mask is not a two-dimensional bool array, or is empty.
@@ -213,8 +170,8 @@ def build_graph(
     chosen = totals > threshold
     chosen[np.argmax(totals)] = True
 
-    points: list[NDArray[np.int64]] = []
-    edges: list[NDArray[np.int64]] = []
+    points: list[IndexArray] = []
+    edges: list[IndexArray] = []
     start = 0
     for index, box in enumerate(ndimage.find_objects(components)):
         if not chosen[index]:
@@ -224,23 +181,13 @@ def build_graph(
         edges.append(spanning_tree(found, component, outside_penalty=config.outside_penalty) + start)
         points.append(found + corner - 1 + (box[0].start, box[1].start))
         start += len(found)
-    return ScribbleGraph(np.concatenate(points), np.concatenate(edges))
+    return np.concatenate(points), np.concatenate(edges)
 
 
-def edge_costs(
-    points: NDArray[np.int64], mask: NDArray[np.bool_], *, outside_penalty: float = 3.0
-) -> NDArray[np.float64]:
-    """Compute the cost of joining each pair of points: their distance, its part outside the label counted threefold.
+def edge_costs(points: IndexArray, mask: BoolArray, *, outside_penalty: float = 3.0) -> NDArray[np.float64]:
+    """Cost of joining each pair of points, (N, N) in pixels: their distance, its part outside the label threefold.
 
     The part outside is measured on samples at most a pixel apart along the straight edge.
-
-    Args:
-        points: int (N, 2), rows and columns inside the mask's grid.
-        mask: bool (H, W), the label.
-        outside_penalty: Factor on the part outside.
-
-    Returns:
-        float64 (N, N), symmetric, zero on the diagonal; in pixels.
     """
     costs = np.zeros((len(points), len(points)))
     first, second = np.triu_indices(len(points), k=1)
@@ -258,19 +205,8 @@ def edge_costs(
     return costs
 
 
-def spanning_tree(
-    points: NDArray[np.int64], mask: NDArray[np.bool_], *, outside_penalty: float = 3.0
-) -> NDArray[np.int64]:
-    """Find the tree of least total cost that joins all points (section 2.3).
-
-    Args:
-        points: int (N, 2), rows and columns, all different.
-        mask: bool (H, W), the label.
-        outside_penalty: Factor on the part of an edge outside the label, see `edge_costs`.
-
-    Returns:
-        int64 (N - 1, 2), pairs of point indices.
-    """
+def spanning_tree(points: IndexArray, mask: BoolArray, *, outside_penalty: float = 3.0) -> IndexArray:
+    """Find the tree of least total `edge_costs` that joins all points, (N - 1, 2) pairs of indices (section 2.3)."""
     costs = edge_costs(points, mask, outside_penalty=outside_penalty)
     # Prim's algorithm: for the dozen points of a label many times faster than scipy's general one.
     edges = np.empty((len(points) - 1, 2), dtype=np.int64)
@@ -289,20 +225,12 @@ def spanning_tree(
 
 
 def drop_edges(
-    edges: NDArray[np.int64], rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
-) -> NDArray[np.int64]:
+    edges: IndexArray, rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
+) -> IndexArray:
     """Remove a few edges from a share of the graphs, to vary what a network sees (section 2.3).
 
     Only an edge both of whose points have a valence of at least two, at the moment of removal, can go: no point is cut
     off from all others. Fewer edges than drawn are removed when no more qualify.
-
-    Args:
-        edges: int (E, 2), pairs of point indices.
-        rng: Source of all randomness.
-        config: Gives `drop_probability` and `drop_count_probabilities`.
-
-    Returns:
-        int64 (E', 2), the edges that stay, in their order.
     """
     if rng.random() >= config.drop_probability:
         return edges
@@ -318,11 +246,11 @@ def drop_edges(
 
 def _sample_points(
     depth: NDArray[np.float64],
-    skeleton: NDArray[np.bool_],
+    skeleton: BoolArray,
     threshold: float,
     rng: np.random.Generator,
     config: GraphScribbleConfig,
-) -> NDArray[np.int64]:
+) -> IndexArray:
     """Sample at most one point in each tile of one component, given its distance field and skeleton, both (H, W).
 
     A tile that the dilated skeleton does not reach has no density to sample from and is skipped. When all tiles are
@@ -330,7 +258,8 @@ def _sample_points(
     """
     deepest = float(depth.max())
     near_skeleton = ndimage.distance_transform_edt(~skeleton) <= max(1.0, config.skeleton_dilation * deepest)
-    disc = _distance_to_disc(config.point_separation, ceil(deepest + config.point_separation))
+    half = ceil((deepest + config.point_separation) / _TEMPLATE_QUANTUM) * _TEMPLATE_QUANTUM
+    disc = _distance_to_disc(config.point_separation, half)
     tiles = [(rows, columns) for rows in _cuts(depth.shape[0], config) for columns in _cuts(depth.shape[1], config)]
     remaining = depth.copy()
     points = []
@@ -363,17 +292,13 @@ def _sample_position(density: NDArray[np.float64], rng: np.random.Generator) -> 
 
 
 @lru_cache(maxsize=64)
-def _quantised_distance_to_disc(radius: float, half: int) -> NDArray[np.float64]:
+def _distance_to_disc(radius: float, half: int) -> NDArray[np.float64]:
+    """Distance of each pixel of a square, 2 half + 1 wide, to a digital disc at its centre."""
     offsets = np.arange(-half, half + 1)
     disc = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(~disc)
     distance.flags.writeable = False
     return distance
-
-
-def _distance_to_disc(radius: float, half: int) -> NDArray[np.float64]:
-    """Return the distance of each pixel of a square, at least 2 half + 1 wide, to a digital disc at its centre."""
-    return _quantised_distance_to_disc(radius, _TEMPLATE_QUANTUM * ceil(half / _TEMPLATE_QUANTUM))
 
 
 def _remove_disc(depth: NDArray[np.float64], centre: tuple[int, int], disc: NDArray[np.float64]) -> None:
@@ -388,3 +313,93 @@ def _remove_disc(depth: NDArray[np.float64], centre: tuple[int, int], disc: NDAr
     part = depth[rows, columns]
     row, column = rows.start - centre[0] + half, columns.start - centre[1] + half
     np.minimum(part, disc[row : row + part.shape[0], column : column + part.shape[1]], out=part)
+
+
+# From the graph to the drawing (section 2.3).
+
+
+def longest_paths(point_count: int, edges: IndexArray) -> list[list[int]]:
+    """Cut a forest into paths by taking out the longest path again and again (section 2.3).
+
+    Length is the number of edges, as breadth-first search counts it. The point that a breadth-first search reaches last
+    is one end of a longest path of a tree; a second search from there finds the other end.
+
+    Edges are pairs of point indices, (E, 2), without cycles. Returns lists of point indices, the longest first; each
+    edge is in exactly one path.
+    """
+    neighbours: list[list[int]] = [[] for _ in range(point_count)]
+    for first, second in edges.tolist():
+        neighbours[first].append(second)
+        neighbours[second].append(first)
+    paths = []
+    for point in range(point_count):
+        while neighbours[point]:
+            end, _ = _breadth_first(point, neighbours)
+            other_end, parents = _breadth_first(end, neighbours)
+            path = [other_end]
+            while path[-1] != end:
+                path.append(parents[path[-1]])
+            for first, second in pairwise(path):
+                neighbours[first].remove(second)
+                neighbours[second].remove(first)
+            paths.append(path)
+    return sorted(paths, key=len, reverse=True)
+
+
+def spline_through(points: IndexArray) -> NDArray[np.float64]:
+    """Sample a smooth curve through points in their order.
+
+    A B-spline (cubic, or of lower degree below four points) that interpolates the points over the centripetal
+    parameter, which keeps unevenly spaced points from making it overshoot or loop.
+
+    Points are (N, 2), rows and columns; neighbours in the sequence differ. The samples, (M, 2), are about half a pixel
+    apart, from the first point to the last.
+    """
+    knots = points.astype(np.float64)
+    if len(knots) == 1:
+        return knots
+    chords = np.hypot(*np.diff(knots, axis=0).T)
+    if len(knots) == 2:
+        return np.linspace(knots[0], knots[1], ceil(chords[0] / _DRAWING_STEP) + 1)
+    parameters = np.concatenate([[0.0], np.cumsum(np.sqrt(chords))])
+    dense = np.interp(
+        np.linspace(0, chords.sum(), ceil(4 * chords.sum()) + 1), np.concatenate([[0.0], np.cumsum(chords)]), parameters
+    )
+    curve = make_interp_spline(parameters, knots, k=min(3, len(knots) - 1))(dense)
+    # Even steps along the curve, whatever its speed: the drawing relies on them.
+    lengths = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))])
+    even = np.linspace(0, lengths[-1], ceil(lengths[-1] / _DRAWING_STEP) + 1)
+    return np.stack([np.interp(even, lengths, curve[:, 0]), np.interp(even, lengths, curve[:, 1])], axis=1)
+
+
+def draw_strokes(strokes: list[NDArray[np.float64]], shape: tuple[int, ...], radius: float) -> FloatArray:
+    """Set all pixels within a radius of curves sampled about half a pixel apart to 1; float32 (H, W)."""
+    height, width = shape
+    image = np.zeros((height, width), dtype=np.float32)
+    samples = np.concatenate(strokes).astype(np.float32)
+    reach = np.arange(-ceil(radius), ceil(radius) + 2)
+    base = np.floor(samples).astype(np.intp)
+    row = base[:, :1] + reach
+    column = base[:, 1:] + reach
+    row_distance = (row - samples[:, :1]) ** 2
+    column_distance = (column - samples[:, 1:]) ** 2
+    # A pixel at exactly the radius from the curve may be half a step further from the nearest sample.
+    limit = radius**2 + (_DRAWING_STEP / 2) ** 2
+    near = row_distance[:, :, None] + column_distance[:, None, :] <= limit
+    near &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+    image.ravel()[(row[:, :, None] * width + column[:, None, :])[near]] = 1.0
+    return image
+
+
+def _breadth_first(start: int, neighbours: list[list[int]]) -> tuple[int, dict[int, int]]:
+    """Return the point reached last from a start, and for each point reached the one it was reached from."""
+    parents = {start: start}
+    queue = deque([start])
+    point = start
+    while queue:
+        point = queue.popleft()
+        for neighbour in neighbours[point]:
+            if neighbour not in parents:
+                parents[neighbour] = point
+                queue.append(neighbour)
+    return point, parents

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.simulation.fields import FloatArray, gaussian_blur, sample_linear
+from scribblesegment.simulation.scribbles import FloatArray, gaussian_blur, sample_linear
 from scribblesegment.training.config import AugmentationConfig
 
 # Smoothing kernel of the sharpness change: center 5, neighbours 1, sum 13 (as in the Python Imaging Library).

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from scribblesegment.errors import ConfigError
-from scribblesegment.simulation.rounds import SimulatedUserConfig
+from scribblesegment.simulation.user import SimulatedUserConfig
 
 ConfigT = TypeVar("ConfigT")
 

@@ -30,11 +30,10 @@ from torch.utils.data import DataLoader
 from scribblesegment.errors import ConfigError, DeviceError, FileFormatError, ScribbleSegmentError, TrainingError
 from scribblesegment.inference.devices import device_problem, has_bfloat16_units
 from scribblesegment.io.storage import atomic_file
-from scribblesegment.models.context_unet import ContextUNet, crop_maps
+from scribblesegment.models.context_unet import ContextUNet, InContextNetwork, crop_maps
 from scribblesegment.models.factory import build_network
-from scribblesegment.models.in_context import ContextMapsNetwork, InContextNetwork
-from scribblesegment.models.scribble_unet import ScribbleUNet
-from scribblesegment.simulation.rounds import simulate_corrections
+from scribblesegment.models.unet import ScribbleUNet
+from scribblesegment.simulation.user import simulate_corrections
 from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from scribblesegment.training.config import TrainingConfig, config_to_dict
 from scribblesegment.training.corpus import SegmentationSet
@@ -386,7 +385,7 @@ class _Run:
 
     def _context_maps(self, batch: Batch) -> Tensor | None:
         """Compute what the context says; None in a run without, and for networks that it does not speak to in maps."""
-        if not isinstance(self.network, ContextMapsNetwork) or batch.context_images is None:
+        if not isinstance(self.network, ContextUNet) or batch.context_images is None:
             return None
         # Networks may draw which patches they learn from; a continued run draws the same.
         with torch.random.fork_rng(devices=[]), self._mixed_precision():

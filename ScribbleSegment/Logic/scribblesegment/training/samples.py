@@ -22,8 +22,8 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import DatasetError
 from scribblesegment.models.encoding import encode_batch
-from scribblesegment.simulation.fields import FloatArray, gaussian_blur, sample_linear
-from scribblesegment.simulation.rounds import simulate_first_round
+from scribblesegment.simulation.scribbles import FloatArray, gaussian_blur, sample_linear
+from scribblesegment.simulation.user import simulate_first_round
 from scribblesegment.training.augmentation import (
     change_contrast,
     change_texture,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scribblesegment.simulation.fields import FloatArray, gaussian_blur, smooth_noise
+from scribblesegment.simulation.scribbles import FloatArray, gaussian_blur, smooth_noise
 
 BoolArray = NDArray[np.bool_]
 

@@ -12,7 +12,7 @@ from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import NetworkError, PromptError, WeightsError
 from scribblesegment.inference.predictor import Predictor
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.refinement.adapters.embedded import EmbeddedNetwork, load_embedded
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 

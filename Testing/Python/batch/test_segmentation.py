@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from batch_folders import a_ball, a_context
+from batch_networks import Threshold
+from hypothesis import given
+from hypothesis import strategies as st
+from propagation_phantoms import dice, tube, volume_of
+from slice_predictors import Constant
+
+from scribblesegment.batch.segmentation import (
+    AcceptanceConfig,
+    BatchConfig,
+    ContextPrediction,
+    choose_accepted,
+    context_axis,
+    image_axis,
+    segment_image,
+)
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.masks import drop_small_components
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError, ContextError
+from scribblesegment.propagation import PropagationConfig
+
+# Images.
+
+
+def segment(structure, *contexts, predictor=None, axis=0, **acceptance):
+    config = BatchConfig(acceptance=AcceptanceConfig(**acceptance))
+    return segment_image(predictor or Threshold(), volume_of(structure), contexts or [a_context()], axis, config)
+
+
+class Unsure(Threshold):
+    """Without adjacent slices: misses slice 5 and half of slice 8, and dreams things up in empty ones."""
+
+    def see(self, prompts):
+        logits, index = super().see(prompts), len(self.images) - 1  # slices are first predicted one after the other
+        if prompts.mask_input is None and index == 5:
+            logits[:] = -5.0
+        elif prompts.mask_input is None and index == 8:
+            logits[: logits.shape[0] // 2] = -0.1
+        elif prompts.mask_input is None and not (logits > 0).any():
+            logits[0:3, 5 * index % 11 : 5 * index % 11 + 3] = 0.5
+        return logits
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("structure", [a_ball(), tube((12, 20, 24), 3.0)])
+def test_a_structure_is_found_along_any_axis(axis, structure):
+    found = segment(structure, axis=axis)
+    assert dice(found.labels == 1, structure) > 0.97
+    assert found.labels.dtype == np.uint8
+    shown = np.flatnonzero((found.labels == 1).any(axis=tuple({0, 1, 2} - {axis})))
+    assert list(found.confidence[0]) == shown.tolist()
+    assert all(0.5 < one <= 1.0 for one in found.confidence[0].values())
+
+
+def blocks(*corners, size=3):
+    mask = np.zeros((20, 12, 14), bool)
+    for start, stop, row, column in corners:
+        mask[start:stop, row : row + size, column : column + size] = True
+    return mask
+
+
+@pytest.mark.parametrize("predictor", [Threshold, Unsure])
+@pytest.mark.parametrize("structure", [blocks((3, 12, 4, 3), size=6), blocks((2, 10, 4, 3), (14, 18, 5, 4), size=6)])
+def test_what_was_missed_or_dreamt_up_follows_from_adjacent_slices(predictor, structure):
+    found = segment(structure, predictor=predictor()).labels == 1
+    assert dice(found, structure) > 0.98
+    assert np.array_equal(found.any(axis=(1, 2)), structure.any(axis=(1, 2)))
+
+
+def test_small_components_stay_where_the_context_has_small_components():
+    structure = a_ball()
+    structure[4, 0:2, 0:2] = True
+    spotted = a_context().entries[0].mask.copy()
+    spotted[11, 13] = True
+    scattered = ContextSet("Spots", (ContextEntry(spotted.astype(np.float32), spotted, (1.0, 1.0)),))
+    assert not segment(structure).labels[4, 0, 0]
+    assert segment(structure, scattered).labels[4, 0, 0]
+
+
+def test_several_structures_do_not_overlap():
+    found = segment(a_ball(), a_context("Bright"), a_context("Dark", bright=False))
+    assert np.array_equal(found.labels == 1, a_ball())
+    assert dice(found.labels == 2, ~a_ball()) > 0.95
+
+
+def test_a_picture_is_predicted_once_and_what_is_not_there_is_not_found():
+    predictor = Threshold()
+    found = segment(a_ball()[4:5], predictor=predictor)
+    assert predictor.calls.count("predict") == 1
+    assert np.array_equal(found.labels[0] == 1, a_ball()[4])
+    assert list(found.confidence[0]) == [0]
+    for structure in (a_ball(), a_ball()[4:5]):
+        found = segment(structure, predictor=Constant(-4.0))
+        assert not found.labels.any()
+        assert found.confidence == ({},)
+
+
+def test_the_same_image_gives_the_same_result_whatever_came_before():
+    predictor, alone = Threshold(), segment(a_ball())
+    segment(tube((12, 20, 24), 3.0), predictor=predictor)
+    after = segment(a_ball(), predictor=predictor)
+    assert np.array_equal(alone.labels, after.labels)
+    assert alone.confidence == after.confidence
+
+
+def test_slices_are_taken_along_the_axis_of_most_entries_or_the_coarsest():
+    assert context_axis([a_context(axis=2), a_context("Other", axis=None)]) == 2
+    assert context_axis([a_context(axis=None)]) is None
+    assert context_axis([ContextSet("Ball", (*a_context("a", axis=1), *tuple(a_context("b", axis=2))[:2]))]) == 1
+    with pytest.raises(ContextError, match="'Ball' along k, 'Other' along i"):
+        context_axis([a_context(), a_context("Other", axis=2)])
+    for shape, spacing, preferred, expected in (
+        ((9, 8, 7), (1, 1, 3), None, 0),
+        ((9, 8, 7), (3, 1, 1), None, 2),
+        ((9, 8, 7), (1, 1.0000000001, 1), None, 0),
+        ((9, 8, 7), (1, 1, 3), 1, 1),
+        ((9, 8, 1), (1, 1, 3), 0, 2),
+    ):
+        assert image_axis(Volume(np.zeros(shape), np.diag([*spacing, 1.0])), preferred) == expected
+
+
+# Slices predicted by themselves.
+
+
+def predict(predictor, structure, *contexts, axis=0, limit=8) -> ContextPrediction:
+    config = PropagationConfig(context_limit=limit)
+    return ContextPrediction(predictor, volume_of(structure), axis, contexts, config)
+
+
+def test_dropped_components_leave_masks_areas_and_confidence():
+    structure = a_ball()
+    structure[0, 0:3, 0:3] = True
+    predicted = predict(Threshold(), structure, a_context())
+    pairs = list(pairwise(structure))
+    assert predicted.areas[0] == structure.sum(axis=(1, 2)).tolist()
+    assert predicted.overlaps(0) == pytest.approx(
+        [dice(*pair) if all(one.any() for one in pair) else 0 for pair in pairs]
+    )
+    predicted.clean_up(0, AcceptanceConfig())
+    assert predicted.areas[0] == a_ball().sum(axis=(1, 2)).tolist()
+    assert [one > 0 for one in predicted.confidence[0]] == [area > 0 for area in predicted.areas[0]]
+    assert all(np.array_equal(predicted.mask(0, index), plane) for index, plane in enumerate(a_ball()))
+    nothing = predict(Constant(-3.0), structure, a_context())
+    nothing.clean_up(0, AcceptanceConfig())
+    assert not any(nothing.areas[0])
+
+
+def test_no_context_is_ever_encoded_for_the_image_of_another_slice():
+    predictor, one, few = Threshold(), Threshold(), Threshold()
+    predict(predictor, a_ball(), a_context("A"), a_context("B", bright=False))
+    contexts, active, when_set = iter(predictor.contexts), None, []
+    for call in predictor.calls:
+        if call == "context":
+            active = next(contexts)
+        elif call == "image":
+            when_set.append(active)
+    assert when_set == [None] * len(a_ball())
+    assert predictor.contexts[0] is None
+    predict(one, a_ball(), a_context())  # a context for all slices is set once
+    assert [context and len(context) for context in one.contexts] == [None, None, 3]
+    predict(few, a_ball(), a_context(), limit=2)
+    assert {len(context) for context in few.contexts if context} == {2}
+
+
+# Which slices are accepted. A digit is a slice's confidence in tenths, "-" a slice without the structure, "A" and "N"
+# the slices that are accepted as showing it and as not showing it.
+
+
+def accepted(slices: str, contradicted: str = "", **config) -> str:
+    sure = [0.0 if one == "-" else int(one) / 10 for one in slices]
+    against = contradicted.ljust(len(slices))
+    overlaps = [
+        0.0 if not a or not b else 0.05 if "x" in pair else 0.9
+        for (a, b), pair in zip(pairwise(sure), map("".join, pairwise(against)), strict=True)
+    ]
+    areas = [100 * (one > 0) for one in sure]
+    chosen = choose_accepted(areas, sure, overlaps, AcceptanceConfig(**config))
+    return "".join({True: "A", False: "N", None: "."}[chosen.get(index)] for index in range(len(slices)))
+
+
+HALF = {"near_usual": 0.5, "beyond": False}
+FEW = {"most": 3, "apart": 0.25, "near_usual": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("slices", "config", "expected"),
+    [
+        ("--69895--", {}, "...AAA..."),  # by default what is as sure as usual; propagation finds the ends
+        ("--8998--", HALF, ".NAAAAN."),
+        ("8998", HALF, "AAAA"),  # at the ends of the volume nothing says that the structure ends
+        ("-99299-", HALF, "NAA.AAN"),  # much less sure than usual
+        ("-99299-", HALF | {"near_usual": 0.1}, "NAAAAAN"),
+        ("-99-99-", HALF, "NAA.AAN"),  # a slice that was missed
+        ("-99-99-", HALF | {"bridge": 0}, "NAANAAN"),
+        ("-39993-", {"near_usual": 0.9, "beyond": False}, "NAAAAAN"),  # the ends stay as they were predicted
+        ("-39993-", {"near_usual": 0.9}, "..AAA.."),
+        ("-99999----99999-", {"near_usual": 0.5}, ".AAAAAN...AAAAA."),
+        ("-99999----99999-", HALF, "NAAAAAN..NAAAAAN"),
+        ("-6966866764-", FEW, "..A..A..A..."),
+        ("-6966866764-", FEW | {"most": 1}, "..A........."),
+        ("-9-", HALF, "NAN"),
+        ("-22-", {}, "...."),  # nothing is trusted
+        ("----", {}, "...."),
+        ("", {}, ""),
+    ],
+)
+def test_slices_are_accepted_by_confidence(slices, config, expected):
+    assert accepted(slices, **config) == expected
+
+
+def test_a_slice_that_adjacent_ones_contradict_is_predicted_again():
+    assert accepted("-9999999-", "   x", **HALF | {"near_usual": 0.75}) == "NAA.AAAAN"
+
+
+@given(
+    slices=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40),
+    most=st.none() | st.integers(1, 4),
+    apart=st.floats(0, 1),
+    bridge=st.integers(0, 3),
+    beyond=st.booleans(),
+)
+def test_what_is_accepted_was_found_and_propagation_stays_within_spans(slices, most, apart, bridge, beyond):
+    areas, sure, overlaps = zip(*slices, strict=True)
+    config = AcceptanceConfig(most=most, apart=apart, bridge=bridge, beyond=beyond)
+    chosen = choose_accepted(areas, sure, overlaps[:-1], config)
+    assert list(chosen) == sorted(chosen)
+    assert all((areas[index] > 0) == is_present for index, is_present in chosen.items())
+    assert not chosen or any(chosen.values())
+    if beyond or not chosen:
+        return
+    for lower, upper in pairwise(chosen):
+        if chosen[lower] and chosen[upper]:  # only between such slices others are predicted
+            between = "".join("x" if areas[index] else "-" for index in range(lower + 1, upper))
+            assert max(map(len, between.split("x"))) <= bridge
+        elif chosen[lower] or chosen[upper]:
+            assert upper == lower + 1
+    assert not chosen[min(chosen)] or min(chosen) == 0
+    assert not chosen[max(chosen)] or max(chosen) == len(areas) - 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"least_trust": -0.1}, {"near_usual": 1.1}, {"apart": np.nan}, {"lesser_piece": 2.0}, {"most": 0}, {"bridge": -1}],
+)
+def test_settings_out_of_range_are_refused(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        AcceptanceConfig(**values)
+
+
+# Components.
+
+
+@pytest.mark.parametrize(
+    ("mask", "gap", "part", "kept"),
+    [
+        (blocks((0, 6, 1, 1), (0, 1, 6, 8)), 0, 0.25, blocks((0, 6, 1, 1))),
+        (blocks((0, 6, 1, 1), (0, 1, 6, 8)), 0, 0.1, blocks((0, 6, 1, 1), (0, 1, 6, 8))),
+        (blocks((0, 5, 1, 1), (6, 7, 1, 1)), 0, 0.25, blocks((0, 5, 1, 1))),
+        (blocks((0, 5, 1, 1), (6, 7, 1, 1)), 1, 0.25, blocks((0, 5, 1, 1), (6, 7, 1, 1))),
+        (blocks((0, 5, 1, 1), (7, 8, 1, 1)), 1, 0.25, blocks((0, 5, 1, 1))),
+        (blocks((0, 5, 1, 1), (4, 5, 5, 5)), 2, 0.25, blocks((0, 5, 1, 1))),  # only beside each other
+        (blocks(), 1, 0.25, blocks()),
+    ],
+)
+def test_small_components_are_dropped(mask, gap, part, kept):
+    assert np.array_equal(drop_small_components(mask, gap=gap, part=part), kept)
+
+
+@given(seed=st.integers(0, 2**16 - 1), gap=st.integers(0, 3), part=st.floats(0, 1))
+def test_nothing_is_added_the_largest_component_stays_and_direction_does_not_matter(seed, gap, part):
+    mask = np.random.default_rng(seed).random((6, 5, 7)) < 0.1 + seed % 7 / 10
+    kept = drop_small_components(mask, gap=gap, part=part)
+    assert not (kept & ~mask).any()
+    assert kept.any() == mask.any()
+    assert np.array_equal(drop_small_components(kept, gap=gap, part=part), kept)
+    assert np.array_equal(drop_small_components(mask[::-1], gap=gap, part=part)[::-1], kept)
+    assert part > 0 or np.array_equal(kept, mask)
