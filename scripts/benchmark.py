@@ -58,7 +58,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """Time two networks: the embedded one, and the paper's, untrained (192 features)."""
     import torch
 
-    from scribblesegment import Predictor, Prompts, load_predictor
+    from scribblesegment import Network, Predictor, Prompts, load_predictor
     from scribblesegment.models.encoding import CHANNELS
     from scribblesegment.models.unet import ScribbleUNet
 
@@ -68,7 +68,7 @@ def predict(arguments: argparse.Namespace) -> None:
     # From side to side, so that the second look, where there is one, is as large as it gets.
     stroke[side // 2 : side // 2 + 5, side // 8 : side - side // 8] = True
     torch.manual_seed(0)
-    paper = Predictor(ScribbleUNet(), device="cpu", name="192 features, untrained")
+    paper = Predictor(Network(ScribbleUNet(), device="cpu", name="192 features, untrained"))
     for predictor in (load_predictor(arguments.model, device="cpu"), paper):
         predictor.set_image(image)
         prompts = Prompts.empty((side, side)).with_scribble(stroke)
@@ -95,10 +95,10 @@ def effect(arguments: argparse.Namespace) -> None:
     timer does in between; the longest time that a single call holds up the window is given beside it.
     """
     from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
-    from scribblesegment.service.service import PredictorService
+    from scribblesegment.service.service import InferenceService
 
     module = sys.modules[ScribbleController.__module__]
-    service, scene = PredictorService(), _Scene(arguments)
+    service, scene = InferenceService(), _Scene(arguments)
     controller = ScribbleController(
         service,
         save_state=scene.logic.SaveStateForUndo,
@@ -113,18 +113,13 @@ def effect(arguments: argparse.Namespace) -> None:
     controller.target(scene.editor)  # what happens when the effect is activated
     scene.gesture(controller, service, 0)
     controller.clear_slice(scene.editor, scene.view)
-    poll = service.poll
-
-    def counted_poll() -> Any:
-        outcomes = poll()
-        times["network, on its thread"].extend(1000 * outcome.seconds for outcome in outcomes)
-        return outcomes
-
-    service.poll = counted_poll  # type: ignore[method-assign]
     controller._save_state = _timed(controller._save_state, times["save undo state"])
     replacements = {name: _timed(getattr(module, name), times[name]) for name in steps if hasattr(module, name)}
     with patch.dict(vars(module), replacements):
-        measured = [scene.gesture(controller, service, number) for number in range(arguments.gestures)]
+        measured = []
+        for number in range(arguments.gestures):
+            measured.append(scene.gesture(controller, service, number))
+            times["network, on its thread"].append(service.state.milliseconds or 0.0)
     service.close()
     total, blocked = ([1000 * one for one in column] for column in zip(*measured, strict=True))
     print(f"{arguments.shape} voxels, {len(total)} gestures, {'oblique' if arguments.oblique else 'axial'} view")

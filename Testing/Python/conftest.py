@@ -1,4 +1,4 @@
-"""Fixtures and settings of the tests that need no Slicer."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.masks import interpolate_slices
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, MissingDependencyError, PromptError, WeightsError, require_package
@@ -210,7 +210,7 @@ class LabelFusion:
         """See `Method`."""
         if self._image is None or not self._context or not prompts.is_empty:
             raise PromptError("Labels are fused from an image and a context alone; prompts are not understood.")
-        grid, reach = SliceGrid(self._image.shape, PIXEL_MM, self._size), self._reach
+        grid, reach = NetworkGrid(self._image.shape, PIXEL_MM, self._size), self._reach
         images, masks = (part[:, 0] for part in self._context.to_grid(self._size))
         margin = ((0, 0), (reach, reach), (reach, reach))
         images, masks = np.pad(images, margin, mode="edge"), np.pad(masks, margin)

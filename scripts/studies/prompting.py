@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.masks import expected_dice
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, ImageError, PromptError
 from scribblesegment.simulation.clicks_boxes import (
@@ -308,7 +308,7 @@ def show(image: FloatArray, reference: Mask, sketch: Sketch, condition: Conditio
         changed = np.clip(changed + condition.noise * sketch.noise, 0, 1)
     changed = np.asarray(changed, dtype=np.float32)
     if condition.resolution != Condition.resolution:
-        grid = SliceGrid(image.shape, PIXEL_MM, max(round(max(image.shape) * condition.resolution / 256), 1))
+        grid = NetworkGrid(image.shape, PIXEL_MM, max(round(max(image.shape) * condition.resolution / 256), 1))
         coverage = grid.image_to_grid(reference)
         # A structure that is smaller than a pixel is the pixel that holds most of it.
         coarse = np.asarray(coverage >= min(0.5, float(coverage.max())))

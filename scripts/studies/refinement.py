@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.masks import resolve_labels
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, DatasetError
 from scribblesegment.io.storage import atomic_file
@@ -200,7 +200,7 @@ def shifted(image: FloatArray, shift: str, task: NetworkTask, rng: np.random.Gen
         real, imaginary = 0.12 * strength * rng.standard_normal((2, *image.shape), dtype=np.float32)
         image = np.hypot(gaussian_blur(image * field, 1.5 * strength) + real, imaginary)
     elif shift == "resolution":
-        grid = SliceGrid(image.shape, PIXEL_MM, max(1, round(max(image.shape) / strength)))
+        grid = NetworkGrid(image.shape, PIXEL_MM, max(1, round(max(image.shape) / strength)))
         image = grid.logits_from_grid(grid.image_to_grid(image))
     elif shift != "none":
         raise ConfigError(f"No shift {shift!r}; there are none, contrast, scanner and resolution.")

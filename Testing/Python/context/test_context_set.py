@@ -19,7 +19,7 @@ from scribblesegment.context.context_set import (
     to_uint16,
 )
 from scribblesegment.context.selection import choose, image_descriptor
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import ContextError, GeometryError
 
 MAGENTA = (230, 0, 230)
@@ -130,7 +130,7 @@ def test_equal_pixels_have_equal_digests_also_after_16_bits(numbers):
 def test_on_the_grid_an_entry_is_what_the_network_is_given():
     rng = np.random.default_rng(0)
     entry = ContextEntry(rng.random((50, 30)), rng.random((50, 30)) > 0.4, (0.5, 2.0))
-    grid = SliceGrid((50, 30), (0.5, 2.0), 32)
+    grid = NetworkGrid((50, 30), (0.5, 2.0), 32)
     image, mask = entry.on_grid(32)
     np.testing.assert_allclose(image, grid.image_to_grid(entry.image), atol=1e-6)
     np.testing.assert_array_equal(mask, grid.image_to_grid(entry.mask) > 0.5)

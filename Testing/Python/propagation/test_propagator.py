@@ -16,7 +16,7 @@ from scribblesegment.data.masks import interpolate_slices
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.inference.devices import ExecutionPlan
-from scribblesegment.inference.predictor import Predictor
+from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.propagation import (
     AnnotatedSegment,
@@ -517,7 +517,7 @@ class BrightAsInContext(nn.Module):
 @pytest.mark.parametrize("capabilities", [("scribbles", "context"), ("scribbles",)])
 def test_a_ball_is_recovered_by_the_predictor_in_earnest(capabilities):
     structure = ball()
-    predictor = Predictor(BrightAsInContext(), capabilities=capabilities, size=32, plan=ExecutionPlan())
+    predictor = Predictor(Network(BrightAsInContext(), capabilities=capabilities, size=32, plan=ExecutionPlan()))
     volume = volume_of(structure, np.diag([1.1, 0.9, 1.3, 1.0]), noise=4.0)
     result = Propagator(predictor).run(volume, cut(structure, 2, 15), 2)
     assert dice(assembled(result, structure.shape), structure) > 0.9

@@ -77,12 +77,12 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
-    from scribblesegment.inference.predictor import described_predictor
+    from scribblesegment.inference.predictor import Network
     from scribblesegment.weights.checkpoints import load_network
 
     network, description = load_network(weights)
     plan = repeatable_plan(network, device, threads)
-    predictor = described_predictor(network, description, plan=plan, name=weights.stem)
+    predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor
 

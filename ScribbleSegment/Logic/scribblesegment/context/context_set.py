@@ -143,7 +143,7 @@ class ContextEntry:
         """Resample image and mask to the square grid that a network sees; the latest size is remembered.
 
         Args:
-            size: side of the grid of `SliceGrid` in cells.
+            size: Side of the grid of `NetworkGrid` in cells.
 
         Returns:
             float32 (size, size) image in [0, 1] and bool (size, size) mask, both read-only. A cell belongs to the mask

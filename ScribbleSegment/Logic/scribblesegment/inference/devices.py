@@ -38,34 +38,23 @@ _HOPELESS = 4.0
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How a network is run.
+    """How a network is run."""
 
-    Attributes:
-        device: "cpu", "cuda", "cuda:1", "mps".
-        bfloat16: Whether parameters and activations are bfloat16 instead of float32.
-        channels_last: Whether activations are stored with channels last.
-        threads: Threads of one operation on the processor; None leaves torch's own setting.
-        milliseconds: Time of one forward pass when the plan was chosen; None when it was given.
-    """
-
-    device: str = "cpu"
-    bfloat16: bool = False
-    channels_last: bool = False
-    threads: int | None = None
-    milliseconds: float | None = None
+    device: str = "cpu"  # or "cuda", "cuda:1", "mps"
+    bfloat16: bool = False  # whether parameters and activations are bfloat16 instead of float32
+    channels_last: bool = False  # whether activations are stored with channels last
+    threads: int | None = None  # of one operation on the processor; None leaves torch's own setting
+    milliseconds: float | None = None  # of one forward pass when the plan was chosen; None when it was given
 
 
 def resolve_device(name: str = "auto") -> str:
-    """Find a device that really computes.
+    """Find a device that really computes: a torch device name on which a convolution was just run.
 
     Args:
         name: "auto" (CUDA or Apple's GPU when they work, else the processor), or a torch device name.
 
-    Returns:
-        A torch device name on which a convolution was just run.
-
     Raises:
-        DeviceError: If a device was asked for by name and cannot run a convolution.
+        DeviceError: A device was asked for by name and cannot run a convolution.
     """
     import torch
 
@@ -84,7 +73,7 @@ def resolve_device(name: str = "auto") -> str:
 
 
 def device_problem(name: str) -> str | None:
-    """Run a small convolution on a device; tell what went wrong, or None if it computed."""
+    """Run a small convolution on a device; return what went wrong, or None if it computed."""
     import torch
 
     try:
@@ -99,7 +88,7 @@ def device_problem(name: str) -> str | None:
 
 
 def has_bfloat16_units() -> bool:
-    """Tell whether this processor multiplies bfloat16 matrices in hardware; where it is emulated, it is only slower."""
+    """Whether this processor multiplies bfloat16 matrices in hardware; where it is emulated, it is only slower."""
     import torch
 
     # Private, and the only word torch has on it; where a release lacks it, float32 is used, which is never wrong.
@@ -108,7 +97,7 @@ def has_bfloat16_units() -> bool:
 
 
 def computes_bfloat16(device: str) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices in hardware."""
+    """Whether a device multiplies bfloat16 matrices in hardware."""
     import torch
 
     kind = torch.device(device).type
@@ -116,15 +105,12 @@ def computes_bfloat16(device: str) -> bool:
 
 
 def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu") -> ExecutionPlan:
-    """Measure the ways to run a network and take the fastest.
+    """Measure the ways to run a network and take the fastest, which is never slower than plain float32.
 
     Args:
         network: The network, with float32 parameters; it is not changed.
         example: An input of the size that will be used, (1, C, H, W) float32.
         device: A torch device name.
-
-    Returns:
-        The fastest plan. Plain float32 is always among the candidates, so a plan is never slower than that.
     """
     import torch
 
@@ -158,16 +144,9 @@ def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:
 
 
 def run(prepared: nn.Module, network_input: torch.Tensor, plan: ExecutionPlan, *context: Any) -> torch.Tensor:
-    """Run a prepared network.
+    """Run a network of `prepare`, with what `compute` made of a context for the same plan.
 
-    Args:
-        prepared: Result of `prepare` for the same plan.
-        network_input: float32 (B, C, H, W) on any device.
-        plan: The plan.
-        *context: What the network takes besides, from `compute` with the same plan.
-
-    Returns:
-        float32 (B, 1, H, W) logits on the processor.
+    The input is float32 (B, C, H, W) on any device, the result float32 (B, 1, H, W) on the processor.
     """
     logits: torch.Tensor = compute(lambda moved: prepared(moved, *context), plan, network_input)
     return logits.float().cpu()
@@ -187,12 +166,9 @@ def compute(function: Callable[..., ResultT], plan: ExecutionPlan, *tensors: tor
 
 
 def best_thread_count(work: Callable[[], object]) -> int | None:
-    """Measure whether some work on the processor is faster with one thread than with torch's own number.
+    """Measure whether some work is faster with one thread (1) than with torch's own number of them (None).
 
     Beside other work it can be many times faster, because nobody has to wait for a second thread that is not running.
-
-    Returns:
-        1, or None for torch's own setting.
     """
     shortest: dict[int | None, float] = {None: math.inf, 1: math.inf}
     for _ in range(_THREAD_TRIALS):
@@ -206,11 +182,7 @@ def best_thread_count(work: Callable[[], object]) -> int | None:
 
 @contextlib.contextmanager
 def limited_threads(count: int | None) -> Iterator[None]:
-    """Use a number of threads, and give the process its own setting back: other extensions share it.
-
-    Args:
-        count: Threads of one operation on the processor; None leaves torch's own setting.
-    """
+    """Use a number of threads (None: torch's own), and give the process its setting back: other extensions share it."""
     import torch
 
     if count is None:

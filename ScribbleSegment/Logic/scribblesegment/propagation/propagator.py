@@ -19,7 +19,6 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.inference.session import release_predictor
 from scribblesegment.propagation.config import (
     AnnotatedSegment,
     FloatArray,
@@ -190,7 +189,6 @@ class PropagationRun(Iterator[PropagatedSlice]):
             )
             for label in sorted(segments)
         ]
-        release_predictor(predictor)
         self._spacing_mm = (volume.spacing_kji_mm[first.axis], *first.spacing_mm)
         self._intensity_range = IntensityRange.estimate(volume.array)
         self._source = source or f"volume {uuid.uuid4().hex}"

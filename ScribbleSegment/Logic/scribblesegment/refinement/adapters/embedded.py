@@ -12,7 +12,7 @@ from torch import nn
 
 from scribblesegment.data import validation
 from scribblesegment.data.labels import BACKGROUND, UNMARKED, LabelScribbles
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import NetworkError, PromptError
 from scribblesegment.models.encoding import encode_prompts
@@ -80,7 +80,7 @@ class EmbeddedNetwork:
             PromptError: The scribbles are of another shape.
         """
         first = image.slice(axis, 0 if index is None else index)
-        grid = SliceGrid(first.image.shape, first.spacing_mm, self._size)
+        grid = NetworkGrid(first.image.shape, first.spacing_mm, self._size)
         shape = image.shape if index is None else first.image.shape
         drawn = LabelScribbles.empty(shape) if scribbles is None else scribbles
         validation.same_shape(drawn.shape, shape, name="The corrections", error=PromptError)
@@ -109,7 +109,7 @@ class EmbeddedNetwork:
 
     @staticmethod
     def _encoded(
-        cut: SliceImage, marks: NDArray[np.int16], grid: SliceGrid, intensities: IntensityRange
+        cut: SliceImage, marks: NDArray[np.int16], grid: NetworkGrid, intensities: IntensityRange
     ) -> torch.Tensor:
         """Build the input (5, size, size) of one slice."""
         image = torch.from_numpy(grid.image_to_grid(intensities.normalize(cut.image)))
@@ -117,7 +117,7 @@ class EmbeddedNetwork:
         scribbles = torch.from_numpy(grid.scribbles_to_grid(drawn.astype(np.float32)))
         return encode_prompts(image[None, None], scribbles=scribbles[None])[0]
 
-    def _from_grid(self, logits: FloatArray, grid: SliceGrid, asked: NDArray[np.bool_]) -> FloatArray:
+    def _from_grid(self, logits: FloatArray, grid: NetworkGrid, asked: NDArray[np.bool_]) -> FloatArray:
         """Bring class logits (labels, slices, size, size) to (labels, slices, H, W)."""
         values = grid.logits_from_grid(logits) / np.float32(self._temperature)
         values[:, ~asked] = OUTSIDE_LOGIT
@@ -155,7 +155,7 @@ def _require_scribbles(capabilities: frozenset[str], name: str) -> None:
         )
 
 
-def _matrix(grid: SliceGrid) -> DoubleArray:
+def _matrix(grid: NetworkGrid) -> DoubleArray:
     """Map pixels of the slice to cells of the grid.
 
     The slice's borders fall on those of the cells that hold it, at most a quarter cell from where the image lies, so

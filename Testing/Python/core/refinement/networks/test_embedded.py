@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from tiled_inference import tiled_logits
 
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import NetworkError, PromptError, WeightsError
-from scribblesegment.inference.predictor import Predictor
-from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.refinement.adapters.embedded import EmbeddedNetwork, load_embedded
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
@@ -53,7 +53,9 @@ def test_an_unrefined_prediction_is_that_of_the_predictor(network: EmbeddedNetwo
 
     from scribblesegment.data.preprocessing import IntensityRange
 
-    predictor = Predictor(network.module, size=SIZE, temperature=2.0, device="cpu", capabilities=("scribbles",))
+    predictor = Predictor(
+        Network(network.module, size=SIZE, temperature=2.0, device="cpu", capabilities=("scribbles",))
+    )
     whole = IntensityRange.estimate(volume.array)
     predictor.set_image(cut.image, spacing_mm=cut.spacing_mm, intensity_range=whole)
     prompts = Prompts.empty(cut.image.shape).with_scribble(drawn.mask(1)).with_scribble(drawn.mask(0), positive=False)
@@ -92,10 +94,10 @@ def test_every_mark_lies_on_a_cell_that_shows_the_slice(network: EmbeddedNetwork
     drawn = LabelScribbles.from_labels(np.ones((61, 7), int))
     prepared = network.prepare(image, index=0, scribbles=drawn)
     marked = prepared.to_grid(drawn).marked
-    from scribblesegment.data.preprocessing import SliceGrid
+    from scribblesegment.data.preprocessing import NetworkGrid
 
     inside = np.zeros((SIZE, SIZE), bool)
-    inside[SliceGrid((61, 7), (0.9, 1.3), SIZE).content] = True
+    inside[NetworkGrid((61, 7), (0.9, 1.3), SIZE).content] = True
     assert np.array_equal(marked, inside)
 
 
@@ -123,13 +125,13 @@ def test_a_network_is_loaded_by_its_file_or_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_network_that_needs_a_context_is_refused(tmp_path: Path) -> None:
-    predictor = Predictor(make_module(), capabilities=("context",), size=SIZE, device="cpu", name="universeg")
+    predictor = Predictor(Network(make_module(), capabilities=("context",), size=SIZE, device="cpu", name="universeg"))
     with pytest.raises(NetworkError, match="from scribbles alone"):
         EmbeddedNetwork.of_predictor(predictor)
 
 
 def test_the_network_of_a_predictor_is_taken_as_it_is() -> None:
-    predictor = Predictor(make_module(), size=SIZE, temperature=1.5, device="cpu", name="tiny")
+    predictor = Predictor(Network(make_module(), size=SIZE, temperature=1.5, device="cpu", name="tiny"))
     network = EmbeddedNetwork.of_predictor(predictor)
     assert network.module is predictor.network
     assert network.name == "tiny"

@@ -1,4 +1,4 @@
-"""Tests of scribblesegment.data.geometry: planes through any grid, their rasters, their values and their voxels."""
+"""Grids, planes through them in any direction, their rasters, their values and their voxels."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.data.geometry import Grid, SlicePlane, nearest_index, plane_through, plane_voxels, sample
+from scribblesegment.data.geometry import (
+    Grid,
+    SlicePlane,
+    nearest_index,
+    plane_through,
+    plane_voxels,
+    sample,
+    unit_vector,
+)
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError
 
 relaxed = settings(deadline=None, max_examples=40)
 
 
-def a_grid(shape=(6, 8, 10), spacing_ijk=(1.0, 1.0, 1.0)) -> Grid:
+def a_grid(shape=(6, 8, 10), spacing_ijk=(1.0, 1.0, 1.0)):
     return Grid(shape, np.diag([*spacing_ijk, 1.0]))
 
 
-def rotations() -> st.SearchStrategy[np.ndarray]:
+def rotations():
     component = st.floats(-1, 1)
     quaternions = st.tuples(component, component, component, component)
     return quaternions.filter(lambda q: np.linalg.norm(q) > 0.1).map(lambda q: Rotation.from_quat(q).as_matrix())
 
 
 @st.composite
-def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] | None = None) -> Grid:
+def grids(draw, sheared=True, sides=None):
     sides = sides if sides is not None else st.integers(1, 12)
     shape = (draw(sides), draw(sides), draw(sides))
     spacing = np.array([draw(st.floats(0.2, 5.0)) * draw(st.sampled_from([1, -1])) for _ in range(3)])
@@ -42,12 +50,12 @@ def grids(draw: st.DrawFn, sheared: bool = True, sides: st.SearchStrategy[int] |
 
 
 @st.composite
-def directions(draw: st.DrawFn) -> np.ndarray:
+def directions(draw):
     return draw(rotations())[:, 0]
 
 
 @st.composite
-def cuts(draw: st.DrawFn) -> tuple[Grid, SlicePlane]:
+def cuts(draw):
     """A grid with a plane in any direction through a point inside it."""
     grid = draw(grids())
     inside = np.array([draw(st.floats(-0.4, side - 0.6)) for side in grid.shape])
@@ -55,20 +63,61 @@ def cuts(draw: st.DrawFn) -> tuple[Grid, SlicePlane]:
     return grid, plane_through(grid, grid.to_mm(inside), draw(directions()), column_hint=hint)
 
 
-def slice_normal(grid: Grid, axis: int) -> np.ndarray:
+def slice_normal(grid, axis):
     row, column = np.delete(grid.steps_kji_mm, axis, axis=0)
     return np.cross(row, column)
 
 
-def thickness_mm(grid: Grid, normal: np.ndarray) -> float:
+def thickness_mm(grid, normal):
     return float(np.abs(grid.steps_kji_mm @ normal).sum())
 
 
-def all_pixels(plane: SlicePlane) -> np.ndarray:
+def all_pixels(plane):
     return np.stack(np.indices(plane.shape), axis=-1)
 
 
-# --- Planes along the axes of the grid --------------------------------------------------------------------------------
+# Grids --------------------------------------------------------------------------------------------------------------
+
+
+def test_voxel_indices_are_in_array_order():
+    grid = Grid((4, 5, 6), np.array([[2.0, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]]))
+    assert grid.to_mm((1, 2, 3)).tolist() == [16, 26, 34]
+    assert grid.to_kji((16, 26, 34)).tolist() == [1, 2, 3]
+    assert grid.spacing_kji_mm == (4, 3, 2)
+    assert grid.corners_mm()[[0, -1]].tolist() == [[9, 18.5, 28], [21, 33.5, 44]]
+    assert not grid.is_sheared
+
+
+@relaxed
+@given(grids(), st.lists(st.floats(-30, 30), min_size=3, max_size=3))
+def test_voxels_and_millimetres_are_inverse_to_each_other(grid, kji):
+    np.testing.assert_allclose(grid.to_kji(grid.to_mm(kji)), kji, atol=1e-9)
+    ijk = np.append(np.array(kji)[::-1], 1)
+    np.testing.assert_allclose(grid.to_mm(kji), (grid.ijk_to_mm @ ijk)[:3], atol=1e-9)
+    directions = grid.ijk_to_mm[:3, :3] / np.linalg.norm(grid.ijk_to_mm[:3, :3], axis=0)
+    assert grid.is_sheared == (np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4)
+
+
+def test_the_matrix_is_copied_and_read_only():
+    matrix = np.eye(4)
+    grid = Grid((2, 2, 2), matrix)
+    matrix[0, 0] = 7
+    assert grid.ijk_to_mm[0, 0] == 1
+    for array in (grid.ijk_to_mm, grid.steps_kji_mm, grid.mm_to_kji, grid.origin_mm):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+def test_a_tie_goes_to_the_lower_index():
+    assert nearest_index([-0.5, 0.5, 1.5 + 1e-9, 1.51, 1.49, 2.0]).tolist() == [-1, 0, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e300])
+def test_directions_of_any_length_become_one_long(size):
+    np.testing.assert_allclose(unit_vector((3 * size, 0, -4 * size), "normal"), (0.6, 0, -0.8))
+
+
+# Planes along the axes of the grid -----------------------------------------------------------------------------------
 
 
 @relaxed
@@ -154,7 +203,7 @@ def test_a_gantry_tilt_leaves_the_axial_slices_as_they_are_and_makes_the_sheared
     assert len(plane_voxels(grid, sagittal).kji) == 6 * 8
 
 
-# --- Oblique planes ---------------------------------------------------------------------------------------------------
+# Oblique planes ------------------------------------------------------------------------------------------------------
 
 
 @relaxed
@@ -208,33 +257,8 @@ def test_columns_run_along_the_hint_and_rows_across():
     np.testing.assert_allclose(plane.column_step_mm, projected / np.linalg.norm(projected))
     np.testing.assert_allclose(np.cross(plane.column_step_mm, plane.row_step_mm), plane.normal)
     np.testing.assert_allclose(plane.normal, np.array([0, 1, 1]) / np.sqrt(2))
-
-
-def test_a_hint_across_the_plane_is_as_good_as_none():
-    grid = a_grid()
-    plane = plane_through(grid, (3, 3, 3), (0, 1, 1), column_hint=(0, 1, 1))
-    np.testing.assert_allclose(plane.column_step_mm, (1, 0, 0))
-
-
-@pytest.mark.parametrize("normal", [(0, 0, 1), (0, 1, 1), (1, 2, 3)])
-def test_a_plane_beside_the_grid_is_refused(normal):
-    with pytest.raises(GeometryError, match="does not cut the volume"):
-        plane_through(a_grid(), np.array(normal) * 40, normal)
-
-
-@pytest.mark.parametrize(
-    ("point", "normal", "hint"),
-    [
-        ((0, 0), (0, 0, 1), None),
-        ((0, 0, np.nan), (0, 0, 1), None),
-        ((0, 0, 0), (0, 0, 0), None),
-        ((0, 0, 0), (0, np.inf, 1), None),
-        ((3, 3, 3), (0, 1, 1), (1, 0)),
-    ],
-)
-def test_numbers_that_describe_no_plane_are_refused(point, normal, hint):
-    with pytest.raises(GeometryError):
-        plane_through(a_grid(), point, normal, column_hint=hint)
+    across = plane_through(grid, (10, 10, 10), (0, 1, 1), column_hint=(0, 1, 1))  # as good as none
+    np.testing.assert_allclose(across.column_step_mm, (1, 0, 0))
 
 
 def test_a_raster_of_extreme_grids_stays_of_bearable_size():
@@ -244,7 +268,7 @@ def test_a_raster_of_extreme_grids_stays_of_bearable_size():
     assert plane_voxels(grid, plane).kji.shape[0] == len(range(500)) * 999
 
 
-# --- Values -----------------------------------------------------------------------------------------------------------
+# Values --------------------------------------------------------------------------------------------------------------
 
 
 @relaxed
@@ -285,19 +309,7 @@ def test_every_type_of_voxel_can_be_sampled(dtype):
     assert 0.3 < linear[row, column] <= 1
 
 
-def test_values_on_another_grid_are_refused():
-    plane = plane_through(a_grid(), (3, 3, 3), (0, 1, 1))
-    with pytest.raises(GeometryError, match="shape"):
-        sample(np.zeros((6, 8, 11)), a_grid(), plane)
-    for other in (a_grid((3, 8, 10)), a_grid((6, 8, 11))):
-        slice_of_another = plane_through(a_grid(), (3, 3, 4), (0, 0, 1))
-        with pytest.raises(GeometryError, match="plane_through"):
-            sample(np.zeros(other.shape), other, slice_of_another)
-        with pytest.raises(GeometryError, match="plane_through"):
-            plane_voxels(other, slice_of_another)
-
-
-# --- Voxels -----------------------------------------------------------------------------------------------------------
+# Voxels --------------------------------------------------------------------------------------------------------------
 
 
 @relaxed
@@ -423,7 +435,7 @@ def test_the_rows_of_a_raster_share_its_voxels_out_among_them(cut):
     assert sorted(map(tuple, np.concatenate(columns).tolist())) == whole
 
 
-# --- Comparison and storage -------------------------------------------------------------------------------------------
+# Comparison and storage ----------------------------------------------------------------------------------------------
 
 
 @relaxed
@@ -454,14 +466,6 @@ def test_slices_thinner_than_the_tolerance_are_told_apart():
     second = plane_through(grid, grid.to_mm((3, 0, 0)), (0, 0, 1))
     assert not first.matches(second)
     assert first.matches(plane_through(grid, grid.to_mm((2.2, 0, 0)), (0, 0, -1)))
-
-
-def test_slices_of_one_number_on_grids_at_other_places_are_told_apart():
-    elsewhere = Grid((6, 8, 10), np.diag([1, 1, 2, 1]))
-    here = plane_through(a_grid(), (0, 0, 4), (0, 0, 1))
-    there = plane_through(elsewhere, (0, 0, 8), (0, 0, 1))
-    assert here.voxel_slice == there.voxel_slice
-    assert not here.matches(there)
 
 
 @relaxed
@@ -499,7 +503,32 @@ def test_descriptions_of_no_plane_are_refused(change):
         SlicePlane.from_dict({**GOOD, **change})
 
 
-@pytest.mark.parametrize("description", [None, [], {}, "plane", {"shape": [2, 3]}])
-def test_descriptions_without_the_fields_of_a_plane_are_refused(description):
-    with pytest.raises(GeometryError, match="described by"):
-        SlicePlane.from_dict(description)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        *(
+            (lambda n=n: plane_through(a_grid(), np.array(n) * 40, n), "not cut")
+            for n in ((0, 0, 1), (0, 1, 1), (1, 2, 3))
+        ),
+        (lambda: plane_through(a_grid(), (0, 0), (0, 0, 1)), "point_mm"),
+        (lambda: plane_through(a_grid(), (0, 0, np.nan), (0, 0, 1)), "point_mm"),
+        (lambda: plane_through(a_grid(), (0, 0, 0), (0, np.inf, 1)), "normal"),
+        (lambda: plane_through(a_grid(), (3, 3, 3), (0, 1, 1), column_hint=(1, 0)), "column_hint"),
+        *((lambda d=d: unit_vector(d, "normal"), "normal") for d in ((0, 0, 0), (1, 2), (1, 2, np.nan), "up")),
+        *((lambda v=v: Grid(v, np.eye(4)), "shape") for v in ((0, 1, 1), (1, 1), (1.5, 2, 2), 3, (2, 2, 2, 2))),
+        *(
+            (lambda m=m: Grid((2, 2, 2), m), "ijk_to_mm")
+            for m in (np.eye(3), np.zeros((4, 4)), np.full((4, 4), np.nan))
+        ),
+        (lambda: sample(np.zeros((6, 8, 11)), a_grid(), plane_through(a_grid(), (3, 3, 3), (0, 1, 1))), "shape"),
+        *(
+            (lambda g=g: sample(np.zeros(g.shape), g, plane_through(a_grid(), (3, 3, 4), (0, 0, 1))), "plane_through")
+            for g in (a_grid((3, 8, 10)), a_grid((6, 8, 11)))
+        ),
+        (lambda: plane_voxels(a_grid((3, 8, 10)), plane_through(a_grid(), (3, 3, 4), (0, 0, 1))), "plane_through"),
+        *((lambda d=d: SlicePlane.from_dict(d), "described by") for d in (None, [], {}, "plane", {"shape": [2, 3]})),
+    ],
+)
+def test_numbers_that_describe_no_grid_or_plane_of_it_are_refused(make, words):
+    with pytest.raises(GeometryError, match=words):
+        make()
