@@ -24,10 +24,11 @@ from torch.nn import functional
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.evaluation.correction_network import PlainUNet
 from scribblesegment.inference.devices import computes_bfloat16
+from scribblesegment.refinement.constraints import in_bfloat16
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.network_graph import prepare_network
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.refiner import Refiner, in_bfloat16
+from scribblesegment.refinement.refiner import Refiner
 
 _LABELS = 4
 

@@ -32,7 +32,7 @@ from scribblesegment.refinement.region_growing import GrowthConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scribblesegment.refinement.adapters.base import RefinableNetwork
+    from scribblesegment.refinement.adapters.base import NetworkAdapter
     from scribblesegment.refinement.correction import CorrectionResult
 
 _ENDINGS = {
@@ -48,7 +48,7 @@ class LoadNetwork(Protocol):
 
     def __call__(
         self, source: str, *, confirm: Callable[[str], bool] | None, weights: Path | None, fold: str | None
-    ) -> RefinableNetwork:
+    ) -> NetworkAdapter:
         """Load the network `source`, asking `confirm` before code that comes with it runs."""
 
 
