@@ -25,7 +25,7 @@ from vtkmodules.vtkCommonDataModel import vtkImageData
 
 from scribblesegment.mrml import slice_segmenter as controller_module
 from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
-from scribblesegment.service.service import PredictorService
+from scribblesegment.service.service import InferenceService
 
 # The functions that the controller calls, as they are named in the output; their time is part of `paint` or `poll`.
 _STEPS = {
@@ -58,14 +58,14 @@ def main() -> int:
     parser.add_argument("--oblique", action="store_true", help="draw in a view that is turned against the volume")
     parser.add_argument("--masked", action="store_true", help="with an editable area and an intensity range")
     arguments = parser.parse_args()
-    service = PredictorService()
+    service = InferenceService()
     scene = Scene(tuple(arguments.shape), oblique=arguments.oblique, masked=arguments.masked)
     controller = ScribbleController(
         service, save_state=scene.logic.SaveStateForUndo, options=ControllerOptions(protect_visible=True)
     )
     _warm_up(controller, service, scene)
     figures = Figures()
-    with _timed_steps(controller, service, figures):
+    with _timed_steps(controller, figures):
         for number in range(arguments.gestures):
             _gesture(controller, service, scene, number, figures)
     service.close()
@@ -145,7 +145,7 @@ def _image(voxels: np.ndarray) -> Any:
 
 
 def _gesture(
-    controller: ScribbleController, service: PredictorService, scene: Scene, number: int, figures: Figures
+    controller: ScribbleController, service: InferenceService, scene: Scene, number: int, figures: Figures
 ) -> None:
     """Draw one stroke, and wait until the segment has changed as the effect does."""
     index = scene.shape[0] // 2 + (number // 2) % 20 - 10
@@ -167,9 +167,10 @@ def _gesture(
             raise SystemExit(f"error: {update.problem}")
     figures.total.append(1000.0 * (time.perf_counter() - began))
     figures.blocked.append(1000.0 * blocked)
+    figures.network.append(service.state.milliseconds or 0.0)
 
 
-def _warm_up(controller: ScribbleController, service: PredictorService, scene: Scene) -> None:
+def _warm_up(controller: ScribbleController, service: InferenceService, scene: Scene) -> None:
     """Do what happens when the effect is activated, and draw once."""
     service.prepare()
     while service.state.kind in ("idle", "loading"):
@@ -181,7 +182,7 @@ def _warm_up(controller: ScribbleController, service: PredictorService, scene: S
     controller.clear_slice(scene.editor, scene.view)
 
 
-def _timed_steps(controller: ScribbleController, service: PredictorService, figures: Figures) -> Any:
+def _timed_steps(controller: ScribbleController, figures: Figures) -> Any:
     """Put a stopwatch around each step, until the returned context ends."""
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,14 +195,6 @@ def _timed_steps(controller: ScribbleController, service: PredictorService, figu
 
         return wrapped
 
-    poll = service.poll
-
-    def counted_poll() -> Any:
-        outcomes = poll()
-        figures.network.extend(1000.0 * outcome.seconds for outcome in outcomes)
-        return outcomes
-
-    service.poll = counted_poll  # type: ignore[method-assign]
     controller._save_state = timed("save undo state", controller._save_state)
     replacements: dict[str, Any] = {
         name: timed(text, getattr(controller_module, name)) for name, text in _STEPS.items()

@@ -14,7 +14,7 @@ from scribblesegment.context.store import ContextStore
 from scribblesegment.errors import ContextError, ScribbleSegmentError
 from scribblesegment.mrml.target import ContextTask
 from scribblesegment.service.service import explain
-from scribblesegment.service.worker import Worker
+from scribblesegment.service.worker import Task, Worker
 
 Change = Callable[[ContextSet], ContextSet]
 
@@ -52,7 +52,7 @@ class TaskContexts:
         self._store = store or ContextStore()
         self._known: dict[str, _Known] = {}
         self._names: list[str] = []
-        self._worker: Worker[None] = Worker("ScribbleSegment contexts")
+        self._worker = Worker("ScribbleSegment contexts")
         # What both threads touch, under the lock.
         self._lock = threading.Lock()
         self._toLoad: dict[str, ContextTask] = {}
@@ -89,7 +89,7 @@ class TaskContexts:
             if task.kept:
                 with self._lock:
                     self._toLoad[task.key] = task
-                self._worker.run(self._work, report=False)
+                self._worker.submit(self._work, supersede="work")
             else:
                 known.context = ContextSet(task.name)
         return known.context
@@ -121,7 +121,7 @@ class TaskContexts:
         """Look anew which tasks are kept; `names` has them after a while."""
         with self._lock:
             self._toList = True
-        self._worker.run(self._work, report=False)
+        self._worker.submit(self._work, supersede="work")
 
     def poll(self) -> list[str]:
         """Take in what the thread did. Returns what went wrong."""
@@ -169,29 +169,29 @@ class TaskContexts:
         if known.task.kept and known.context is not None:
             with self._lock:
                 self._toSave[known.task.key] = (known.task, known.context)
-            self._worker.run(self._work, report=False)
+            self._worker.submit(self._work, supersede="work")
 
     # On the thread ------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        """Do all that waits; of several jobs in the worker's queue only the newest is kept, so each does everything."""
+    def _work(self, task: Task[None]) -> None:
+        """Do all that waits."""
         while True:
             with self._lock:
                 if self._toSave:
                     key = next(iter(self._toSave))
                     saving = self._toSave.pop(key)
-                    task = None
+                    loading = None
                 elif self._toLoad:
                     saving = None
-                    key, task = self._toLoad.popitem()
+                    key, loading = self._toLoad.popitem()
                 elif self._toList:
-                    self._toList, saving, task = False, None, None
+                    self._toList, saving, loading = False, None, None
                 else:
                     return
             if saving is not None:
                 self._saveNow(*saving)
-            elif task is not None:
-                self._loadNow(key, task)
+            elif loading is not None:
+                self._loadNow(key, loading)
             else:
                 self._listNow()
 

@@ -104,7 +104,7 @@ class DeviceSection:
         name = self._ui.deviceComboBox.currentData
         self._ui.checkDeviceButton.enabled = False
         self._ui.deviceResultLabel.text = _("Checking; loading PyTorch takes a few seconds...")
-        self._job.start(lambda: self._check(name), self._onChecked)
+        self._job.start(lambda task: self._check(name), self._onChecked)
 
     def _onChecked(self, report: DeviceReport | None, error: BaseException | None) -> None:
         self._ui.checkDeviceButton.enabled = True

@@ -8,17 +8,17 @@ from typing import Any
 import qt
 
 from scribblesegment.errors import WeightsError
-from scribblesegment.service.service import PredictorService
-from scribblesegment.service.worker import Worker
+from scribblesegment.service.service import InferenceService
+from scribblesegment.service.worker import Task, Worker
 
 from .NetworkChoices import ModelChoices, RememberedSelection, Selection, deviceNames
 
-_service: PredictorService | None = None
+_service: InferenceService | None = None
 
 _endsWithApplication = False
 
 
-def sharedInference() -> PredictorService:
+def sharedInference() -> InferenceService:
     """Give the application's inference service, made on first use and ended when Slicer quits.
 
     It starts with the network and the device that the user chose last.
@@ -28,13 +28,13 @@ def sharedInference() -> PredictorService:
         qt.QCoreApplication.instance().aboutToQuit.connect(closeSharedInference)
         _endsWithApplication = True
     if _service is None:
-        _service = PredictorService()
+        _service = InferenceService()
         selection = startingSelection()
         _service.choose(selection.model, selection.device)
     return _service
 
 
-def replaceSharedInference(service: PredictorService) -> None:
+def replaceSharedInference(service: InferenceService) -> None:
     """Use another service from now on; for tests, which must not depend on what is installed."""
     global _service
     closeSharedInference()
@@ -78,8 +78,9 @@ class BackgroundJob:
 
     def __init__(self, name: str) -> None:
         """Make an idle one; `name` is the thread's."""
-        self._worker: Worker[Any] = Worker(name)
-        self._done: Callable[[Any, BaseException | None], None] | None = None
+        self._worker = Worker(name)
+        self._task: Task[Any] | None = None
+        self._done: Callable[[Any, BaseException | None], None] = lambda value, error: None
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
         self._timer.connect("timeout()", self._collect)
@@ -87,34 +88,34 @@ class BackgroundJob:
     @property
     def running(self) -> bool:
         """Whether a result is on its way."""
-        return self._done is not None
+        return self._task is not None
 
-    def start(self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def start(self, work: Callable[[Task[Any]], Any], done: Callable[[Any, BaseException | None], None]) -> Task[Any]:
         """Run a function; one that runs already is given up.
 
         Args:
-            job: Called on the thread; must not touch Qt or MRML.
+            work: Called on the thread with its task; must not touch Qt or MRML.
             done: Called on the main thread with its result and None, or None and what it raised.
         """
+        if self._task is not None:
+            self._task.cancel()
         self._done = done
-        self._worker.run(job)
+        self._task = self._worker.submit(work)
         self._timer.start()
+        return self._task
 
     def cancel(self) -> None:
-        """Drop the result; a function that runs comes to its end unheard."""
+        """Drop the result; a function that runs is asked to end."""
         self._timer.stop()
-        self._done = None
+        self._task = None
         self._worker.close(timeout_s=0.0)
 
     def _collect(self) -> None:
-        if not self._worker.wait(_WAIT_SECONDS):
+        task = self._task
+        if task is None or not task.wait(_WAIT_SECONDS):
             return
-        outcomes = self._worker.poll()
-        if self._worker.busy:
-            return  # a newer function runs
-        done = self._done
         self._timer.stop()
-        self._done = None
+        self._task = None
         self._worker.close()
-        if done is not None:
-            done(outcomes[-1].value, outcomes[-1].error)
+        error = task.exception()
+        self._done(None if error is not None else task.result(), error)

@@ -112,7 +112,7 @@ class NetworkSection:
         self._ui.addModelButton.enabled = False
         self._problem = ""
         self._ui.networkStateLabel.text = _("Checking {file}...").format(file=Path(file).name)
-        self._import.start(lambda: self._models.add(file), self._onAdded)
+        self._import.start(lambda task: self._models.add(file), self._onAdded)
 
     def _question(self, file: str) -> str:
         return _(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +41,7 @@ from scribblesegment.mrml.corrections import (
 )
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.service.service import explain
+from scribblesegment.service.worker import Task
 
 from .Inference import BackgroundJob
 from .Packages import RequiredPackages
@@ -56,86 +56,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TalkState:
-    """What has been said so far.
+class RefinementProgress:
+    """How far a run or refinement is."""
 
-    Attributes:
-        part: How much is done, from 0 to 1.
-        text: What is being done.
-        history: g before the first iteration, and after each one; grows.
-        iteration: Number of the newest one.
-        question: What the user must decide before anything goes on; None for nothing.
-    """
+    part: float = 0.0  # how much is done, from 0 to 1
+    text: str = ""  # what is being done
+    history: tuple[float, ...] = ()  # g before the first iteration, and after each one
+    iteration: int = 0  # number of the newest one
 
-    part: float = 0.0
-    text: str = ""
-    history: tuple[float, ...] = ()
-    iteration: int = 0
-    question: str | None = None
-
-
-class RefinementTalk:
-    """One conversation, for one run. Its methods may be called on any thread."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._part, self._text = 0.0, ""
-        self._history: list[float] = []
-        self._iteration = 0
-        self._question: str | None = None
-        self._answer: bool | None = None
-        self._cancelled = False
-
-    # What the thread that computes says -------------------------------------------------------------------------
-
-    def progress(self, part: float, text: str) -> None:
-        """Say how much is done."""
-        with self._changed:
-            self._part, self._text = min(max(float(part), 0.0), 1.0), text
-
-    def iteration(self, number: int, g: float) -> None:
-        """Say how far the constraints are from being met: g after iteration `number`, 0 for before the first."""
-        with self._changed:
-            self._iteration = int(number)
-            self._history.append(float(g))
-
-    def confirm(self, reason: str) -> bool:
-        """Ask the user, and wait for the answer; no when the run was cancelled."""
-        with self._changed:
-            self._question, self._answer = reason, None
-            self._changed.wait_for(lambda: self._answer is not None or self._cancelled)
-            self._question = None
-            return bool(self._answer) and not self._cancelled
-
-    @property
-    def isCancelled(self) -> bool:
-        """Whether the run shall end."""
-        with self._changed:
-            return self._cancelled
-
-    def cancelled(self) -> bool:
-        """Tell the same, as the package asks it."""
-        return self.isCancelled
-
-    # What the user interface says -------------------------------------------------------------------------------
-
-    def answer(self, yes: bool) -> None:
-        """Answer the question."""
-        with self._changed:
-            self._answer = yes
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """Let the run end soon."""
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify_all()
-
-    @property
-    def state(self) -> TalkState:
-        """What has been said."""
-        with self._changed:
-            return TalkState(self._part, self._text, tuple(self._history), self._iteration, self._question)
+    def followed(self, task: Task[Any]) -> RefinementProgress:
+        """Give the state after what a task has brought since."""
+        iterations = task.take()
+        history = (*self.history, *(float(g) for _, g in iterations))
+        number = iterations[-1][0] if iterations else self.iteration
+        return RefinementProgress(task.progress.fraction, task.progress.text, history, number)
 
 
 @dataclass(frozen=True)
@@ -232,7 +166,7 @@ class Backend(Protocol):
         painted: NDArray[np.int16],
         newNames: Mapping[int, str],
         request: WorkRequest,
-        talk: RefinementTalk,
+        task: Task[Any],
     ) -> Any:
         """Refine; returns a `CorrectionResult`."""
 
@@ -259,15 +193,15 @@ class RefinementWork:
         """Let go of what was computed for an image; the network stays, for the next patient."""
         self._correction = None
 
-    def segment(self, request: WorkRequest, talk: RefinementTalk) -> NetworkRun:
+    def segment(self, request: WorkRequest, task: Task[Any]) -> NetworkRun:
         """Run a network as it is.
 
         Raises:
             ScribbleSegmentError: It cannot be loaded or run; the message says what to do.
         """
-        network = self._loaded(request, talk)
+        network = self._loaded(request, task)
         correction = self._prepared(network, request)
-        labels = correction.segment(progress=talk.progress, cancelled=talk.cancelled)
+        labels = correction.segment(progress=task.set_progress, cancelled=lambda: task.cancelled)
         return NetworkRun(labels, tuple(network.labels), network.name, getattr(network, "licence", ""))
 
     def refine(
@@ -276,7 +210,7 @@ class RefinementWork:
         painted: NDArray[np.int16],
         names: tuple[str, ...],
         newNames: Mapping[int, str],
-        talk: RefinementTalk,
+        task: Task[Any],
     ) -> Any:
         """Refine a network's result.
 
@@ -285,24 +219,24 @@ class RefinementWork:
             painted: int16 of the shape of the image, or of the slice; -1 where nothing is painted.
             names: Of the labels that `painted` is about.
             newNames: Of the new labels in it, by value.
-            talk: Gets the progress.
+            task: Gets the progress, and each iteration's number and g as partial results.
 
         Raises:
             ScribbleSegmentError: It cannot be done; the message says what to do.
         """
-        network = self._loaded(request, talk)
+        network = self._loaded(request, task)
         if tuple(network.labels) != names:
             raise NetworkError(
                 f"The result was made by a network with the labels {', '.join(names)}; {network.name} has "
                 f"{', '.join(network.labels)}. Press 'Run network' first."
             )
         correction = self._prepared(network, request)
-        return self._backend.refine(correction, painted, newNames, request, talk)
+        return self._backend.refine(correction, painted, newNames, request, task)
 
-    def _loaded(self, request: WorkRequest, talk: RefinementTalk) -> Any:
+    def _loaded(self, request: WorkRequest, task: Task[Any]) -> Any:
         if self._network is None or self._network[0] != request.source:
             self._network = self._correction = None  # the old one need not stay in memory meanwhile
-            self._network = (request.source, self._backend.load(request.source, talk.confirm))
+            self._network = (request.source, self._backend.load(request.source, task.ask))
         return self._network[1]
 
     def _prepared(self, network: Any, request: WorkRequest) -> Any:
@@ -345,7 +279,7 @@ class PackageBackend:
         painted: NDArray[np.int16],
         newNames: Mapping[int, str],
         request: WorkRequest,
-        talk: RefinementTalk,
+        task: Task[Any],
     ) -> Any:
         """Refine; returns a `CorrectionResult`."""
         from scribblesegment.data.labels import LabelScribbles
@@ -356,9 +290,9 @@ class PackageBackend:
             LabelScribbles.from_labels(painted),
             names=newNames,
             grow=grow,
-            on_iteration=talk.iteration,
-            progress=talk.progress,
-            cancelled=talk.cancelled,
+            on_iteration=lambda number, g: task.put((number, g)),
+            progress=task.set_progress,
+            cancelled=lambda: task.cancelled,
         )
 
 
@@ -391,7 +325,7 @@ class RefinementView:
 
     Attributes:
         say: Tells the user something; with `problem=True` that something is wrong.
-        showTalk: Shows how far a computation is.
+        showProgress: Shows how far a computation is.
         showRunning: Shows whether there is one.
         showResult: Shows the segmentation that a result was written to.
         showViolations: Lists what a result does not follow, with the names of all labels.
@@ -401,7 +335,7 @@ class RefinementView:
     """
 
     say: Callable[..., None]
-    showTalk: Callable[[TalkState], None]
+    showProgress: Callable[[RefinementProgress], None]
     showRunning: Callable[[bool], None]
     showResult: Callable[[Any], None]
     showViolations: Callable[[tuple[Violation, ...], tuple[str, ...]], None]
@@ -439,9 +373,9 @@ class RefinementControl:
         self._view = view
         self.work = RefinementWork()
         self._job = BackgroundJob("ScribbleSegment refinement")
-        self._talk: RefinementTalk | None = None
+        self._task: Task[Any] | None = None
         self._asking = False
-        self._shownState = TalkState()
+        self._progress = RefinementProgress()
         self._images = SourceImages()
         self.history = ResultHistory()
         self._shownGrid: tuple[Any, Any] | None = None
@@ -481,7 +415,7 @@ class RefinementControl:
         result = self._resultToWriteTo(choice)
         started, work = self._round(choice, result), self.work
         self._view.showViolations((), ())
-        self._start(lambda talk: work.segment(started.request, talk), lambda run: self._onRun(started, result, run))
+        self._start(lambda task: work.segment(started.request, task), lambda run: self._onRun(started, result, run))
 
     def refine(self, choice: RefinementChoice) -> None:
         """Refine the chosen result by what is painted.
@@ -508,14 +442,14 @@ class RefinementControl:
         work = self.work
         self._view.showViolations((), ())
         self._start(
-            lambda talk: work.refine(started.request, painted, source.labels, newNames, talk),
+            lambda task: work.refine(started.request, painted, source.labels, newNames, task),
             lambda outcome: self._onRefined(started, result, source, painted, outcome),
         )
 
     def cancel(self) -> None:
         """Let what is computed end; nothing is written then."""
-        if self._talk is not None:
-            self._talk.cancel()
+        if self._task is not None:
+            self._task.cancel()
             self._view.say(_("Cancelling..."))
 
     def paint(self, choice: RefinementChoice) -> None:
@@ -566,14 +500,14 @@ class RefinementControl:
 
     def forget(self) -> None:
         """Let go of everything that belongs to a scene that closes, and of what is computed for it."""
-        if self._talk is not None:
-            self._talk.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self._timer.stop()
         if self.running:
             self._job.cancel()
             self.work = self.work.another()
         self.work.forgetImage()
-        self._talk = None
+        self._task = None
         self._images.forget()
         self.history.follow(None)
         self._shownGrid = None
@@ -582,39 +516,40 @@ class RefinementControl:
 
     # While it is computed ---------------------------------------------------------------------------------------
 
-    def _start(self, work: Callable[[RefinementTalk], Any], done: Callable[[Any], None]) -> None:
+    def _start(self, work: Callable[[Task[Any]], Any], done: Callable[[Any], None]) -> None:
         if self.running:
             raise PromptError(_("Something is being computed. Wait, or press 'Cancel'."))
-        talk = self._talk = RefinementTalk()
+        self._progress = RefinementProgress()
         self._view.say("")
-        self._view.showTalk(talk.state)
+        self._view.showProgress(self._progress)
         self._view.showRunning(True)
         self._timer.start()
-        self._job.start(lambda: work(talk), lambda value, error: self._onDone(talk, done, value, error))
+        task = self._task = self._job.start(work, lambda value, error: self._onDone(task, done, value, error))
 
     def _onTimer(self) -> None:
-        talk = self._talk
-        if talk is None or self._asking:  # a dialog lets timers run
+        task = self._task
+        if task is None or self._asking:  # a dialog lets timers run
             return
-        state = talk.state
-        if state != self._shownState:
-            self._shownState = state
-            self._view.showTalk(state)
-        if state.question is not None and not talk.isCancelled:
+        self._showProgress(task)
+        question = task.question
+        if question is not None and not task.cancelled:
             self._asking = True
             try:
-                talk.answer(self._view.ask(state.question))
+                task.answer(self._view.ask(question))
             finally:
                 self._asking = False
 
-    def _onDone(
-        self, talk: RefinementTalk, done: Callable[[Any], None], value: Any, error: BaseException | None
-    ) -> None:
+    def _showProgress(self, task: Task[Any]) -> None:
+        before, self._progress = self._progress, self._progress.followed(task)
+        if self._progress != before:
+            self._view.showProgress(self._progress)
+
+    def _onDone(self, task: Task[Any], done: Callable[[Any], None], value: Any, error: BaseException | None) -> None:
         self._timer.stop()
-        self._talk = None
-        self._view.showTalk(talk.state)
+        self._task = None
+        self._showProgress(task)
         self._view.showRunning(False)
-        if talk.isCancelled:
+        if task.cancelled:
             self._view.say(_("Cancelled. Nothing was changed."))
             return
         if error is not None:

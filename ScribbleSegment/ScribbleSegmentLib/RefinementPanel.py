@@ -20,7 +20,7 @@ from scribblesegment.mrml.corrections import ATTRIBUTE, SegmentMeaning, Violatio
 
 from .Inference import sharedInference
 from .Packages import InstallationError, PackageInstaller, Requirement
-from .RefinementLogic import RefinementChoice, RefinementControl, RefinementOptions, RefinementView, TalkState
+from .RefinementLogic import RefinementChoice, RefinementControl, RefinementOptions, RefinementProgress, RefinementView
 from .RefinementText import gInWords, iterationInWords, meaningInWords, violationInWords
 from .Widget import registerPanel
 
@@ -473,7 +473,7 @@ class RefinementPanel(VTKObservationMixin):
         self.control = RefinementControl(
             RefinementView(
                 say=self.form.say,
-                showTalk=self._showTalk,
+                showProgress=self._showProgress,
                 showRunning=self._showRunning,
                 showResult=self._showResult,
                 showViolations=self.form.showViolations,
@@ -662,7 +662,7 @@ class RefinementPanel(VTKObservationMixin):
         self._follow()
         self._showHistory()
 
-    def _showTalk(self, state: TalkState) -> None:
+    def _showProgress(self, state: RefinementProgress) -> None:
         self.form.showProgress(state.part, state.text)
         self.form.showIterations(state.history, state.iteration, self._most)
 

@@ -148,7 +148,7 @@ class ContextControl:
         if task is None:
             return
         self._panel.showNote(_("Reading {name}...").format(name=Path(path).name))
-        self._job.start(lambda: _read(path), lambda imported, error: self._onImported(task, imported, error))
+        self._job.start(lambda job: _read(path), lambda imported, error: self._onImported(task, imported, error))
 
     def askAndExport(self) -> None:
         """Let the user choose a file, and write the examples to it."""
@@ -171,7 +171,7 @@ class ContextControl:
             return
         full = path if path.lower().endswith(_EXTENSION) else path + _EXTENSION
         self._panel.showNote(_("Writing {name}...").format(name=Path(full).name))
-        self._job.start(lambda: _write(full, context), self._onExported)
+        self._job.start(lambda job: _write(full, context), self._onExported)
 
     def setAddAccepted(self, wanted: bool) -> None:
         """Choose whether accepted slices are added by themselves."""

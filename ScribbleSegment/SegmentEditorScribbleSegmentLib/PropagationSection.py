@@ -14,7 +14,7 @@ from scribblesegment.errors import FileFormatError, GeometryError, PromptError, 
 from scribblesegment.mrml.propagation import PropagationOptions, PropagationReport, SegmentReport
 from scribblesegment.mrml.tags import read_accepted
 from scribblesegment.mrml.target import align_view, show_slice, shown_slice
-from scribblesegment.service.service import PropagationProgress
+from scribblesegment.service.worker import Progress
 from ScribbleSegmentLib.Inference import sharedInference
 
 
@@ -353,7 +353,7 @@ class PropagationPanel:
             ui.rangeWidget.setRange(0, max(length - 1, 0))
             ui.rangeWidget.setValues(0, max(length - 1, 0))
 
-    def showProgress(self, progress: PropagationProgress | None) -> None:
+    def showProgress(self, progress: Progress | None) -> None:
         """Show how far a propagation is; None when none is under way."""
         ui = self.ui
         running = progress is not None
@@ -362,9 +362,9 @@ class PropagationPanel:
         ui.progressFrame.visible = running
         if progress is None:
             return
-        ui.progressBar.value = round(100 * progress.part)
+        ui.progressBar.value = round(100 * progress.fraction)
         ui.speedLabel.text = _("{count} slices, {speed} per second").format(
-            count=progress.made, speed=f"{progress.slices_per_second:.1f}"
+            count=progress.count, speed=f"{progress.per_second:.1f}"
         )
 
     def showAllSegments(self, wanted: bool) -> None:

@@ -74,15 +74,15 @@ class StandIn:
                 raise CancelledError("cancelled")
             time.sleep(0.002)
 
-    def refine(self, correction, painted, newNames, request, talk):
+    def refine(self, correction, painted, newNames, request, task):
         """Fill what is painted, but for the labels that are ignored."""
         self.refined.append((painted, dict(newNames)))
         history = [2.0 * 0.5**number for number in range(self.iterations + 1)]
         for number, g in enumerate(history):
-            talk.iteration(number, g)
-            talk.progress(number / self.iterations, f"Iteration {number}")
-            self.work(talk.cancelled)
-        labels = self.segment(correction.part, talk.progress, talk.cancelled)
+            task.put((number, g))
+            task.set_progress(number / self.iterations, f"Iteration {number}")
+            self.work(lambda: task.cancelled)
+        labels = self.segment(correction.part, task.set_progress, lambda: task.cancelled)
         for label in np.unique(painted[painted >= 0]):
             if label not in self.ignores:
                 labels[painted == label] = label

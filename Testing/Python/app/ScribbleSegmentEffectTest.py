@@ -19,7 +19,7 @@ import vtk
 
 from scribblesegment.context.store import ContextStore
 from scribblesegment.mrml.tags import read_drawing
-from scribblesegment.service.service import PredictorService
+from scribblesegment.service.service import InferenceService
 from ScribbleSegmentLib import ContextLibrary as SharedContexts
 from ScribbleSegmentLib import Inference as SharedInference
 from ScribbleSegmentLib.ContextLibrary import TaskContexts
@@ -61,7 +61,7 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
         """Open the Segment Editor on two bright blocks, with the effect active and two segments."""
         slicer.mrmlScene.Clear()
         SharedInference.closeSharedInference()
-        SharedInference.replaceSharedInference(PredictorService(lambda model, device: BrightRegionPredictor()))
+        SharedInference.replaceSharedInference(InferenceService(lambda model, device: BrightRegionPredictor()))
         # Not the user's own.
         self.folder = tempfile.TemporaryDirectory()
         SharedContexts.replaceSharedContexts(TaskContexts(ContextStore(self.folder.name)))
@@ -408,7 +408,7 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
             raise ModuleNotFoundError("No module named 'torch'", name="torch_is_not_there")
 
         self.editor.setActiveEffectByName("")
-        SharedInference.replaceSharedInference(PredictorService(missing))
+        SharedInference.replaceSharedInference(InferenceService(missing))
         self.editor.setActiveEffectByName(EFFECT_NAME)
         self.drag("Red", (15, 30, 20), (15, 35, 34))
         self.assertIn("torch_is_not_there", self.status())
@@ -461,7 +461,7 @@ class ScribbleSegmentEffectTest(unittest.TestCase):
     def test_theEmbeddedNetworkSegmentsAStroke(self):
         """From stroke to segment with the real network."""
         self.editor.setActiveEffectByName("")
-        SharedInference.replaceSharedInference(PredictorService())
+        SharedInference.replaceSharedInference(InferenceService())
         self.editor.setActiveEffectByName(EFFECT_NAME)
         self.settle()
         self.drag("Red", (15, 30, 20), (15, 35, 34))

@@ -18,7 +18,7 @@ import slicer
 import vtk
 
 from scribblesegment.context.store import ContextStore
-from scribblesegment.service.service import PredictorService
+from scribblesegment.service.service import InferenceService
 from ScribbleSegmentLib import ContextLibrary as SharedContexts
 from ScribbleSegmentLib import Inference as SharedInference
 from ScribbleSegmentLib.ContextLibrary import TaskContexts
@@ -93,7 +93,7 @@ class ScribbleSegmentVolumeTest(unittest.TestCase):
     def use(self, predictor):
         """Let a predictor stand in for the network."""
         self.predictor = predictor
-        SharedInference.replaceSharedInference(PredictorService(lambda model, device: predictor))
+        SharedInference.replaceSharedInference(InferenceService(lambda model, device: predictor))
 
     def build(self):
         """Make the scene."""

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from scribblesegment.errors import ScribbleSegmentError
-from scribblesegment.service.service import SliceOutcome, SliceRequest
+from scribblesegment.service.service import SliceRequest
+from scribblesegment.service.worker import Task
 
 
 def region_logits(request: SliceRequest, brighter_than: float = 100.0) -> np.ndarray:
@@ -27,38 +28,28 @@ def region_logits(request: SliceRequest, brighter_than: float = 100.0) -> np.nda
 
 @dataclass
 class RegionInference:
-    """Answers when told to: requests wait until `finish`.
-
-    Attributes:
-        requests: All that were submitted.
-        error: What the next outcomes carry instead of logits.
-    """
+    """Answers when told to: requests wait until `finish`."""
 
     requests: list[SliceRequest] = field(default_factory=list)
-    error: ScribbleSegmentError | None = None
-    _waiting: tuple[int, SliceRequest] | None = None
-    _outcomes: list[SliceOutcome] = field(default_factory=list)
+    error: ScribbleSegmentError | None = None  # what the next tasks end with instead of logits
+    _waiting: tuple[SliceRequest, Task[np.ndarray]] | None = None
 
     @property
     def busy(self) -> bool:
-        return self._waiting is not None or bool(self._outcomes)
+        return self._waiting is not None
 
-    def submit(self, request: SliceRequest) -> int:
+    def segment_slice(self, request: SliceRequest) -> Task[np.ndarray]:
         self.requests.append(request)
-        self._waiting = (len(self.requests), request)
-        return len(self.requests)
+        self._waiting = (request, Task())
+        return self._waiting[1]
 
     def finish(self) -> None:
         """Let the newest request come to its end."""
         if self._waiting is not None:
-            ticket, request = self._waiting
-            logits = None if self.error is not None else region_logits(request)
-            self._outcomes.append(SliceOutcome(ticket, logits, self.error, 0.01))
-            self._waiting = None
+            (request, task), self._waiting = self._waiting, None
+            task.run(lambda task: self._answer(request))
 
-    def poll(self) -> list[SliceOutcome]:
-        outcomes, self._outcomes = self._outcomes, []
-        return outcomes
-
-    def wait(self, seconds: float) -> bool:
-        return bool(self._outcomes)
+    def _answer(self, request: SliceRequest) -> np.ndarray:
+        if self.error is not None:
+            raise self.error
+        return region_logits(request)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -16,10 +13,10 @@ from scribblesegment.data.drawing import Click
 from scribblesegment.data.geometry import SlicePlane
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ImageError, ScribbleSegmentError
-from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.mrml.slice_segmenter import PredictionQueue, PreparedJob, SliceJob
 from scribblesegment.mrml.target import EditTarget
-from scribblesegment.service.service import PredictorService, SliceOutcome, SliceRequest
+from scribblesegment.service.service import SliceRequest
+from scribblesegment.service.worker import Task
 
 SHAPE = (3, 4)
 NODE = object()
@@ -43,57 +40,36 @@ def prepared(job: SliceJob) -> PreparedJob:
     return PreparedJob(job, request, np.zeros(SHAPE, bool))
 
 
-class SharedInference:
-    """Answers when told to; others use it, too, so that a request which has not begun may never be answered."""
+class ManualInference:
+    """Answers when told to, and is ended like the application's service."""
 
     def __init__(self) -> None:
-        self.submitted: list[SliceJob | None] = []
-        self.waiting: int | None = None
-        self.running: int | None = None
-        self.outcomes: list[SliceOutcome] = []
+        self.submitted: list[SliceJob] = []
+        self.task: Task[np.ndarray] = Task()
 
-    @property
-    def busy(self) -> bool:
-        return self.waiting is not None or self.running is not None or bool(self.outcomes)
-
-    def submit(self, request: SliceRequest) -> int:
+    def segment_slice(self, request: SliceRequest) -> Task[np.ndarray]:
         self.submitted.append(request.image_token)
-        self.waiting = len(self.submitted)
-        return self.waiting
-
-    def submit_of_another_user(self) -> None:
-        self.submitted.append(None)
-        self.waiting = len(self.submitted)
-
-    def begin(self) -> None:
-        if self.running is None:
-            self.running, self.waiting = self.waiting, None
+        self.task = Task()
+        return self.task
 
     def finish(self, error: ScribbleSegmentError | None = None) -> None:
-        """Let what runs, or would run next, come to its end."""
-        self.begin()
-        if self.running is not None:
-            logits = None if error else np.zeros(SHAPE, np.float32)
-            self.outcomes.append(SliceOutcome(self.running, logits, error, 0.0))
-            self.running = None
+        """Let what was handed over last come to its end."""
 
-    def lose(self) -> None:
-        """Drop what waits for a request of somebody else, and be done with that."""
-        self.submit_of_another_user()
-        self.finish()
-        self.finish()
+        def work(task: Task[np.ndarray]) -> np.ndarray:
+            if error is not None:
+                raise error
+            return np.zeros(SHAPE, np.float32)
 
-    def poll(self) -> list[SliceOutcome]:
-        outcomes, self.outcomes = self.outcomes, []
-        return outcomes
+        self.task.run(work)
 
-    def wait(self, seconds: float) -> bool:
-        return bool(self.outcomes)
+    def end(self) -> None:
+        """End the service before what was handed over has begun."""
+        self.task.cancel()
 
 
 @pytest.fixture
 def inference():
-    return SharedInference()
+    return ManualInference()
 
 
 @pytest.fixture
@@ -108,7 +84,7 @@ def answers(queue: PredictionQueue) -> list[SliceJob]:
     return [preparation.job for preparation, _ in ended]
 
 
-def run_dry(queue: PredictionQueue, inference: SharedInference) -> list[SliceJob]:
+def run_dry(queue: PredictionQueue, inference: ManualInference) -> list[SliceJob]:
     answered = []
     for _ in range(100):
         if not queue.busy:
@@ -133,10 +109,10 @@ def test_a_job_is_handed_over_at_once_and_comes_back_with_its_outcome(queue, inf
     assert inference.submitted == [job]
     assert queue.busy
     inference.finish()
-    ((preparation, outcome),) = queue.poll()
+    ((preparation, task),) = queue.poll()
     assert preparation.job is job
     assert preparation.request.image_token is job
-    assert outcome.ticket == 1
+    assert task.result().shape == SHAPE
     assert not queue.busy
 
 
@@ -144,8 +120,8 @@ def test_what_failed_comes_back_with_its_error_and_is_not_tried_again(queue, inf
     queue.add(a_job())
     error = ScribbleSegmentError("No network.")
     inference.finish(error)
-    ((_, outcome),) = queue.poll()
-    assert outcome.error is error
+    ((_, task),) = queue.poll()
+    assert task.exception() is error
     queue.go_on()
     assert not queue.busy
     assert len(inference.submitted) == 1
@@ -278,7 +254,6 @@ def test_all_waiting_jobs_of_a_segment_can_be_taken_back(queue, inference):
 def test_after_clearing_nothing_is_to_come_and_the_outcome_under_way_is_ignored(queue, inference):
     for index in range(3):
         queue.add(a_job(index))
-    inference.begin()
     queue.clear()
     assert not queue.busy
     inference.finish()
@@ -289,114 +264,44 @@ def test_after_clearing_nothing_is_to_come_and_the_outcome_under_way_is_ignored(
 def test_a_job_added_after_clearing_gets_its_own_outcome(queue, inference):
     old, new = a_job(number=1), a_job(number=2)
     queue.add(old)
-    inference.begin()
+    given_up = inference.task
     queue.clear()
     queue.add(new)
-    inference.finish()
+    assert given_up.cancelled
     assert answers(queue) == []
     assert queue.busy
     assert run_dry(queue, inference) == [new]
 
 
-# Sharing the inference ----------------------------------------------------------------------------------------------
+# When the service is ended ------------------------------------------------------------------------------------------
 
 
-def test_a_request_that_gave_way_to_somebody_else_s_is_handed_over_again(queue, inference):
+def test_a_job_that_the_service_gave_up_is_handed_over_again(queue, inference):
     job = a_job()
     queue.add(job)
-    inference.lose()
+    inference.end()
     assert answers(queue) == []
-    assert inference.submitted == [job, None, job]
+    assert inference.submitted == [job, job]
     assert run_dry(queue, inference) == [job]
 
 
-def test_a_request_is_not_given_up_while_somebody_else_s_is_computed(queue, inference):
-    job = a_job()
-    inference.submit_of_another_user()
-    inference.begin()
-    queue.add(job)
-    for _ in range(3):
-        assert answers(queue) == []
-    inference.finish()
-    assert answers(queue) == []
-    assert inference.submitted == [None, job]
-    inference.finish()
-    assert answers(queue) == [job]
-
-
-def test_a_lost_job_is_not_handed_over_again_when_a_newer_one_of_its_slice_waits(queue, inference):
+def test_a_job_that_was_given_up_gives_way_to_a_newer_one_of_its_slice(queue, inference):
     older, newer = a_job(number=1), a_job(number=2)
     queue.add(older)
     queue.add(newer)
-    inference.lose()
+    inference.end()
     assert run_dry(queue, inference) == [newer]
 
 
-def test_a_lost_job_waits_behind_the_newer_ones(queue, inference):
-    older, newer = a_job(0), a_job(1)
-    queue.add(older)
-    queue.add(newer)
-    inference.lose()
-    assert run_dry(queue, inference) == [newer, older]
-
-
-def test_a_lost_job_waits_before_the_older_ones(queue, inference):
-    first, second, third = (a_job(index) for index in range(3))
-    for job in (first, second, third):
-        queue.add(job)
-    inference.finish()
-    assert answers(queue) == [first]
-    assert inference.submitted[-1] is third
-    inference.lose()
-    assert run_dry(queue, inference) == [third, second]
-
-
-def test_a_lost_job_that_has_become_pointless_meanwhile_is_dropped(inference):
+def test_a_job_that_was_given_up_and_has_become_pointless_is_dropped(inference):
     pointless = []
     queue = PredictionQueue(inference, lambda job: None if job in pointless else prepared(job))
     job = a_job()
     queue.add(job)
     pointless.append(job)
-    inference.lose()
+    inference.end()
     assert answers(queue) == []
     assert not queue.busy
-
-
-@pytest.fixture
-def a_service():
-    """The real service, with a network that waits at a gate."""
-    gate, began = threading.Event(), threading.Event()
-
-    def predict(prompts):
-        began.set()
-        assert gate.wait(60)
-        return SimpleNamespace(logits=np.zeros(SHAPE, np.float32))
-
-    network = SimpleNamespace(plan=ExecutionPlan("cpu"), set_image=lambda image, **how: None, predict=predict)
-    service = PredictorService(lambda model, device: network)
-    yield SimpleNamespace(service=service, gate=gate, began=began)
-    gate.set()
-    assert service.close(60)
-
-
-def test_with_the_real_service_a_lost_request_is_answered_in_the_end(a_service):
-    service, queue = a_service.service, PredictionQueue(a_service.service, prepared)
-    first = service.submit(prepared(a_job(7)).request)
-    assert a_service.began.wait(60)
-    job = a_job()
-    queue.add(job)  # waits behind the first
-    last = service.submit(prepared(a_job(8)).request)  # takes its place
-    assert answers(queue) == []
-    assert queue.busy
-    a_service.gate.set()
-    answered = []
-    for _ in range(10):
-        if not queue.busy:
-            break
-        assert service.wait(60)
-        answered += answers(queue)
-    assert first < last
-    assert answered == [job]
 
 
 # All that can happen, in any order ----------------------------------------------------------------------------------
@@ -407,7 +312,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def set_up(self):
-        self.inference = SharedInference()
+        self.inference = ManualInference()
         self.pointless: set[int] = set()
         self.queue = PredictionQueue(self.inference, self.prepare)
         self.waiting: list[SliceJob] = []  # oldest first
@@ -453,23 +358,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.queue.add(job)
 
     @rule()
-    def begin(self):
-        self.inference.begin()
-
-    @rule()
     def finish(self):
         self.inference.finish()
 
-    @rule(finished=st.booleans())
-    def somebody_else_wants_a_prediction(self, finished):
-        self.inference.submit_of_another_user()
-        if finished:
-            self.inference.finish()
-            self.inference.finish()
-
     @rule()
-    def somebody_else_polls(self):
-        self.inference.poll()
+    def end_the_service(self):
+        self.inference.end()
 
     @rule(go_on=st.booleans())
     def poll(self, go_on):
@@ -478,17 +372,17 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(ended) <= 1
         if ended:
             assert ended[0][0].job is running
-            assert self.inference.submitted[ended[0][1].ticket - 1] is running
+            assert self.inference.submitted[-1] is running
             self.settle(running, "answered")
             assert self.last_answered.get(self.key(running), -1) < self.number(running), "older after newer"
             self.last_answered[self.key(running)] = self.number(running)
             self.running = None
-        elif running is not None and not self.inference.busy:
-            self.running = None  # lost
+        elif running is not None and self.inference.task.cancelled:
+            self.running = None
             if any(self.key(other) == self.key(running) for other in self.waiting):
                 self.settle(running, "replaced")
             else:
-                self.waiting = sorted([*self.waiting, running], key=self.number)
+                self.waiting.append(running)
         if go_on:
             self.queue.go_on()
 

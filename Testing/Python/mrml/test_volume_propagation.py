@@ -24,7 +24,7 @@ from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import ACCEPTED_TAG as TAG
 from scribblesegment.mrml.tags import read_accepted, write_accepted
 from scribblesegment.mrml.target import context_entry, grid_slice, target_of
-from scribblesegment.service.service import PredictorService
+from scribblesegment.service.service import InferenceService
 
 SHAPE = (16, 30, 34)
 FIRST, LAST = 3, 12  # slices that show the structure
@@ -65,7 +65,7 @@ class Workplace:
     def __init__(self, editor, network=None) -> None:
         self.editor = editor
         self.network = network or BrightNetwork()
-        self.service = PredictorService(lambda model, device: self.network)
+        self.service = InferenceService(lambda model, device: self.network)
         self.saves = 0
         self.history = PropagationHistory()
         self.contexts: dict[str, ContextSet] = {}
@@ -540,8 +540,8 @@ def test_slices_are_written_as_they_come(gated):
     gated.made(2)
     gated.written(gated.segment, 3)
     assert gated.propagation.busy
-    assert gated.propagation.progress.made == 2
-    assert 0 < gated.propagation.progress.part < 1
+    assert gated.propagation.progress.count == 2
+    assert 0 < gated.propagation.progress.fraction < 1
     gated.network.gate.release(2)
     gated.written(gated.segment, 5)
     assert gated.propagation.busy

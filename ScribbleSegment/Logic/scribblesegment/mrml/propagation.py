@@ -6,6 +6,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from slicer import vtkOrientedImageData, vtkOrientedImageDataResample
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.geometry import SlicePlane
 from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import ReferenceGeometry
 from scribblesegment.mrml.labelmaps import (
@@ -33,13 +35,9 @@ from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
 from scribblesegment.mrml.writer import write_slices
-from scribblesegment.service.service import (
-    PropagationFeed,
-    PropagationProgress,
-    PropagationRequest,
-    SegmentToPropagate,
-    VolumeInference,
-)
+from scribblesegment.propagation import AnnotatedSegment
+from scribblesegment.service.service import InferenceService, PropagationJob
+from scribblesegment.service.worker import Progress
 
 if TYPE_CHECKING:
     from scribblesegment.propagation import PropagatedSlice, Propagation, PropagationEnd
@@ -253,7 +251,7 @@ class PropagationPlan:
         protect: Identifiers of segments that must not change.
         options: The user's settings.
         made_from: See `FinishedRun`.
-        request: What the inference thread is given.
+        job: What the inference thread is given.
     """
 
     axis: int
@@ -261,7 +259,7 @@ class PropagationPlan:
     protect: tuple[str, ...]
     options: PropagationOptions
     made_from: Hashable
-    request: PropagationRequest
+    job: PropagationJob
 
 
 def plan_propagation(
@@ -294,12 +292,11 @@ def plan_propagation(
     if options.protect_visible:
         visible = visible_other_segments(first.segmentation_node, "")
         protect = [other for other in visible if other not in identifiers]
-    request = PropagationRequest(
-        array=first.source.array,
-        ijk_to_mm=first.reference.grid.ijk_to_mm,
-        axis=axis,
-        segments={
-            label: SegmentToPropagate(
+    job = PropagationJob(
+        Volume(first.source.array, first.reference.grid.ijk_to_mm),
+        axis,
+        {
+            label: AnnotatedSegment(
                 plan.masks,
                 plan.target.segment.GetName(),
                 context_of(plan.target),
@@ -312,7 +309,7 @@ def plan_propagation(
         source=source_name(first),
         threshold=options.clean_up.threshold,
     )
-    return PropagationPlan(axis, segments, tuple(protect), options, made_from, request)
+    return PropagationPlan(axis, segments, tuple(protect), options, made_from, job)
 
 
 def _segment_plan(target: EditTarget, axis: int, finished: FinishedRun | None) -> SegmentPlan:
@@ -468,7 +465,7 @@ class PropagationTask:
     def __init__(
         self,
         plan: PropagationPlan,
-        inference: VolumeInference,
+        inference: InferenceService,
         *,
         save_state: Callable[[], object],
         images: SourceImages,
@@ -484,8 +481,7 @@ class PropagationTask:
             clock: Seconds.
         """
         self.plan = plan
-        self.feed = PropagationFeed(plan.request)
-        self._inference, self._save_state, self._images, self._clock = inference, save_state, images, clock
+        self._save_state, self._images, self._clock = save_state, images, clock
         self._run_id = uuid.uuid4().hex
         self._pending: dict[tuple[int, int], PropagatedSlice] = {}
         self._expected: dict[int, str] = {
@@ -495,22 +491,19 @@ class PropagationTask:
         self._next_write = clock()
         self._written: dict[int, set[int]] = {label: set() for label in plan.segments}
         self._content: dict[int, dict[int, NDArray[np.uint8]]] = {}
-        inference.propagate(self.feed)
+        self.task = inference.propagate(plan.job)
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come or be written."""
-        return self._closed and (self.feed.ended or self._is_lost)
+        return self._closed and self.task.done
 
     def poll(self) -> TaskUpdate:
         """Take slices and write them when it is time."""
         if self._closed:
             return TaskUpdate()
-        if self._is_lost:
-            self.feed = PropagationFeed(self.plan.request)
-            self._inference.propagate(self.feed)
-        ended = self.feed.ended
-        self._pending.update({(made.label, made.index): made for made in self.feed.take()})
+        ended = self.task.done
+        self._pending.update({(made.label, made.index): made for made in self.task.take()})
         if not ended and (not self._pending or self._clock() < self._next_write):
             return self._abandoned() if self._undone_meanwhile() else TaskUpdate()
         try:
@@ -518,19 +511,21 @@ class PropagationTask:
         except ScribbleSegmentError as error:
             self._close()
             return TaskUpdate(problem=f"{error} What was propagated until then is kept.")
-        problem = self.feed.error if ended else None
+        problem = self.task.exception() if ended else None
         if ended and not self._closed:
-            results = self.feed.result.values()
+            results = (self.task.value or {}).values()
             self._complete = problem is None and not any(result.cancelled for result in results)
             self._close()
+        if isinstance(problem, CancelledError):  # the service was ended before it began
+            problem = None
         return TaskUpdate(changed, None if problem is None else str(problem))
 
     def stop(self) -> bool:
         """End it and keep what is done. Returns whether a segment changed."""
         if self._closed:
             return False
-        self.feed.cancel()
-        self._pending.update({(made.label, made.index): made for made in self.feed.take()})
+        self.task.cancel()
+        self._pending.update({(made.label, made.index): made for made in self.task.take()})
         try:
             return self._write(finished=False)
         except ScribbleSegmentError:
@@ -540,12 +535,12 @@ class PropagationTask:
 
     def drop(self) -> None:
         """End it and write nothing more, as when the scene closes."""
-        self.feed.cancel()
+        self.task.cancel()
         self._closed = True
 
     def report(self) -> PropagationReport:
         """Tell what became of it; complete once `ended`."""
-        results = self.feed.result
+        results = self.task.value or {}
         return PropagationReport(
             self.plan.axis,
             tuple(self._segment_report(label, one, results.get(label)) for label, one in self.plan.segments.items()),
@@ -559,15 +554,10 @@ class PropagationTask:
         return [
             FinishedRun(self._run_id, one.target.segment_id, self.plan.made_from, result, self._content[label])
             for label, one in self.plan.segments.items()
-            if label in self._content and (result := self.feed.result.get(label)) is not None
+            if label in self._content and (result := (self.task.value or {}).get(label)) is not None
         ]
 
     # ------------------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_lost(self) -> bool:
-        """Whether inference has dropped it for something newer before it had begun."""
-        return not (self.feed.begun or self.feed.ended or self._inference.busy)
 
     def _undone_meanwhile(self) -> bool:
         """Whether segments are no longer what this goes on from; segments that were removed are left out."""
@@ -642,10 +632,10 @@ class PropagationTask:
 
     def _outdated(self, label: int, one: SegmentPlan) -> list[int]:
         """Slices that an earlier propagation wrote, and that are not part of this one, which came to its end."""
-        result = self.feed.result.get(label)
-        if one.finished is None or result is None or result.cancelled or self.feed.error is not None:
+        result = (self.task.value or {}).get(label)
+        if one.finished is None or result is None or result.cancelled or self.task.exception() is not None:
             return []
-        start, stop = self.plan.request.index_range or (0, one.target.reference.grid.shape[self.plan.axis])
+        start, stop = self.plan.job.index_range or (0, one.target.reference.grid.shape[self.plan.axis])
         return [
             index
             for index in one.finished.content
@@ -673,12 +663,12 @@ class PropagationTask:
         target = one.target
         now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
         if now.source.token != target.source.token:
-            self.feed.cancel()
+            self.task.cancel()
             raise ScribbleSegmentError("The source volume or the geometry of the segmentation was changed.")
 
     def _close(self) -> None:
         """Write no more, and note what is in the segments now, so that later edits can be told from it."""
-        self.feed.cancel()
+        self.task.cancel()
         self._closed = True
         if not self._begun or self._undone:
             return
@@ -724,7 +714,7 @@ class VolumePropagation:
 
     def __init__(
         self,
-        inference: VolumeInference,
+        inference: InferenceService,
         *,
         save_state: Callable[[], object],
         context_of: Callable[[EditTarget], ContextSet | None] = lambda target: None,
@@ -753,9 +743,9 @@ class VolumePropagation:
         return self._task is not None
 
     @property
-    def progress(self) -> PropagationProgress:
+    def progress(self) -> Progress:
         """How far it is."""
-        return PropagationProgress() if self._task is None else self._task.feed.progress
+        return Progress() if self._task is None else self._task.task.progress
 
     def start(
         self, editor_node: Any, slice_node: Any, options: PropagationOptions, *, all_segments: bool = False

@@ -1,7 +1,7 @@
 """Between the Segment Editor effect and the package: gestures in, segments out, without Qt.
 
 The effect hands over what the user drew and calls `poll` while `busy`; everything else happens here. All methods run on
-the main thread, because only it may touch MRML; inference runs elsewhere, behind `SliceInference`.
+the main thread, because only it may touch MRML; inference runs elsewhere, in an `InferenceService`.
 
 Prompts are kept in a tag of their segment (`prompt_tags`), so Slicer's own undo, redo, copy, save and load take them
 along with the voxels. Whether a result is stale is decided by comparing that tag with what was asked for: there is no
@@ -30,7 +30,8 @@ from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, read_accepted, write_accepted, write_drawing
 from scribblesegment.mrml.target import EditTarget, resolve_target, slice_context, target_of
 from scribblesegment.mrml.writer import write_mask
-from scribblesegment.service.service import SliceInference, SliceOutcome, SliceRequest
+from scribblesegment.service.service import InferenceService, Logits, SliceRequest
+from scribblesegment.service.worker import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +74,18 @@ class PreparedJob:
 class PredictionQueue:
     """Hands jobs to inference, newest first, so that the slice the user looks at comes before those left behind."""
 
-    def __init__(self, inference: SliceInference, prepare: Callable[[SliceJob], PreparedJob | None]) -> None:
+    def __init__(self, inference: InferenceService, prepare: Callable[[SliceJob], PreparedJob | None]) -> None:
         """Make an empty queue.
 
         Args:
-            inference: Where predictions are made; it may drop a request for one of somebody else.
+            inference: Where predictions are made.
             prepare: Called right before a job is handed over, so that it can build on the results before it; None
                 drops a job that has become pointless.
         """
         self._inference = inference
         self._prepare = prepare
-        # Both with the number of their turn; the waiting ones in that order.
-        self._waiting: list[tuple[int, SliceJob]] = []
-        self._running: tuple[int, int, PreparedJob] | None = None
-        self._turns = 0
+        self._waiting: list[SliceJob] = []  # oldest first
+        self._running: tuple[PreparedJob, Task[Logits]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -96,50 +95,39 @@ class PredictionQueue:
     def add(self, job: SliceJob) -> None:
         """Queue a job; one that waits for the same segment and slice gives way."""
         self.drop(job.target, job.plane)
-        self._turns += 1
-        self._waiting.append((self._turns, job))
-        self._start_next()
+        self._waiting.append(job)
+        self.go_on()
 
     def drop(self, target: EditTarget, plane: SlicePlane | None = None) -> None:
         """Take back jobs that have not begun, of a segment or of one of its slices."""
-        self._waiting = [(turn, job) for turn, job in self._waiting if not job.is_for(target, plane)]
+        self._waiting = [job for job in self._waiting if not job.is_for(target, plane)]
 
     def clear(self) -> None:
-        """Take back all jobs; the outcome of the running one is ignored."""
+        """Take back all jobs; the result of the running one is ignored."""
         self._waiting.clear()
-        self._running = None
-
-    def poll(self) -> list[tuple[PreparedJob, SliceOutcome]]:
-        """Give the jobs that came to an end. Follow with `go_on`, once their results are taken in."""
-        ended = []
-        outcomes = self._inference.poll()
         if self._running is not None:
-            turn, ticket, prepared = self._running
-            ended = [(prepared, outcome) for outcome in outcomes if outcome.ticket == ticket]
-            if ended:
-                self._running = None
-            elif not self._inference.busy:
-                # Replaced by a request of another user of the same inference.
-                self._running = None
-                self._wait_again(turn, prepared.job)
-        return ended
+            self._running[1].cancel()
+            self._running = None
+
+    def poll(self) -> list[tuple[PreparedJob, Task[Logits]]]:
+        """Give the job that came to an end, with its task. Follow with `go_on`, once its result is taken in."""
+        if self._running is None or not self._running[1].done:
+            return []
+        (prepared, task), self._running = self._running, None
+        if not task.cancelled:
+            return [(prepared, task)]
+        # The service was ended meanwhile. What is not asked for again waits for it to go on.
+        job = prepared.job
+        if not any(newer.is_for(job.target, job.plane) for newer in self._waiting):
+            self._waiting.append(job)
+        return []
 
     def go_on(self) -> None:
         """Hand over the next job."""
-        self._start_next()
-
-    def _wait_again(self, turn: int, lost: SliceJob) -> None:
-        """Put a job back where it was, unless a newer one for the same slice waits."""
-        if not any(job.is_for(lost.target, lost.plane) for _, job in self._waiting):
-            self._waiting.append((turn, lost))
-            self._waiting.sort(key=lambda entry: entry[0])
-
-    def _start_next(self) -> None:
         while self._waiting and self._running is None:
-            turn, job = self._waiting.pop()
-            prepared = self._prepare(job)
+            prepared = self._prepare(self._waiting.pop())
             if prepared is not None:
-                self._running = (turn, self._inference.submit(prepared.request), prepared)
+                self._running = (prepared, self._inference.segment_slice(prepared.request))
 
 
 # Slices of 512 x 512 take 1 MB of logits each.
@@ -424,7 +412,7 @@ class ScribbleController:
 
     def __init__(
         self,
-        inference: SliceInference,
+        inference: InferenceService,
         *,
         save_state: Callable[[], object],
         images: SourceImages | None = None,
@@ -660,9 +648,9 @@ class ScribbleController:
     def poll(self) -> Update:
         """Take in finished predictions: write them, or make them the preview. Stale ones are dropped."""
         changed, problem = False, None
-        for prepared, outcome in self._queue.poll():
+        for prepared, task in self._queue.poll():
             try:
-                changed |= self._take(prepared, outcome)
+                changed |= self._take(prepared, task)
             except ScribbleSegmentError as error:
                 problem = str(error)
         try:
@@ -728,25 +716,24 @@ class ScribbleController:
         previous = self._results.find(job.target, job.plane, job.gestures[:-1]) if job.gestures else None
         return self._requests.make(job, previous, learn_from_others=self.options.learn_from_others)
 
-    def _take(self, prepared: PreparedJob, outcome: SliceOutcome) -> bool:
+    def _take(self, prepared: PreparedJob, task: Task[Logits]) -> bool:
         job = prepared.job
         if not job.target.exists:
             return False
         applies = self._applies(job.target, job.plane, job.gestures)
-        if outcome.error is not None:
+        error = task.exception()
+        if error is not None:
             if not applies:
                 return False
             self._unanswered = [*(kept for kept in self._unanswered if not kept.is_for(job.target, job.plane)), job]
-            raise outcome.error
+            raise error
         target = job.target
         now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
         if now.source.token != target.source.token:
             # Another image since: what was drawn applies to that one now.
             self._request(now, job.plane, added=job.added)
             return False
-        if outcome.logits is None:
-            return False
-        result = SliceResult(job.target, job.plane, job.gestures, outcome.logits, prepared.anchors)
+        result = SliceResult(job.target, job.plane, job.gestures, task.result(), prepared.anchors)
         # Also when a newer gesture waits already: its prediction goes on from this one.
         self._results.add(result)
         if not applies:

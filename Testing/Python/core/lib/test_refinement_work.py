@@ -13,10 +13,10 @@ import pytest
 
 from scribblesegment import Volume
 from scribblesegment.errors import NetworkError
+from scribblesegment.service.worker import Task
 from ScribbleSegmentLib.RefinementLogic import (
     PackageBackend,
     RefinementOptions,
-    RefinementTalk,
     RefinementWork,
     WorkRequest,
 )
@@ -44,7 +44,7 @@ class StandIn:
         return SimpleNamespace(segment=lambda progress, cancelled: labels, number=number)
 
     def refine(
-        self, correction: Any, painted: Any, new_names: Mapping[int, str], request: WorkRequest, talk: RefinementTalk
+        self, correction: Any, painted: Any, new_names: Mapping[int, str], request: WorkRequest, task: Task[Any]
     ) -> Any:
         return correction.number, painted, dict(new_names)
 
@@ -65,15 +65,15 @@ def a_request(**changes: Any) -> WorkRequest:
 
 
 def run(work: RefinementWork, request: WorkRequest) -> int:
-    return int(work.segment(request, RefinementTalk()).labels[0, 0, 0])
+    return int(work.segment(request, Task()).labels[0, 0, 0])
 
 
 def refine(work: RefinementWork, request: WorkRequest, names: tuple[str, ...] = NAMES) -> Any:
-    return work.refine(request, np.zeros((2, 3, 4), np.int16), names, {2: "Cyst"}, RefinementTalk())
+    return work.refine(request, np.zeros((2, 3, 4), np.int16), names, {2: "Cyst"}, Task())
 
 
 def test_a_network_says_what_it_is_called_and_what_its_labels_are(work: RefinementWork) -> None:
-    made = work.segment(a_request(), RefinementTalk())
+    made = work.segment(a_request(), Task())
     assert (made.network, made.names, made.licence) == ("net liver.pt2", NAMES, "")
 
 
@@ -149,24 +149,25 @@ def test_the_package_itself_refines_a_network(tmp_path: Any) -> None:
     request = a_request(source=str(file), volume=Volume(image, np.eye(4)), index=1, device="cpu", options=options)
     work = RefinementWork()
     assert isinstance(work._backend, PackageBackend)
-    talk, asked = RefinementTalk(), []
+    asked: list[str] = []
+    task: Task[Any] = Task()
 
     def both() -> tuple[Any, Any]:
-        made = work.segment(request, talk)
+        made = work.segment(request, task)
         painted = np.full((24, 20), -1, np.int16)
         painted[9:11, 7:13], painted[1:3, 2:18], painted[20, 2:8] = 1, 0, 2
-        return made, work.refine(request, painted, made.names, {2: "Cyst"}, talk)
+        return made, work.refine(request, painted, made.names, {2: "Cyst"}, task)
 
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(both)
         while not future.done():
-            if talk.state.question is not None:
-                asked.append(talk.state.question)
-                talk.answer(True)
+            if task.question is not None:
+                asked.append(task.question)
+                task.answer(True)
             wait([future], 0.005)
     made, refined = future.result()
     assert "small.pt" in asked[0]
     assert made.labels.shape == refined.labels.shape == (24, 20)
     assert refined.names == (*made.names, "Cyst")
-    assert len(talk.state.history) == len(refined.g_history)
+    assert [g for _, g in task.take()] == list(refined.g_history)
     assert refined.g_history[-1] < refined.g_history[0]

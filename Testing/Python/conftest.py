@@ -1,4 +1,4 @@
-"""Fixtures and settings of the tests that need no Slicer."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 # A shared or slow machine must not fail a property by its speed; CI repeats the same examples in every run.
 hypothesis.settings.register_profile("scribblesegment", deadline=None, derandomize="CI" in os.environ)

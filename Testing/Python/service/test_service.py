@@ -1,0 +1,681 @@
+"""The service that predicts beside a window: its thread is real, its networks mostly are not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from slice_predictors import Brightness
+
+from scribblesegment import Prompts, Volume
+from scribblesegment.context.context_set import CONTEXT_LIMIT, ContextEntry, ContextSet, SliceContext, same_entries
+from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import (
+    DeviceError,
+    GeometryError,
+    ImageError,
+    PromptError,
+    ScribbleSegmentError,
+    WeightsError,
+)
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.propagation import AnnotatedSegment
+from scribblesegment.service.service import InferenceService, PropagationJob, SliceRequest, explain
+
+LONG = 60.0  # seconds that no test reaches unless it fails
+SHAPE = (10, 12)
+
+
+class OutOfMemoryError(RuntimeError):
+    """By its name what torch raises when a graphics card is full."""
+
+
+class Recording:
+    """A network that answers with the image; remembers what it was given; waits while its gate is closed."""
+
+    def __init__(self, device="cpu", capabilities=("scribbles",)):
+        self.plan = ExecutionPlan(device, milliseconds=12.0)
+        self.capabilities = frozenset(capabilities)
+        self.calls, self.errors = [], []
+        self.began, self.gate = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def set_image(self, image, *, spacing_mm, intensity_range):
+        self.image = image
+        self.calls.append(("image", float(image[0, 0])))
+
+    def set_context(self, context):
+        self.calls.append(("context", None if context is None else [entry.identifier for entry in context]))
+
+    def predict(self, prompts):
+        self.began.set()
+        assert self.gate.wait(LONG)
+        self.calls.append("predict")
+        if self.errors:
+            raise self.errors.pop(0)
+        return SimpleNamespace(logits=self.image.astype(np.float32))
+
+    def close(self):
+        self.gate.clear()
+        self.began.clear()
+
+    def since(self):
+        calls, self.calls = self.calls, []
+        return calls
+
+
+class Loader:
+    """Loads such networks, or fails; remembers what it was asked for."""
+
+    def __init__(self, *errors, **network):
+        self.errors, self.network = list(errors), network
+        self.asked, self.loaded = [], []
+
+    def __call__(self, model, device):
+        self.asked.append((model, device))
+        if self.errors:
+            raise self.errors.pop(0)
+        self.loaded.append(Recording("cpu" if device == "auto" else device, **self.network))
+        return self.loaded[-1]
+
+
+def inference_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ScribbleSegment inference"]
+
+
+@pytest.fixture
+def service_of():
+    services = []
+
+    def make(*load):
+        services.append(InferenceService(*load))
+        return services[-1]
+
+    yield make
+    assert all(service.close(LONG) for service in services)
+    assert inference_threads() == []
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+@pytest.fixture
+def service(service_of, loader):
+    return service_of(loader)
+
+
+def a_request(value=1.0, context=None, **changes):
+    fields = {
+        "image": np.full(SHAPE, value),
+        "image_token": value,
+        "spacing_mm": (1.0, 1.0),
+        "intensity_range": IntensityRange(0.0, 10.0),
+        "prompts": Prompts.empty(SHAPE).with_click((2, 3)),
+    }
+    return SliceRequest(**{**fields, **changes}, context=context)
+
+
+def ended(task):
+    assert task.wait(LONG)
+    return task
+
+
+def answer(service, request=None):
+    return ended(service.segment_slice(request or a_request())).result()
+
+
+def failure(service, request=None):
+    error = ended(service.segment_slice(request or a_request())).exception()
+    assert isinstance(error, ScribbleSegmentError)
+    return error
+
+
+# Slices -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_of_a_request_stays_a_view_into_the_volume():
+    volume = np.zeros((3, *SHAPE), np.int16)
+    request = a_request(image=volume[1], spacing_mm=np.array([1, 0.5]))
+    assert np.shares_memory(request.image, volume)
+    assert request.spacing_mm == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"image": np.zeros((1, *SHAPE))}, ImageError),
+        ({"image": np.zeros((0, 6))}, ImageError),
+        ({"image": np.zeros(SHAPE, complex)}, ImageError),
+        ({"spacing_mm": (1.0, 0.0)}, GeometryError),
+        ({"spacing_mm": (1.0, 1.0, 1.0)}, GeometryError),
+        ({"prompts": Prompts.empty(SHAPE[::-1])}, PromptError),
+        ({"prompts": Prompts.empty((1, *SHAPE))}, PromptError),
+    ],
+)
+def test_requests_whose_parts_do_not_fit_are_refused(fields, error):
+    with pytest.raises(error):
+        a_request(**fields)
+
+
+def test_nothing_is_loaded_and_no_thread_starts_before_the_first_request(service, loader):
+    service.choose("some-model", "cpu")
+    assert (loader.asked, inference_threads(), service.busy) == ([], [], False)
+    state = service.state
+    assert (state.kind, state.model, state.device, state.message) == ("idle", "some-model", "cpu", "")
+    logits = answer(service, a_request(3.0))
+    assert (logits == 3.0).all()
+    assert loader.asked == [("some-model", "cpu")]
+    assert service.state.kind == "ready"
+    assert 0 < service.state.milliseconds != 12.0
+
+
+def test_the_newest_waiting_request_is_answered_first_and_none_is_lost(service, loader):
+    answer(service)
+    network = loader.loaded[0]
+    network.close()
+    tasks = [service.segment_slice(a_request(5.0))]
+    assert network.began.wait(LONG)
+    tasks += [service.segment_slice(a_request(value)) for value in (6.0, 7.0)]
+    network.since()
+    network.gate.set()
+    assert [ended(task).result()[0, 0] for task in tasks] == [5.0, 6.0, 7.0]
+    assert [call[1] for call in network.since() if call != "predict"] == [7.0, 6.0]
+
+
+def test_a_request_that_is_cancelled_while_it_waits_is_never_computed(service, loader):
+    answer(service)
+    network = loader.loaded[0]
+    network.close()
+    running = service.segment_slice(a_request())
+    assert network.began.wait(LONG)
+    waiting = service.segment_slice(a_request(9.0))
+    waiting.cancel()
+    network.since()
+    network.gate.set()
+    ended(running)
+    assert waiting.done
+    service.rest(LONG)
+    assert network.since() == ["predict"]
+
+
+def test_an_equal_token_means_the_same_image_unless_it_was_refused(service, loader, monkeypatch):
+    for token in ("a", "a", "b", "b", "a"):
+        answer(service, a_request(image_token=token))
+    network = loader.loaded[0]
+    assert sum(call != "predict" for call in network.since()) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "set_image", lambda image, **how: image.nonsense)
+        failure(service, a_request(image_token="bad"))
+    for token in ("bad", "a"):
+        answer(service, a_request(image_token=token))
+    assert sum(call != "predict" for call in network.since()) == 2
+
+
+def test_an_error_is_the_task_s_and_the_next_request_is_answered(service, loader):
+    answer(service)
+    error = PromptError("All prompts are negative.")
+    loader.loaded[0].errors = [error, ZeroDivisionError("division by zero\nand more")]
+    assert failure(service) is error
+    unforeseen = failure(service)
+    assert "ZeroDivisionError: division by zero)" in str(unforeseen)
+    assert isinstance(unforeseen.__cause__, ZeroDivisionError)
+    assert service.state.kind == "ready"
+    answer(service)
+
+
+def test_what_the_service_adds_to_a_prediction_takes_no_time(service):
+    answer(service)
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        service.segment_slice(a_request())
+        while service.busy:
+            service.wait(0.006)
+        seconds.append(time.perf_counter() - began)
+    assert sorted(seconds)[10] < 0.005
+
+
+# Contexts -----------------------------------------------------------------------------------------------------------
+
+
+def entry(name, value=0.5, *, source="", index=None):
+    image = np.full(SHAPE, value, np.float32)
+    image[int(10 * value) % SHAPE[0]] = 1.0
+    axis = None if index is None else 0
+    return ContextEntry(image, image > 0.9, (1.0, 1.0), source=source, axis=axis, index=index, identifier=name)
+
+
+def context(*names):
+    return SliceContext(ContextSet("liver", tuple(entry(name) for name in names)))
+
+
+def test_a_context_is_set_before_a_prediction_and_again_only_when_it_changes(service_of):
+    loader = Loader(capabilities=("scribbles", "context"))
+    service = service_of(loader)
+    assert not service.state.takes_context
+    first, second = context("a", "b"), context("c")
+    answer(service, a_request(1, first))
+    assert service.state.takes_context
+    network = loader.loaded[0]
+    assert network.since() == [("image", 1.0), ("context", ["a", "b"]), "predict"]
+    answer(service, a_request(1, first))
+    assert network.since() == ["predict"]
+    answer(service, a_request(2, first))
+    assert network.since() == [("image", 2.0), "predict"]
+    answer(service, a_request(2, second))
+    assert network.since() == [("context", ["c"]), "predict"]
+    answer(service, a_request(3, first))  # the one before is not matched with the next image
+    assert network.since() == [("context", None), ("image", 3.0), ("context", ["a", "b"]), "predict"]
+    answer(service, a_request(3))
+    assert network.since() == [("context", None), "predict"]
+
+
+def test_a_network_that_takes_no_context_is_never_given_one(service, loader):
+    answer(service, a_request(1, context("a")))
+    assert loader.loaded[0].since() == [("image", 1.0), "predict"]
+    assert not service.state.takes_context
+
+
+def test_of_a_large_set_some_entries_are_chosen_in_the_order_of_the_set():
+    entries = [entry(f"e{n}", n / 40, source="ct", index=n) for n in range(20)]
+    chosen = SliceContext(ContextSet("liver", tuple(entries)), "ct", 0, 10).chosen(
+        entries[10].image, spacing_mm=(1.0, 1.0)
+    )
+    indices = [one.index for one in chosen]
+    assert len(chosen) == CONTEXT_LIMIT
+    assert indices == sorted(indices)
+    assert {9, 11} <= set(indices)
+
+
+def test_a_slice_is_not_its_own_example():
+    entries = [entry("a", source="ct", index=4), entry("b", source="ct", index=5), entry("c", source="mr", index=4)]
+    everything = ContextSet("liver", tuple(entries))
+    chosen = SliceContext(everything, "ct", 0, 4).chosen(np.zeros(SHAPE), spacing_mm=(1.0, 1.0))
+    assert [one.identifier for one in chosen] == ["b", "c"]
+    for other in (SliceContext(everything, "ct", 0, 9), SliceContext(everything)):
+        assert other.chosen(np.zeros(SHAPE), spacing_mm=(1.0, 1.0)) is everything
+
+
+def test_equal_sets_have_the_very_same_entries():
+    a, b = entry("a"), entry("b")
+    assert same_entries(ContextSet("x", (a, b)), ContextSet("y", (a, b)))
+    assert not same_entries(ContextSet("x", (a, b)), ContextSet("x", (b, a)))
+    assert not same_entries(ContextSet("x", (a,)), None)
+    assert same_entries(ContextSet("x"), None)
+
+
+# The thread and the choice ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "kind", "loads"), [("close", "idle", 2), ("rest", "ready", 1)])
+def test_ending_joins_the_thread_and_the_next_request_starts_another(service, loader, end, kind, loads):
+    answer(service)
+    assert len(inference_threads()) == 1
+    assert getattr(service, end)(LONG)
+    assert inference_threads() == []
+    assert service.state.kind == kind
+    answer(service)
+    assert len(loader.asked) == loads
+
+
+def test_preparing_loads_without_a_request_and_replaces_none(service, loader):
+    ended(service.prepare())
+    assert (service.state.kind, service.state.device, service.state.milliseconds) == ("ready", "cpu", 12.0)
+    network = loader.loaded[0]
+    network.close()
+    tasks = [service.segment_slice(a_request()) for _ in range(2)]
+    prepared = [service.prepare(), service.prepare()]
+    assert prepared[0].cancelled
+    network.gate.set()
+    assert not any(ended(task).cancelled for task in (*tasks, prepared[1]))
+    assert len(loader.asked) == 1
+
+
+def test_another_choice_is_loaded_with_the_next_request_and_the_same_is_not(service, loader):
+    answer(service)
+    service.choose("default", "auto")
+    answer(service)
+    service.choose("other.safetensors", "auto")
+    assert service.state.kind == "idle"
+    answer(service)
+    assert loader.asked == [("default", "auto"), ("other.safetensors", "auto")]
+    assert [network.calls.count(("image", 1.0)) for network in loader.loaded] == [1, 1]
+    assert service.state.model == "other.safetensors"
+
+
+def test_a_choice_during_loading_is_not_overruled_by_what_was_loaded(service_of):
+    loading, go_on, asked = threading.Event(), threading.Event(), []
+
+    def load(model, device):
+        asked.append(model)
+        loading.set()
+        assert go_on.wait(LONG)
+        return Recording()
+
+    service = service_of(load)
+    task = service.segment_slice(a_request())
+    assert loading.wait(LONG)
+    assert service.state.kind == "loading"
+    service.choose("newer")
+    go_on.set()
+    ended(task)
+    assert (service.state.kind, service.state.model) == ("idle", "newer")
+    answer(service)
+    assert asked == ["default", "newer"]
+    assert service.state.kind == "ready"
+
+
+# What can go wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", ["choose the same", "choose another", "retry"])
+def test_a_failed_load_is_a_state_and_is_repeated_only_when_asked_for(service_of, again):
+    error = DeviceError("Device 'cuda:9' cannot run the network. Choose 'auto' or 'cpu'.")
+    loader = Loader(error)
+    service = service_of(loader)
+    service.choose("default", "cuda:9")
+    for _ in range(3):
+        assert failure(service) is error
+    assert (service.state.kind, service.state.device, service.state.message) == ("failed", "cuda:9", str(error))
+    assert len(loader.asked) == 1
+    if again == "retry":
+        service.retry()
+    else:
+        service.choose("default", "cuda:9" if again == "choose the same" else "cpu")
+    assert service.state.kind == "idle"
+    answer(service)
+    assert len(loader.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), ("package torch is not", "press 'Set up' in")),
+        (OSError("libcudart.so.12: cannot open"), ("libcudart.so.12", "install it again, then restart Slicer")),
+        (ImportError("DLL load failed while importing _C"), ("DLL load", "install it again, then restart Slicer")),
+        (ModuleNotFoundError("No module named 'torch._C'", name="torch._C"), ("torch._C", "install it again")),
+        (PermissionError(13, "Permission denied", "model.safetensors"), ("model.safetensors", "Check the file")),
+        (MemoryError(), ("not enough memory", "Close other volumes")),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), ("not enough memory",)),
+        (ValueError(""), ("ValueError: no details", "please report it")),
+    ],
+)
+def test_errors_are_explained_with_what_to_do(error, words):
+    explained = explain(error)
+    assert all(word in str(explained) for word in words)
+    assert explained.__cause__ is error
+    assert explain(explained) is explained
+    expected = {"MemoryError": DeviceError, "RuntimeError": DeviceError, "PermissionError": WeightsError}
+    assert type(explained) is expected.get(type(error).__name__, ScribbleSegmentError)
+
+
+@pytest.mark.parametrize(
+    ("error", "repeated"), [(ImportError("DLL"), False), (MemoryError(), True), (WeightsError("It is gone."), True)]
+)
+def test_loading_is_tried_again_where_that_costs_little_and_may_help(service_of, error, repeated):
+    loader = Loader(error)
+    service = service_of(loader)
+    assert service.state.message == ""
+    assert str(failure(service)) == service.state.message
+    again = ended(service.segment_slice(a_request())).exception()
+    assert (again is None) == repeated
+    assert len(loader.asked) == 1 + repeated
+
+
+def test_a_package_that_was_missing_is_looked_for_with_every_request(service_of, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader = Loader(ModuleNotFoundError("No module named 'a_package'", name="a_package"))
+    service = service_of(loader)
+    for _ in range(2):
+        failure(service)
+    assert len(loader.asked) == 1
+    (tmp_path / "a_package.py").touch()
+    answer(service)
+
+
+def test_vanished_weights_are_reported_and_found_again_when_they_are_back(service_of, tmp_path):
+    from scribblesegment.weights.registry import find_weights
+
+    path = tmp_path / "gone.safetensors"
+    service = service_of()
+    service.choose(str(path))
+    error = failure(service)
+    assert isinstance(error, WeightsError)
+    assert str(path) in str(error)
+    assert service.state.kind == "failed"
+    path.write_bytes(find_weights().path().read_bytes())
+    answer(service)
+    path.unlink()
+    answer(service)
+
+
+# Falling back to the processor --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("CUDA"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")], ids=["new", "old"]
+)
+def test_a_full_graphics_card_sends_the_request_to_the_processor_and_retry_back(service, loader, error):
+    service.choose("default", "cuda")
+    answer(service)
+    loader.loaded[0].errors = [error]
+    assert (answer(service, a_request(5.0)) == 5.0).all()
+    assert loader.asked == [("default", "cuda"), ("default", "cpu")]
+    assert (service.state.kind, service.state.device) == ("ready", "cpu")
+    assert "graphics card is full, so the network runs on the processor" in service.state.message
+    answer(service)
+    assert len(loader.asked) == 2
+    service.retry()
+    answer(service)
+    assert loader.asked[-1] == ("default", "cuda")
+    assert service.state.message == ""
+
+
+def test_a_card_too_full_to_load_on_is_replaced_by_the_processor(service_of):
+    loader = Loader(OutOfMemoryError("CUDA out of memory"))
+    service = service_of(loader)
+    answer(service)
+    assert loader.asked == [("default", "auto"), ("default", "cpu")]
+    assert "runs on the processor" in service.state.message
+
+
+def test_it_falls_back_only_once_for_a_request(service_of):
+    asked = []
+
+    def load(model, device):
+        asked.append(device)
+        network = Recording(device)
+        network.errors = [OutOfMemoryError("out of memory")] * 3
+        return network
+
+    service = service_of(load)
+    service.choose("default", "cuda")
+    assert "not enough memory" in str(failure(service))
+    assert asked == ["cuda", "cpu"]
+
+
+def test_a_device_that_stops_working_is_replaced_and_one_that_works_is_not_blamed(service, loader):
+    service.choose("default", "cuda:97")  # which no computer has, so its check fails
+    answer(service)
+    loader.loaded[0].errors = [RuntimeError("CUDA error: unspecified launch failure")]
+    answer(service)
+    assert service.state.device == "cpu"
+    assert "The device cuda:97 stopped working" in service.state.message
+    loader.loaded[1].errors = [RuntimeError("mat1 and mat2 shapes cannot be multiplied")]
+    assert "shapes cannot be multiplied" in str(failure(service))
+    assert len(loader.asked) == 2
+
+
+# Propagation --------------------------------------------------------------------------------------------------------
+
+
+class Network(Brightness):
+    """Sees what is bright; waits while its gate is closed, and fails as often as it is told to."""
+
+    def __init__(self, device="cpu", **options):
+        super().__init__(trust=1.0, **options)
+        self.plan = ExecutionPlan(device, milliseconds=1.0)
+        self.gate = threading.Semaphore(10**9)
+        self.errors = []
+        self.entered = 0
+
+    def predict(self, prompts):
+        self.entered += 1
+        assert self.gate.acquire(timeout=LONG)
+        if self.errors and len(self.prompts) >= 2:
+            raise self.errors.pop()
+        return super().predict(prompts)
+
+
+def job_of(*accepted, previous=None, context=None, **options):
+    array = np.zeros((9, *SHAPE), np.float32)
+    array[2:8, 3:8, 3:9] = 100.0
+    slices = {index: array[index] > 50 for index in accepted}
+    segment = AnnotatedSegment(slices, "block", context, previous)
+    return PropagationJob(Volume(array, np.eye(4)), 0, {1: segment}, **options)
+
+
+def until_entered(network, count):
+    end = time.monotonic() + LONG
+    while network.entered < count:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_slices_come_as_they_are_made_and_then_the_result(service_of):
+    network = Network()
+    network.gate = threading.Semaphore(2)
+    task = service_of(lambda model, device: network).propagate(job_of(4))
+    until_entered(network, 3)  # at the third, those before it have been handed over
+    assert {piece.index for piece in task.take()} == {3, 5}
+    assert task.take() == []
+    assert not task.done
+    assert 0 < task.progress.fraction < 1
+    assert task.progress.count == 2
+    network.gate.release(100)
+    assert sorted(ended(task).result()[1].slices) == [2, 3, 5, 6, 7]
+    assert task.progress.per_second > 0
+
+
+@pytest.mark.parametrize("end", ["cancel", "rest"])
+def test_cancelling_and_resting_end_it_after_the_slice_in_work(service_of, end):
+    network = Network()
+    network.gate = threading.Semaphore(1)
+    service = service_of(lambda model, device: network)
+    task = service.propagate(job_of(4))
+    until_entered(network, 2)
+    if end == "cancel":
+        task.cancel()
+    else:
+        assert not service.rest(0.0)
+    network.gate.release(100)
+    result = ended(task).result()[1]
+    assert result.cancelled
+    assert len(result.slices) <= 2
+
+
+def test_range_protection_and_threshold_are_kept(service_of):
+    protected = np.zeros((9, *SHAPE), bool)
+    protected[5, 3:8, 3:6] = True
+    service = service_of(lambda model, device: Network())
+    result = ended(service.propagate(job_of(4, index_range=(3, 7), protected=protected))).result()[1]
+    assert sorted(result.slices) == [3, 5, 6]
+    assert not (result.slices[5].mask & protected[5]).any()
+    service = service_of(lambda model, device: Network(contrast=2.0))
+    low, high = (ended(service.propagate(job_of(4, threshold=t))).result()[1].slices for t in (0.3, 0.95))
+    assert sum(piece.mask.sum() for piece in low.values()) > sum(piece.mask.sum() for piece in high.values())
+
+
+def test_a_slice_predicted_after_a_propagation_gets_its_own_image_and_context(service_of):
+    network = Network()
+    service = service_of(lambda model, device: network)
+    request = a_request(0.0, context("a"), prompts=Prompts.empty(SHAPE).with_mask_input(np.zeros(SHAPE, np.float32)))
+    answer(service, request)
+    ended(service.propagate(job_of(4))).result()
+    network.calls.clear()
+    answer(service, request)
+    assert network.calls == ["context", "image", "context", "predict"]
+    assert [one.identifier for one in network.contexts[-1]] == ["a"]
+
+
+def test_what_an_earlier_result_has_is_kept_unless_nothing_would_be_left_to_do(service_of):
+    network = Network()
+    service = service_of(lambda model, device: network)
+
+    def run(*accepted, previous=None):
+        before = len(network.images)
+        result = ended(service.propagate(job_of(*accepted, previous=previous))).result()[1]
+        return result, len(network.images) - before
+
+    first, _ = run(3, 6)
+    again, images = run(3, 5, 6, previous=first)
+    assert (images, again.reused) == (1, {2, 7})
+    restarted, images = run(3, 6, previous=first)
+    assert images >= 4
+    assert restarted.reused == frozenset()
+
+
+def test_a_network_without_context_propagates_without(service_of):
+    network = Network(capabilities=("scribbles",))
+    service = service_of(lambda model, device: network)
+    task = ended(service.propagate(job_of(4, context=ContextSet("block", (entry("a"),)))))
+    assert len(task.result()[1].slices) == 5
+    assert network.contexts == []
+
+
+def test_an_error_ends_it_and_what_was_done_is_there(service_of):
+    network = Network()
+    network.errors = [ZeroDivisionError("a fault")]
+    service = service_of(lambda model, device: network)
+    task = ended(service.propagate(job_of(4)))
+    assert "ZeroDivisionError" in str(task.exception())
+    assert len(task.value[1].slices) == 2
+    refused = ended(service.propagate(job_of()))
+    assert isinstance(refused.exception(), PromptError)
+    assert refused.value is None
+
+
+def test_when_the_device_is_full_the_processor_goes_on_where_it_stopped(service_of):
+    networks = []
+
+    def load(model, device):
+        networks.append(Network("cpu" if device == "cpu" else "cuda:0"))
+        if device != "cpu":
+            networks[-1].errors = [RuntimeError("CUDA out of memory")]
+        return networks[-1]
+
+    service = service_of(load)
+    task = ended(service.propagate(job_of(4)))
+    assert sorted(task.result()[1].slices) == [2, 3, 5, 6, 7]
+    assert [network.plan.device for network in networks] == ["cuda:0", "cpu"]
+    assert len(networks[0].prompts) == 2
+    assert len(networks[1].prompts) < 7
+    assert "processor" in service.state.message
+
+
+# The real network ---------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_network_finds_a_disc(service_of):
+    service = service_of()
+    service.choose("default", "cpu")
+    ended(service.prepare())
+    assert service.state.kind == "ready"
+    rows, columns = np.ogrid[:128, :160]
+    from_centre = np.hypot(rows - 60, columns - 90)
+    disc = from_centre <= 30
+    image = 50 * disc + np.random.default_rng(0).normal(100, 4, disc.shape)
+    prompts = (
+        Prompts.empty(disc.shape)
+        .with_scribble(abs(from_centre - 20) < 1.5)
+        .with_scribble(abs(from_centre - 40) < 1.5, positive=False)
+    )
+    logits = answer(service, SliceRequest(image, "disc", (1.0, 1.0), None, prompts))
+    assert logits.dtype == np.float32
+    mask = logits > 0
+    assert 2 * (mask & disc).sum() / (mask.sum() + disc.sum()) > 0.8

@@ -1,0 +1,272 @@
+"""Tasks and the thread that does the newest of them first; the threads are real."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, InvalidStateError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scribblesegment.service.worker import Progress, Task, Worker
+
+LONG = 20.0  # seconds that no test reaches unless it fails
+
+
+@pytest.fixture
+def worker():
+    worker = Worker("test worker")
+    yield worker
+    assert worker.close(LONG)
+    assert threads() == []
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "test worker"]
+
+
+class Gate:
+    """Work that ends when it is told to."""
+
+    def __init__(self, worker, value=None):
+        self.began, self.opened, self.value = threading.Event(), threading.Event(), value
+        self.task = worker.submit(self)
+        assert self.began.wait(LONG)
+
+    def __call__(self, task):
+        self.began.set()
+        assert self.opened.wait(LONG)
+        return self.value
+
+
+def fail(error):
+    def work(task):
+        raise error
+
+    return work
+
+
+def until(condition):
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+# The worker ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_daemon_thread_starts_with_the_first_task_and_serves_them_all(worker):
+    assert not worker.busy
+    assert not worker.wait(LONG)
+    assert threads() == []
+    tasks = [worker.submit(lambda task: threading.current_thread()) for _ in range(3)]
+    assert all(task.wait(LONG) for task in tasks)
+    assert {task.result() for task in tasks} == set(threads())
+    assert threads()[0].daemon
+
+
+def test_the_newest_waiting_task_comes_first(worker):
+    gate, order = Gate(worker, "first"), []
+    tasks = [worker.submit(lambda task, n=n: order.append(n)) for n in range(4)]
+    gate.opened.set()
+    assert all(task.wait(LONG) for task in tasks)
+    assert (gate.task.result(), order) == ("first", [3, 2, 1, 0])
+
+
+def test_a_task_supersedes_waiting_ones_about_the_same_but_not_the_running_one(worker):
+    gate, order = Gate(worker), []
+    older, other, newer = (
+        worker.submit(lambda task, n=n: order.append(n), supersede=key) for n, key in enumerate(("a", "b", "a"))
+    )
+    assert older.done
+    assert older.cancelled
+    gate.opened.set()
+    assert other.wait(LONG)
+    assert newer.wait(LONG)
+    assert order == [2, 1]
+    assert not gate.task.cancelled
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), MemoryError(), SystemExit(3), KeyboardInterrupt()])
+def test_what_a_task_raises_is_kept_and_the_thread_lives_on(worker, error):
+    task = worker.submit(fail(error))
+    assert task.wait(LONG)
+    assert task.exception() is error
+    with pytest.raises(type(error)):
+        task.result()
+    alive = worker.submit(lambda task: "alive")
+    assert alive.wait(LONG)
+    assert alive.result() == "alive"
+    assert alive.exception() is None
+
+
+def test_waiting_ends_with_a_task_with_idleness_and_in_time(worker):
+    gate = Gate(worker)
+    waiting = worker.submit(lambda task: None)
+    began = time.perf_counter()
+    assert not worker.wait(0.02)
+    assert not gate.task.wait(0.01)
+    assert 0.02 < time.perf_counter() - began < LONG / 2
+    assert worker.busy
+    gate.opened.set()
+    assert worker.wait(LONG)
+    assert waiting.wait(LONG)
+    worker.wait(0.0)  # the end of the second, unless the first call had it, too
+    assert not worker.wait(LONG)
+    assert not worker.busy
+
+
+def test_an_end_between_two_calls_is_not_missed(worker):
+    gate = Gate(worker)
+    quick = worker.submit(lambda task: None)
+    gate.opened.set()
+    assert quick.wait(LONG)
+    blocked = Gate(worker)
+    assert worker.wait(LONG)  # although another task runs now
+    blocked.opened.set()
+
+
+def test_close_ends_the_thread_and_cancels_everything(worker):
+    gate, ran = Gate(worker, "too late"), threading.Event()
+    waiting = worker.submit(lambda task: ran.set())
+    assert not worker.close(0.01)
+    assert gate.task.cancelled
+    assert waiting.done
+    assert not worker.busy
+    assert not worker.wait(LONG)
+    gate.opened.set()
+    assert worker.close(LONG)
+    assert threads() == []
+    assert not ran.is_set()
+    assert gate.task.result() == "too late"
+    assert not worker.wait(LONG)
+
+
+def test_tasks_never_overlap_even_when_the_thread_was_given_up(worker):
+    gate = Gate(worker)
+    assert not worker.close(0.01)
+    again = worker.submit(lambda task: "again")
+    assert not again.wait(0.05)
+    assert len(threads()) == 1
+    gate.opened.set()
+    assert again.wait(LONG)
+    assert again.result() == "again"
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["submit", "fail", "same", "cancel", "wait", "close"]), max_size=15))
+def test_every_task_comes_to_an_end_and_the_newest_is_done(steps):
+    worker, tasks = Worker("test worker"), []
+    for step in steps:
+        if step in ("submit", "fail", "same"):
+            work = fail(ValueError()) if step == "fail" else lambda task: "done"
+            tasks.append(worker.submit(work, supersede="key" if step == "same" else None))
+        elif step == "cancel" and tasks:
+            tasks[-1].cancel()
+        elif step == "wait":
+            worker.wait(LONG)
+        elif step == "close":
+            assert worker.close(LONG)
+    while worker.busy:
+        worker.wait(LONG)
+    assert all(task.done for task in tasks)
+    assert all(isinstance(task.exception(), (ValueError, type(None))) for task in tasks if not task.cancelled)
+    assert worker.close(LONG)
+    assert threads() == []
+
+
+# A task -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_task_has_nothing():
+    task = Task()
+    assert [task.begun, task.done, task.cancelled] == [False, False, False]
+    assert (task.progress, task.question, task.value, task.take()) == (Progress(), None, None, [])
+    for ask in (task.result, task.exception):
+        with pytest.raises(InvalidStateError, match="not done"):
+            ask()
+
+
+def test_a_task_that_is_cancelled_before_it_begins_never_runs():
+    task, ran = Task(), []
+    task.cancel()
+    task.run(ran.append)
+    assert task.done
+    assert not task.begun
+    assert ran == []
+    with pytest.raises(CancelledError, match="before it began"):
+        task.result()
+
+
+def test_work_that_is_cancelled_ends_itself_and_keeps_its_result():
+    task = Task()
+
+    def work(mine):
+        assert mine is task
+        assert task.begun
+        task.cancel()
+        assert not task.done
+        return "until then" if task.cancelled else "all"
+
+    task.run(work)
+    assert task.cancelled
+    assert task.result() == "until then"
+
+
+def test_partial_results_are_taken_once_and_in_order():
+    task = Task()
+    for number in range(3):
+        task.put(number)
+    assert task.take() == [0, 1, 2]
+    assert task.take() == []
+
+
+def test_progress_stays_between_nothing_and_all():
+    task = Task()
+    for given_fraction, fraction in ((-0.1, 0.0), (0.25, 0.25), (1.3, 1.0)):
+        task.set_progress(given_fraction, "Window 1 of 4", 3, 1.5)
+        assert task.progress == Progress(fraction, "Window 1 of 4", 3, 1.5)
+
+
+def test_what_there_was_of_a_result_outlives_a_failure():
+    task = Task()
+
+    def work(task):
+        task.set_result("half")
+        raise ValueError("no")
+
+    task.run(work)
+    assert task.value == "half"
+    with pytest.raises(ValueError, match="no"):
+        task.result()
+
+
+@pytest.mark.parametrize("answers", [(True, False), (False, True)])
+def test_each_question_waits_for_an_answer_of_its_own(worker, answers):
+    task = worker.submit(lambda task: (task.ask("first"), task.ask("second")))
+    for question, answer in zip(("first", "second"), answers, strict=True):
+        until(lambda question=question: task.question == question)
+        task.answer(answer)
+    assert task.wait(LONG)
+    assert task.result() == answers
+    assert task.question is None
+
+
+def test_cancelling_answers_open_and_later_questions_with_no(worker):
+    task = worker.submit(lambda task: (task.ask("open"), task.ask("later")))
+    until(lambda: task.question == "open")
+    task.answer(True)
+    task.cancel()
+    assert task.wait(LONG)
+    assert task.result()[1] is False
+    assert task.question is None
+
+
+def test_close_ends_a_task_that_waits_for_an_answer(worker):
+    task = worker.submit(lambda task: task.ask("Shall it?"))
+    until(lambda: task.question is not None)
+    assert worker.close(LONG)
+    assert task.result() is False
