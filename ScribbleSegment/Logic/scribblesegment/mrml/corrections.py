@@ -216,8 +216,8 @@ def label_mappings(
         ImageError: The segmentation cannot be converted to label maps.
     """
     known = {BACKGROUND_NAME.casefold(): 0}
-    for label, name in reversed(list(enumerate(labels))):  # of two labels of one name, the first
-        known[name.strip().casefold()] = label
+    for value, name in reversed(list(enumerate(labels))):  # of two labels of one name, the first
+        known[name.strip().casefold()] = value
     segmentation = segmentation_node.GetSegmentation()
     added: dict[str, int] = {}
     found = []
