@@ -222,9 +222,13 @@ def test_a_model_that_cannot_be_corrected_is_refused(tmp_path: Path, changes: di
 def test_damaged_folders_missing_trainers_and_a_missing_package_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    def truncate(folder: Path) -> None:
+        path = folder / "fold_0" / "checkpoint_final.pth"
+        path.write_bytes(path.read_bytes()[:1000])
+
     damages: dict[str, Any] = {
         "cannot be read": lambda folder: (folder / "plans.json").write_text("{"),
-        "damaged or no checkpoint": lambda folder: (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK"),
+        "damaged or no checkpoint": truncate,
         "lacks init_args": lambda folder: change_checkpoint(folder, lambda _: {"network_weights": torch.zeros(3)}),
         "has no checkpoint_final": lambda folder: (folder / "fold_0" / "checkpoint_final.pth").unlink(),
         "cannot be built": lambda folder: change_checkpoint(folder, lambda content: {**content, "network_weights": {}}),

@@ -170,6 +170,25 @@ def test_bfloat16_iterations_end_with_scribbles_that_hold_in_float32():
     assert (result.logits.dtype, max(counts)) == (np.float32, result.iterations)
 
 
+def test_what_holds_in_bfloat16_only_is_finished_in_float32():
+    marks = scribbles()
+    bonus = torch.zeros(1, 3, 16, 16)
+    for row, column in np.argwhere(marks.marked):
+        bonus[0, marks.labels[row, column], row, column] = 100.0
+    favoured = Returning(
+        small_unet(), lambda logits: logits + bonus.bfloat16() if logits.dtype == torch.bfloat16 else logits
+    )
+    counts: list[int] = []
+    config = RefinementConfig(layers=99, learning_rate=0.02, precision="bfloat16", anchor=0.0)
+    result = refine(
+        DependingOnValues(favoured), a_disc(), marks, config=config, on_iteration=lambda count, _: counts.append(count)
+    )
+    assert result.satisfied
+    assert follows(result, marks)
+    assert result.g_history[0] > 0 == result.g_history[-1]
+    assert counts == [0, *range(result.iterations + 1)]  # it began again where bfloat16 had ended at once
+
+
 def test_iterations_are_reported_in_order_and_windows_as_they_are_predicted():
     calls: list[tuple[int, float]] = []
     fractions: list[float] = []
