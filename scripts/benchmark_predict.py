@@ -17,6 +17,7 @@ import torch
 
 from scribblesegment import Predictor, Prompts, load_predictor
 from scribblesegment.errors import ScribbleSegmentError
+from scribblesegment.inference.predictor import Network
 from scribblesegment.models.encoding import CHANNELS
 from scribblesegment.models.scribble_unet import ScribbleUNet
 
@@ -34,7 +35,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    paper = Predictor(ScribbleUNet(), device="cpu", name="192 features, untrained")
+    paper = Predictor(Network(ScribbleUNet(), device="cpu", name="192 features, untrained"))
     for predictor in (embedded, paper):
         predict = _stroke_on_a_slice(predictor, arguments.side)
         forward = _plain_forward(predictor)

@@ -37,7 +37,7 @@ def main() -> int:
     annotated = {int(index): structure[index] for index in chosen}
     try:
         predictor = load_predictor(arguments.model, device="cpu")
-        timed = _Timed(predictor)
+        timed: Any = _Timed(predictor)
         propagator = Propagator(timed)
         propagator.run(volume, annotated, 0, index_range=(int(chosen[0]) + 1, int(chosen[0]) + 3))  # loads what is lazy
         timed.seconds = 0.0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         ScribbleSegmentError,
         WeightsError,
     )
-    from .inference.predictor import Prediction, Predictor, load_predictor
+    from .inference.predictor import Network, Prediction, Predictor, load_predictor
     from .inference.session import InteractiveSession
     from .io import read_labelmap, read_volume, write_labelmap, write_segmentation
     from .propagation import AnnotatedSegment, PropagatedSlice, Propagation, PropagationConfig, Propagator
@@ -65,6 +65,7 @@ __all__ = [
     "LabelScribbles",
     "LabelVolume",
     "MissingPackageError",
+    "Network",
     "NetworkError",
     "Prediction",
     "Predictor",
@@ -115,6 +116,7 @@ _MODULE_OF = {
     "LabelScribbles": "data.labels",
     "LabelVolume": "data.volume",
     "MissingPackageError": "errors",
+    "Network": "inference.predictor",
     "NetworkError": "errors",
     "Prediction": "inference.predictor",
     "Predictor": "inference.predictor",

@@ -36,6 +36,9 @@ class BrightRegionPredictor:
         device = "cpu"
         milliseconds = 1.0
 
+    capabilities = frozenset(("scribbles", "clicks", "boxes"))
+    image_token = None
+
     def set_image(self, image, *, spacing_mm=(1.0, 1.0), intensity_range=None):
         """Take an image."""
         self.image = np.array(image, np.float32)

@@ -40,6 +40,8 @@ class BrightRegionPredictor:
         device = "cpu"
         milliseconds = 1.0
 
+    image_token = None
+
     def __init__(self, capabilities=("scribbles", "clicks", "boxes", "context"), seconds=0.0):
         self.capabilities = frozenset(capabilities)
         self.seconds = seconds

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet, from_levels, to_levels
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import ContextError, GeometryError
 
 MAGENTA = (230, 0, 230)
@@ -137,7 +137,7 @@ def test_levels_survive_the_way_through_intensities(levels):
 
 def test_on_the_grid_an_entry_is_what_the_network_is_given(rng):
     entry = ContextEntry(rng.random((50, 30)), rng.random((50, 30)) > 0.4, (0.5, 2.0))
-    grid = SliceGrid((50, 30), (0.5, 2.0), 32)
+    grid = NetworkGrid((50, 30), (0.5, 2.0), 32)
     image, mask = entry.on_grid(32)
     np.testing.assert_allclose(image, grid.image_to_grid(entry.image), atol=1e-6)
     np.testing.assert_array_equal(mask, grid.image_to_grid(entry.mask) > 0.5)

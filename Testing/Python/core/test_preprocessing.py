@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 
@@ -25,13 +25,13 @@ SPACINGS = st.one_of(st.just(1.0), st.floats(0.05, 10.0))
 
 
 @st.composite
-def slice_grids(draw: st.DrawFn, sizes: st.SearchStrategy[int] | None = None) -> SliceGrid:
+def slice_grids(draw: st.DrawFn, sizes: st.SearchStrategy[int] | None = None) -> NetworkGrid:
     shape = (draw(SIDES), draw(SIDES))
     size = draw(sizes if sizes is not None else st.sampled_from([1, 7, 64, 128]))
-    return SliceGrid(shape, (draw(SPACINGS), draw(SPACINGS)), size)
+    return NetworkGrid(shape, (draw(SPACINGS), draw(SPACINGS)), size)
 
 
-def cell_in_the_content(grid: SliceGrid, cell: np.ndarray) -> bool:
+def cell_in_the_content(grid: NetworkGrid, cell: np.ndarray) -> bool:
     return all(extent.start <= index < extent.stop for extent, index in zip(grid.content, cell, strict=True))
 
 
@@ -230,7 +230,7 @@ def test_looking_at_no_voxel_is_refused() -> None:
 
 @relaxed
 @given(slice_grids(), hnp.arrays(np.float64, (5, 2), elements=st.floats(0, 1)))
-def test_coordinates_survive_both_round_trips(grid: SliceGrid, fractions: np.ndarray) -> None:
+def test_coordinates_survive_both_round_trips(grid: NetworkGrid, fractions: np.ndarray) -> None:
     on_slice = fractions * grid.shape - 0.5
     on_grid = fractions * grid.size - 0.5
     np.testing.assert_allclose(grid.from_grid_coords(grid.to_grid_coords(on_slice)), on_slice, rtol=0, atol=1e-9)
@@ -239,7 +239,7 @@ def test_coordinates_survive_both_round_trips(grid: SliceGrid, fractions: np.nda
 
 @relaxed
 @given(slice_grids(), hnp.arrays(np.float64, (2, 2), elements=st.floats(-500, 500)))
-def test_the_grid_has_one_millimetre_scale_for_both_axes(grid: SliceGrid, points: np.ndarray) -> None:
+def test_the_grid_has_one_millimetre_scale_for_both_axes(grid: NetworkGrid, points: np.ndarray) -> None:
     step_mm = (points[1] - points[0]) * grid.spacing_mm
     step_cells = np.diff(grid.to_grid_coords(points), axis=0)[0]
     np.testing.assert_allclose(step_cells * grid.mm_per_cell, step_mm, rtol=1e-9, atol=1e-6)
@@ -247,7 +247,7 @@ def test_the_grid_has_one_millimetre_scale_for_both_axes(grid: SliceGrid, points
 
 @relaxed
 @given(slice_grids())
-def test_the_slice_fills_the_grid_along_its_longer_side_and_lies_centred(grid: SliceGrid) -> None:
+def test_the_slice_fills_the_grid_along_its_longer_side_and_lies_centred(grid: NetworkGrid) -> None:
     extent_mm = np.multiply(grid.shape, grid.spacing_mm)
     for axis, extent in enumerate(grid.content):
         assert 0 <= extent.start < extent.stop <= grid.size
@@ -262,7 +262,7 @@ def test_the_slice_fills_the_grid_along_its_longer_side_and_lies_centred(grid: S
 
 
 def test_a_slice_that_already_is_the_grid_passes_through_unchanged() -> None:
-    grid = SliceGrid((128, 128))
+    grid = NetworkGrid((128, 128))
     rng = np.random.default_rng(3)
     image = rng.random((128, 128), dtype=np.float32)
     for through in (grid.image_to_grid, grid.scribbles_to_grid, grid.logits_to_grid, grid.logits_from_grid):
@@ -276,7 +276,7 @@ def test_a_slice_that_already_is_the_grid_passes_through_unchanged() -> None:
 
 def test_a_disc_in_millimetres_stays_a_disc_on_the_grid() -> None:
     shape, spacing = (300, 26), (0.5, 5.0)  # 150 x 130 mm
-    grid = SliceGrid(shape, spacing)
+    grid = NetworkGrid(shape, spacing)
     y_mm, x_mm = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True))
     disc = (y_mm[:, None] ** 2 + x_mm[None, :] ** 2 < 40.0**2).astype(np.float32)
     drawn = grid.image_to_grid(disc)
@@ -291,31 +291,31 @@ def test_a_disc_in_millimetres_stays_a_disc_on_the_grid() -> None:
                                      (1e-300, 1e300)])  # fmt: skip
 def test_invalid_spacing_is_refused(spacing: tuple[float, float]) -> None:
     with pytest.raises(GeometryError, match=r"[Ss]pacing|infinite"):
-        SliceGrid((4, 4), spacing)
+        NetworkGrid((4, 4), spacing)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, -1), (4,), (4, 4, 4), (4.0, 4.0), 4, (True, True)])
 def test_invalid_shapes_are_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(GeometryError, match="slice shape"):
-        SliceGrid(shape)
+        NetworkGrid(shape)
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, None])
 def test_invalid_grid_sizes_are_refused(size: int) -> None:
     with pytest.raises(GeometryError, match="grid size"):
-        SliceGrid((4, 4), size=size)
+        NetworkGrid((4, 4), size=size)
 
 
 def test_grids_with_the_same_geometry_are_equal_and_hashable() -> None:
-    numbers = SliceGrid((np.int64(5), 7), [1.0, 2.0], np.int32(64))  # type: ignore[arg-type]
-    assert numbers == SliceGrid((5, 7), (1, 2), 64)
-    assert len({numbers, SliceGrid((5, 7), (1.0, 2.0), 64), SliceGrid((5, 7), (1.0, 2.5), 64)}) == 2
+    numbers = NetworkGrid((np.int64(5), 7), [1.0, 2.0], np.int32(64))  # type: ignore[arg-type]
+    assert numbers == NetworkGrid((5, 7), (1, 2), 64)
+    assert len({numbers, NetworkGrid((5, 7), (1.0, 2.0), 64), NetworkGrid((5, 7), (1.0, 2.5), 64)}) == 2
 
 
 # --- Images and logits ------------------------------------------------------------------------------------------------
 
 
-def smooth_image(grid: SliceGrid, direction: float, phase: float) -> np.ndarray:
+def smooth_image(grid: NetworkGrid, direction: float, phase: float) -> np.ndarray:
     """One cosine period over the longer side, in millimetres."""
     longest = max(n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True))
     y, x = ((np.arange(n) - (n - 1) / 2) * s / longest for n, s in zip(grid.shape, grid.spacing_mm, strict=True))
@@ -325,7 +325,7 @@ def smooth_image(grid: SliceGrid, direction: float, phase: float) -> np.ndarray:
 
 @relaxed
 @given(slice_grids(st.just(128)), st.floats(0, 7), st.floats(0, 7))
-def test_smooth_images_survive_the_round_trip(grid: SliceGrid, direction: float, phase: float) -> None:
+def test_smooth_images_survive_the_round_trip(grid: NetworkGrid, direction: float, phase: float) -> None:
     image = smooth_image(grid, direction, phase)
     # The image is known only at pixels: where pixels are coarser than cells, linear interpolation between them counts.
     pixel_in_cells = max(1.0, *(s / grid.mm_per_cell for s in grid.spacing_mm))
@@ -339,7 +339,7 @@ def test_smooth_images_survive_the_round_trip(grid: SliceGrid, direction: float,
 
 @relaxed
 @given(slice_grids(st.just(128)), st.floats(0, 7), st.floats(0, 7))
-def test_smooth_logits_survive_the_round_trip(grid: SliceGrid, direction: float, phase: float) -> None:
+def test_smooth_logits_survive_the_round_trip(grid: NetworkGrid, direction: float, phase: float) -> None:
     logits = 10 * smooth_image(grid, direction, phase)
     pixel_in_cells = max(1.0, *(s / grid.mm_per_cell for s in grid.spacing_mm))
     back = grid.logits_from_grid(grid.logits_to_grid(logits))
@@ -349,7 +349,7 @@ def test_smooth_logits_survive_the_round_trip(grid: SliceGrid, direction: float,
 
 @pytest.mark.parametrize("shape", [(512, 512), (511, 300), (256, 1), (1000, 77), (129, 128)])
 def test_logits_of_the_grid_survive_a_visit_to_a_larger_slice(shape: tuple[int, int]) -> None:
-    grid = SliceGrid(shape)
+    grid = NetworkGrid(shape)
     cells = np.arange(128) * 2 * math.pi / 64
     logits = (5 * np.cos(cells)[:, None] + 3 * np.sin(cells)[None, :]).astype(np.float32)
     back = grid.logits_to_grid(grid.logits_from_grid(logits))
@@ -361,7 +361,7 @@ def test_logits_of_the_grid_survive_a_visit_to_a_larger_slice(shape: tuple[int, 
 
 @pytest.mark.parametrize("shape", [(13, 13), (64, 64), (40, 7), (1, 1), (1, 30)])
 def test_logits_of_a_small_slice_survive_a_visit_to_the_grid(shape: tuple[int, int]) -> None:
-    grid = SliceGrid(shape, size=1024)
+    grid = NetworkGrid(shape, size=1024)
     logits = np.random.default_rng(4).normal(0, 5, shape)
     np.testing.assert_allclose(grid.logits_from_grid(grid.logits_to_grid(logits)), logits, atol=1.6)
     np.testing.assert_array_equal(np.sign(grid.logits_from_grid(grid.logits_to_grid(10 * np.sign(logits)))),
@@ -370,7 +370,7 @@ def test_logits_of_a_small_slice_survive_a_visit_to_the_grid(shape: tuple[int, i
 
 @relaxed
 @given(slice_grids(), st.floats(-100, 100))
-def test_constants_stay_constant_and_the_padding_is_zero(grid: SliceGrid, value: float) -> None:
+def test_constants_stay_constant_and_the_padding_is_zero(grid: NetworkGrid, value: float) -> None:
     rows, columns = grid.content
     for to_grid in (grid.image_to_grid, grid.logits_to_grid, grid.scribbles_to_grid):
         drawn = to_grid(np.full(grid.shape, value))
@@ -385,7 +385,7 @@ def test_constants_stay_constant_and_the_padding_is_zero(grid: SliceGrid, value:
 
 @relaxed
 @given(slice_grids(), st.integers(0, 2**32 - 1))
-def test_resampling_never_leaves_the_range_of_the_image(grid: SliceGrid, seed: int) -> None:
+def test_resampling_never_leaves_the_range_of_the_image(grid: NetworkGrid, seed: int) -> None:
     image = np.random.default_rng(seed).random(grid.shape, dtype=np.float32)
     rows, columns = grid.content
     for drawn in (grid.image_to_grid(image), grid.logits_to_grid(image)):
@@ -395,13 +395,13 @@ def test_resampling_never_leaves_the_range_of_the_image(grid: SliceGrid, seed: i
 
 def test_shrinking_does_not_alias() -> None:
     stripes = np.tile([0.0, 0.0, 1.0], (512, 171))[:, :512]  # every third column: one point sample would see moire
-    drawn = SliceGrid((512, 512)).image_to_grid(stripes)
+    drawn = NetworkGrid((512, 512)).image_to_grid(stripes)
     assert np.abs(drawn[:, 2:-2] - 1 / 3).max() < 0.07
 
 
 @relaxed
 @given(slice_grids(), st.integers(0, 2**32 - 1))
-def test_the_padding_of_the_logits_is_never_read(grid: SliceGrid, seed: int) -> None:
+def test_the_padding_of_the_logits_is_never_read(grid: NetworkGrid, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(size=(grid.size, grid.size)).astype(np.float32)
     spoiled = np.full_like(logits, np.nan)
     rows, columns = grid.content
@@ -412,7 +412,7 @@ def test_the_padding_of_the_logits_is_never_read(grid: SliceGrid, seed: int) -> 
 
 
 def test_leading_axes_are_kept() -> None:
-    grid = SliceGrid((30, 20), (1.0, 2.0), 16)
+    grid = NetworkGrid((30, 20), (1.0, 2.0), 16)
     batch = np.random.default_rng(5).random((3, 2, 30, 20), dtype=np.float32)
     for to_grid in (grid.image_to_grid, grid.scribbles_to_grid, grid.logits_to_grid):
         together = to_grid(batch)
@@ -424,7 +424,7 @@ def test_leading_axes_are_kept() -> None:
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int16, np.int32, np.uint64, np.float64, ">i2"])
 def test_every_real_type_is_accepted(dtype: str | type) -> None:
     image = np.random.default_rng(6).integers(0, 2, (9, 11)).astype(dtype)
-    grid = SliceGrid((9, 11), size=16)
+    grid = NetworkGrid((9, 11), size=16)
     np.testing.assert_array_equal(grid.image_to_grid(image), grid.image_to_grid(image.astype(np.float32)))
     np.testing.assert_array_equal(grid.scribbles_to_grid(image), grid.scribbles_to_grid(image.astype(np.float32)))
 
@@ -432,7 +432,7 @@ def test_every_real_type_is_accepted(dtype: str | type) -> None:
 def test_strided_views_give_the_same_as_copies() -> None:
     volume = np.random.default_rng(7).random((40, 50, 60), dtype=np.float32)
     for view in (volume[:, :, 3], volume[:, 5, ::-1], volume[7].T):
-        grid = SliceGrid(view.shape, size=32)
+        grid = NetworkGrid(view.shape, size=32)
         np.testing.assert_array_equal(grid.image_to_grid(view), grid.image_to_grid(view.copy()))
         np.testing.assert_array_equal(grid.scribbles_to_grid(view), grid.scribbles_to_grid(view.copy()))
 
@@ -440,13 +440,13 @@ def test_strided_views_give_the_same_as_copies() -> None:
 @pytest.mark.parametrize("method", ["image_to_grid", "scribbles_to_grid", "logits_to_grid", "logits_from_grid"])
 def test_arrays_of_another_shape_are_refused(method: str) -> None:
     with pytest.raises(GeometryError, match=r"\(5, 4\).*must be"):
-        getattr(SliceGrid((4, 5), size=8), method)(np.zeros((5, 4)))
+        getattr(NetworkGrid((4, 5), size=8), method)(np.zeros((5, 4)))
 
 
 @pytest.mark.parametrize("method", ["image_to_grid", "scribbles_to_grid", "logits_to_grid", "logits_from_grid"])
 def test_arrays_that_are_not_numbers_are_refused(method: str) -> None:
     with pytest.raises(ImageError, match="complex"):
-        getattr(SliceGrid((8, 8), size=8), method)(np.zeros((8, 8), complex))
+        getattr(NetworkGrid((8, 8), size=8), method)(np.zeros((8, 8), complex))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
@@ -455,12 +455,12 @@ def test_values_that_are_not_finite_are_refused_instead_of_spreading(method: str
     image = np.zeros((20, 30))
     image[11, 13] = value
     with pytest.raises(ImageError, match=r"normalise intensities with IntensityRange\.normalize"):
-        getattr(SliceGrid((20, 30), size=16), method)(image)
+        getattr(NetworkGrid((20, 30), size=16), method)(image)
 
 
 @relaxed
 @given(slice_grids(), st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 2**32 - 1))
-def test_a_normalised_image_with_holes_of_nan_and_inf_reaches_the_grid(grid: SliceGrid, bad: float, seed: int) -> None:
+def test_a_normalised_image_with_holes_of_nan_and_inf_reaches_the_grid(grid: NetworkGrid, bad: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.normal(size=grid.shape)
     image[rng.random(grid.shape) < 0.3] = bad
@@ -473,7 +473,7 @@ def test_a_normalised_image_with_holes_of_nan_and_inf_reaches_the_grid(grid: Sli
 
 @relaxed
 @given(slice_grids(), st.data())
-def test_a_point_a_one_pixel_stroke_and_the_coordinates_agree(grid: SliceGrid, data: st.DataObject) -> None:
+def test_a_point_a_one_pixel_stroke_and_the_coordinates_agree(grid: NetworkGrid, data: st.DataObject) -> None:
     pixel = np.array([data.draw(st.integers(0, n - 1)) for n in grid.shape])
     (cell,) = grid.points_to_grid(pixel[None])
     assert cell.dtype == np.int64
@@ -497,7 +497,7 @@ def test_a_point_a_one_pixel_stroke_and_the_coordinates_agree(grid: SliceGrid, d
 
 @relaxed
 @given(slice_grids(), st.integers(0, 2**32 - 1), st.floats(0.0, 0.2))
-def test_scribbles_take_the_maximum_over_the_pixels_of_a_cell(grid: SliceGrid, seed: int, density: float) -> None:
+def test_scribbles_take_the_maximum_over_the_pixels_of_a_cell(grid: NetworkGrid, seed: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     scribbles = np.where(rng.random(grid.shape) < density, rng.random(grid.shape), 0).astype(np.float32)
     drawn = grid.scribbles_to_grid(scribbles)
@@ -515,7 +515,7 @@ def test_scribbles_take_the_maximum_over_the_pixels_of_a_cell(grid: SliceGrid, s
 
 @pytest.mark.parametrize("shape", [(2048, 2048), (1000, 3), (7, 999)])
 def test_a_one_pixel_stroke_never_vanishes(shape: tuple[int, int]) -> None:
-    grid = SliceGrid(shape, (0.5, 5.0))
+    grid = NetworkGrid(shape, (0.5, 5.0))
     rng = np.random.default_rng(8)
     for _ in range(20):
         stroke = np.zeros(shape, np.float32)
@@ -528,14 +528,14 @@ def test_a_one_pixel_stroke_never_vanishes(shape: tuple[int, int]) -> None:
 def test_an_enlarged_pixel_covers_exactly_its_cells() -> None:
     stroke = np.zeros((8, 8))
     stroke[2, 5] = 1
-    drawn = SliceGrid((8, 8), size=128).scribbles_to_grid(stroke)
+    drawn = NetworkGrid((8, 8), size=128).scribbles_to_grid(stroke)
     expected = np.zeros((128, 128))
     expected[32:48, 80:96] = 1
     np.testing.assert_array_equal(drawn, expected)
 
 
 def test_points_outside_the_slice_are_clipped_to_its_border() -> None:
-    grid = SliceGrid((10, 40), size=20)  # content: 5 x 20 cells
+    grid = NetworkGrid((10, 40), size=20)  # content: 5 x 20 cells
     cells = grid.points_to_grid([[-5, -5], [99, 99]])
     rows, columns = grid.content
     np.testing.assert_array_equal(cells, [[rows.start, columns.start], [rows.stop - 1, columns.stop - 1]])
@@ -544,7 +544,7 @@ def test_points_outside_the_slice_are_clipped_to_its_border() -> None:
 @relaxed
 @given(slice_grids(), st.data())
 def test_boxes_are_never_empty_and_hold_the_cells_whose_centres_they_cover(
-    grid: SliceGrid, data: st.DataObject
+    grid: NetworkGrid, data: st.DataObject
 ) -> None:
     start = np.array([data.draw(st.integers(0, n - 1)) for n in grid.shape])
     stop = np.array([data.draw(st.integers(s + 1, n)) for s, n in zip(start, grid.shape, strict=True)])
@@ -561,19 +561,19 @@ def test_boxes_are_never_empty_and_hold_the_cells_whose_centres_they_cover(
 
 @relaxed
 @given(slice_grids())
-def test_the_whole_slice_as_a_box_is_the_whole_content(grid: SliceGrid) -> None:
+def test_the_whole_slice_as_a_box_is_the_whole_content(grid: NetworkGrid) -> None:
     (box,) = grid.boxes_to_grid([[[0, 0], grid.shape]])
     rows, columns = grid.content
     np.testing.assert_array_equal(box, [[rows.start, columns.start], [rows.stop, columns.stop]])
 
 
 def test_boxes_beyond_the_slice_are_clipped() -> None:
-    grid = SliceGrid((64, 64), size=32)
+    grid = NetworkGrid((64, 64), size=32)
     np.testing.assert_array_equal(grid.boxes_to_grid([[[-9, 10], [500, 20]]]), [[[0, 5], [32, 10]]])
 
 
 def test_no_points_and_no_boxes_give_empty_arrays() -> None:
-    grid = SliceGrid((64, 64))
+    grid = NetworkGrid((64, 64))
     assert grid.points_to_grid(np.zeros((0, 2), np.int64)).shape == (0, 2)
     assert grid.boxes_to_grid([]).shape == (0, 2, 2)
 
@@ -581,13 +581,13 @@ def test_no_points_and_no_boxes_give_empty_arrays() -> None:
 @pytest.mark.parametrize("points", [[[0.5, 1.0]], [0, 1], [[0, 1, 2]], [[True, False]]])
 def test_points_that_are_not_index_pairs_are_refused(points: list[list[float]]) -> None:
     with pytest.raises(PromptError, match=r"points.*\(N, 2\)"):
-        SliceGrid((4, 4)).points_to_grid(points)
+        NetworkGrid((4, 4)).points_to_grid(points)
 
 
 @pytest.mark.parametrize("boxes", [[[0, 0, 4, 4]], [[[0.0, 0.0], [1.0, 1.0]]]])
 def test_boxes_that_are_not_index_pairs_are_refused(boxes: list[list[float]]) -> None:
     with pytest.raises(PromptError, match=r"boxes.*\(N, 2, 2\)"):
-        SliceGrid((4, 4)).boxes_to_grid(boxes)
+        NetworkGrid((4, 4)).boxes_to_grid(boxes)
 
 
 # --- Slices of volumes ------------------------------------------------------------------------------------------------
@@ -616,7 +616,7 @@ def test_a_sphere_in_any_volume_is_a_disc_in_every_slice(frame: str, axis: int) 
     sphere = np.linalg.norm(ras - ras[middle], axis=-1) < radius
 
     cut = Volume(sphere.astype(np.int16) * 900 - 1000, ijk_to_ras).slice(axis, middle[axis])
-    grid = SliceGrid(cut.image.shape, cut.spacing_mm)
+    grid = NetworkGrid(cut.image.shape, cut.spacing_mm)
     drawn = grid.image_to_grid(IntensityRange.estimate(cut.image).normalize(cut.image))
     row, column = grid.points_to_grid([[m for d, m in enumerate(middle) if d != axis]])[0]
     rows, columns = np.indices(drawn.shape)

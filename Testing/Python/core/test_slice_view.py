@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribblesegment.data.preprocessing import NetworkGrid, SliceGrid, crop_prompts, focus_view
+from scribblesegment.data.preprocessing import NetworkGrid, crop_prompts, focus_view
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import GeometryError
 
@@ -168,7 +168,7 @@ def test_a_second_look_shows_all_that_is_marked_at_finer_pixels(data):
 
 def test_prompts_of_the_whole_slice_go_to_the_grid_as_they_always_did():
     prompts = all_kinds((20, 30))
-    grid = SliceGrid((20, 30), (1.5, 1.0), 16)
+    grid = NetworkGrid((20, 30), (1.5, 1.0), 16)
     seen = NetworkGrid(((0, 20), (0, 30)), (1.5, 1.0), 16).prompts_to_grid(prompts)
     np.testing.assert_array_equal(seen.scribbles, grid.scribbles_to_grid(prompts.scribbles))
     np.testing.assert_array_equal(seen.point_coords, grid.points_to_grid(prompts.point_coords))

@@ -31,6 +31,7 @@ class SlicePredictor:
         self.prompts: list[object] = []
         self.calls: list[str] = []
         self.context = None
+        self.image_token = None
 
     def set_image(self, image, *, spacing_mm=(1.0, 1.0), intensity_range=None):
         self.calls.append("image")

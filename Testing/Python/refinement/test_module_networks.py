@@ -13,11 +13,11 @@ from tiled_inference import tiled_logits
 from torch import nn
 
 from scribblesegment.data.labels import LabelScribbles
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, NetworkError, PromptError
-from scribblesegment.inference.predictor import Predictor
+from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork
 from scribblesegment.refinement.adapters.embedded import load_embedded
@@ -165,7 +165,9 @@ def test_an_unrefined_prediction_is_that_of_the_predictor_alone_and_together(net
     drawn = strokes(cut.image.shape)
     one = network.prepare(volume, axis=axis, index=3, scribbles=drawn)
     alone = one.to_image(tiled_logits(network, one))
-    predictor = Predictor(network.module, size=SIZE, temperature=2.0, device="cpu", capabilities=("scribbles",))
+    predictor = Predictor(
+        Network(network.module, size=SIZE, temperature=2.0, device="cpu", capabilities=("scribbles",))
+    )
     whole_range = IntensityRange.estimate(volume.array)
     predictor.set_image(cut.image, spacing_mm=cut.spacing_mm, intensity_range=whole_range)
     prompts = Prompts.empty(cut.image.shape).with_scribble(drawn.mask(1)).with_scribble(drawn.mask(0), positive=False)
@@ -202,7 +204,7 @@ def test_every_mark_lies_on_a_cell_that_shows_the_slice(network):
     image = Volume(np.ones((1, 61, 7)), np.diag([1.3, 0.9, 1.0, 1.0]))
     drawn = LabelScribbles.from_labels(np.ones((61, 7), int))
     inside = np.zeros((SIZE, SIZE), bool)
-    inside[SliceGrid((61, 7), (0.9, 1.3), SIZE).content] = True
+    inside[NetworkGrid((61, 7), (0.9, 1.3), SIZE).content] = True
     assert np.array_equal(network.prepare(image, index=0, scribbles=drawn).to_grid(drawn).marked, inside)
 
 
@@ -214,8 +216,8 @@ def test_networks_of_files_names_and_predictors_are_taken_if_they_work_from_scri
     assert (network.name, network.labels, network.ndim) == ("mine", ("background", "object"), 2)
     assert network.prepare(Volume(np.ones((1, 20, 20)), np.eye(4)), index=0).tensor.shape == (5, SIZE, SIZE)
     assert load_embedded("default").licence
-    predictor = Predictor(a_module(), size=SIZE, temperature=1.5, device="cpu", name="tiny")
+    predictor = Predictor(Network(a_module(), size=SIZE, temperature=1.5, device="cpu", name="tiny"))
     assert EmbeddedNetwork.of_predictor(predictor).module is predictor.network
-    in_context = Predictor(a_module(), capabilities=("context",), size=SIZE, device="cpu", name="universeg")
+    in_context = Predictor(Network(a_module(), capabilities=("context",), size=SIZE, device="cpu", name="universeg"))
     with pytest.raises(NetworkError, match="from scribbles alone"):
         EmbeddedNetwork.of_predictor(in_context)

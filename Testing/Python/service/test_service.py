@@ -39,7 +39,7 @@ class Recording:
     def __init__(self, device="cpu", capabilities=("scribbles",)):
         self.plan = ExecutionPlan(device, milliseconds=12.0)
         self.capabilities = frozenset(capabilities)
-        self.calls, self.errors = [], []
+        self.calls, self.errors, self.image_token = [], [], None
         self.began, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
@@ -254,7 +254,7 @@ def context(*names):
     return SliceContext(ContextSet("liver", tuple(entry(name) for name in names)))
 
 
-def test_a_context_is_set_before_a_prediction_and_again_only_when_it_changes(service_of):
+def test_each_prediction_has_its_own_image_and_context(service_of):
     loader = Loader(capabilities=("scribbles", "context"))
     service = service_of(loader)
     assert not service.state.takes_context
@@ -263,16 +263,21 @@ def test_a_context_is_set_before_a_prediction_and_again_only_when_it_changes(ser
     assert service.state.takes_context
     network = loader.loaded[0]
     assert network.since() == [("image", 1.0), ("context", ["a", "b"]), "predict"]
-    answer(service, a_request(1, first))
-    assert network.since() == ["predict"]
-    answer(service, a_request(2, first))
-    assert network.since() == [("image", 2.0), "predict"]
-    answer(service, a_request(2, second))
+    answer(service, a_request(1, second))
     assert network.since() == [("context", ["c"]), "predict"]
-    answer(service, a_request(3, first))  # the one before is not matched with the next image
-    assert network.since() == [("context", None), ("image", 3.0), ("context", ["a", "b"]), "predict"]
-    answer(service, a_request(3))
-    assert network.since() == [("context", None), "predict"]
+    answer(service, a_request(2))
+    assert network.since() == [("image", 2.0), ("context", None), "predict"]
+
+
+def test_the_entries_for_a_slice_are_chosen_once(service_of, monkeypatch):
+    loader, chosen = Loader(capabilities=("scribbles", "context")), []
+    original = SliceContext.chosen
+    monkeypatch.setattr(SliceContext, "chosen", lambda *a, **k: chosen.append(a) or original(*a, **k))
+    service = service_of(loader)
+    examples = context("a")
+    for value in (1, 1, 2):
+        answer(service, a_request(value, examples))
+    assert len(chosen) == 2
 
 
 def test_a_network_that_takes_no_context_is_never_given_one(service, loader):
@@ -599,7 +604,7 @@ def test_a_slice_predicted_after_a_propagation_gets_its_own_image_and_context(se
     ended(service.propagate(job_of(4))).result()
     network.calls.clear()
     answer(service, request)
-    assert network.calls == ["context", "image", "context", "predict"]
+    assert network.calls == ["image", "context", "predict"]
     assert [one.identifier for one in network.contexts[-1]] == ["a"]
 
 

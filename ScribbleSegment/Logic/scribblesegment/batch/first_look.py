@@ -15,7 +15,7 @@ from scribblesegment.data.masks import resolve_labels
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
-from scribblesegment.propagation import SlicePredictor
+from scribblesegment.inference.predictor import Predictor
 from scribblesegment.propagation.confidence import confidence_of, overlap_of
 from scribblesegment.propagation.expectation import Expectation
 
@@ -39,7 +39,7 @@ class FirstLook:
 
     def __init__(
         self,
-        predictor: SlicePredictor,
+        predictor: Predictor,
         volume: Volume,
         axis: int,
         contexts: Sequence[ContextSet],

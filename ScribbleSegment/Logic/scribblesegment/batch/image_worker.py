@@ -21,8 +21,8 @@ from scribblesegment.context.context_set import ContextSet
 from scribblesegment.context.files import read_context
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import FileFormatError, ScribbleSegmentError, WeightsError
+from scribblesegment.inference.predictor import Predictor
 from scribblesegment.io import default_segment, read_volume, write_segmentation
-from scribblesegment.propagation import SlicePredictor
 from scribblesegment.weights.registry import weights_file
 
 # Nothing more can be written, whatever the image.
@@ -32,7 +32,7 @@ _NOWHERE_TO_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 class ImageWorker:
     """Segments images one after the other with one network."""
 
-    def __init__(self, job: BatchJob, predictor: SlicePredictor, contexts: Sequence[ContextSet]) -> None:
+    def __init__(self, job: BatchJob, predictor: Predictor, contexts: Sequence[ContextSet]) -> None:
         """Take what was loaded for a job."""
         self._job, self._predictor, self._contexts = job, predictor, contexts
         self._records = RecordFolder(job.output)

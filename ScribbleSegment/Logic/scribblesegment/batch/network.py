@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from scribblesegment.errors import ConfigError, WeightsError
-from scribblesegment.propagation import SlicePredictor
+from scribblesegment.inference.predictor import Network, Predictor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LoadNetwork(Protocol):
     """What loads a network: `load_for_batch`, or a stand-in for it. Other processes import it by its name."""
 
-    def __call__(self, weights: Path, /, *, device: str, threads: int) -> SlicePredictor:
+    def __call__(self, weights: Path, /, *, device: str, threads: int) -> Predictor:
         """Load the network of a file onto a device; on the processor it uses so many threads."""
 
 
@@ -36,7 +36,7 @@ def weights_digest(path: Path) -> str:
         ) from cause
 
 
-def load_for_batch(weights: Path, /, *, device: str, threads: int) -> SlicePredictor:
+def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
     """Load a network that segments in context.
 
     Raises:
@@ -44,17 +44,16 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> SlicePredi
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
-    from scribblesegment.inference.predictor import described_predictor
     from scribblesegment.weights.checkpoints import load_network
 
     network, description = load_network(weights)
     plan = repeatable_plan(network, device, threads)
-    predictor = described_predictor(network, description, plan=plan, name=weights.stem)
+    predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor
 
 
-def check_takes_context(predictor: SlicePredictor, called: str) -> None:
+def check_takes_context(predictor: Predictor, called: str) -> None:
     """Raise ConfigError if a network cannot segment in context."""
     if "context" not in predictor.capabilities:
         raise ConfigError(

@@ -21,7 +21,8 @@ from scribblesegment.batch.pieces import is_scattered
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ContextError
-from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator, SlicePredictor
+from scribblesegment.inference.predictor import Predictor
+from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def image_axis(volume: Volume, preferred: int | None) -> int:
 
 
 def segment_image(
-    predictor: SlicePredictor,
+    predictor: Predictor,
     volume: Volume,
     contexts: Sequence[ContextSet],
     axis: int,

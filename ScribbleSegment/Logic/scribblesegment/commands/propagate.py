@@ -24,6 +24,7 @@ from scribblesegment.commands.slice_display import SliceDisplay
 from scribblesegment.commands.terminal_bar import terminal_bar
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import PromptError
+from scribblesegment.inference.predictor import Predictor
 from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 from scribblesegment.propagation import (
@@ -32,7 +33,6 @@ from scribblesegment.propagation import (
     PropagationConfig,
     PropagationRun,
     Propagator,
-    SlicePredictor,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _CLEARLY = 2.0
 class LoadSlicePredictor(Protocol):
     """What loads a network: `scribblesegment.load_predictor`, or a stand-in for it."""
 
-    def __call__(self, name: str, *, device: str, progress: Callable[[float, str], None]) -> SlicePredictor:
+    def __call__(self, name: str, *, device: str, progress: Callable[[float, str], None]) -> Predictor:
         """Load the network `name` on `device`, telling `progress` of a download."""
 
 

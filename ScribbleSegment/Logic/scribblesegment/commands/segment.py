@@ -42,7 +42,7 @@ from scribblesegment.io import read_labelmap, read_volume, write_labelmap
 from scribblesegment.io.segmentation import default_segment
 
 if TYPE_CHECKING:
-    from scribblesegment.inference.session import InteractivePredictor, PredictionLike
+    from scribblesegment.inference.predictor import Predictor
 
 # Slices that make up less than this part of the volume are copied, so that the volume can be let go.
 _SMALL_PART = 1 / 8
@@ -51,9 +51,7 @@ _SMALL_PART = 1 / 8
 class LoadPredictor(Protocol):
     """What loads a network: `scribblesegment.load_predictor`, or a stand-in for it."""
 
-    def __call__(
-        self, name: str, *, device: str, progress: Callable[[float, str], None]
-    ) -> InteractivePredictor[PredictionLike]:
+    def __call__(self, name: str, *, device: str, progress: Callable[[float, str], None]) -> Predictor:
         """Load the network `name` on `device`, telling `progress` of a download."""
 
 
@@ -207,9 +205,7 @@ def _background_label(wanted: str, names: Sequence[Segment]) -> int:
     raise PromptError(f"No segment of the scribbles is named {wanted!r}; there are {known}. Or give a label's number.")
 
 
-def _predict(
-    predictor: InteractivePredictor[PredictionLike], case: _Case, threshold: float, *, all_pieces: bool
-) -> list[NDArray[Any]]:
+def _predict(predictor: Predictor, case: _Case, threshold: float, *, all_pieces: bool) -> list[NDArray[Any]]:
     """Predict every label in every slice; returns label maps (H, W) with the labels' own numbers."""
     largest = case.segments[-1].label
     dtype = next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)

@@ -153,7 +153,7 @@ class ContextEntry:
         """Lay image and mask out as the network sees them; the latest size is remembered.
 
         Args:
-            size: Side of the grid of `SliceGrid` in cells.
+            size: Side of the grid of `NetworkGrid` in cells.
 
         Returns:
             float32 (size, size) image in [0, 1] and bool (size, size) mask, both read-only. A cell belongs to the mask

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 
 FloatArray = NDArray[np.float32]
 
@@ -42,15 +42,15 @@ _HALF_DISTANCE = 4.0
 
 
 @lru_cache(maxsize=32)
-def slice_grid(shape: tuple[int, int], spacing_mm: tuple[float, float], size: int) -> SliceGrid:
+def slice_grid(shape: tuple[int, int], spacing_mm: tuple[float, float], size: int) -> NetworkGrid:
     """Give the grid of a slice; entries of one volume share it, and with it the resampling matrices."""
-    return SliceGrid(shape, spacing_mm, size)
+    return NetworkGrid(shape, spacing_mm, size)
 
 
 def describe(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:
     """Describe an image by a vector; dot products of such vectors are similarities.
 
-    The first part is a thumbnail on the square grid of `SliceGrid`, less its mean and of unit length: its dot product
+    The first part is a thumbnail on the square grid of `NetworkGrid`, less its mean and of unit length: its dot product
     is the normalised cross-correlation. The second part is the square root of the histogram of the image's pixels: its
     dot product is the Bhattacharyya coefficient, the overlap of two histograms.
 

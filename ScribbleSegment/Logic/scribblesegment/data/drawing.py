@@ -1,6 +1,6 @@
 """What was drawn for a segment, slice by slice, in millimetres, and its form as text.
 
-Coordinates are kept in the frame of `slice_plane` rather than in pixels, so a gesture means the same when the slice is
+Coordinates are kept in the frame of `SlicePlane` rather than in pixels, so a gesture means the same when the slice is
 shown with another raster.
 
 The text is "1" (the version), then base64 of: number of slices, CRC-32 of the rest, length of each part, and the
@@ -48,20 +48,11 @@ _MAX_TEXT = 2 * _MAX_JSON_BYTES
 
 @dataclass(frozen=True)
 class Stroke:
-    """A line drawn with a round brush.
+    """A line drawn with a round brush; a PromptError where it has no point, or no radius above zero."""
 
-    Attributes:
-        points_mm: where the brush went, at least one point.
-        radius_mm: half the width of the line, above zero.
-        positive: whether it marks the object (True) or the background (False).
-
-    Raises:
-        PromptError: no point, or numbers that are no place or no radius.
-    """
-
-    points_mm: tuple[Point, ...]
-    radius_mm: float
-    positive: bool = True
+    points_mm: tuple[Point, ...]  # where the brush went, at least one point
+    radius_mm: float  # half the width of the line
+    positive: bool = True  # whether it marks the object or the background
 
     def __post_init__(self) -> None:
         points = _points(self.points_mm, "points_mm of the stroke")
@@ -75,18 +66,10 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Click:
-    """One marked point.
-
-    Attributes:
-        point_mm: where.
-        positive: whether the object is there (True) or the background (False).
-
-    Raises:
-        PromptError: numbers that are no place.
-    """
+    """One marked point."""
 
     point_mm: Point
-    positive: bool = True
+    positive: bool = True  # whether the object or the background is there
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "point_mm", _points([self.point_mm], "point_mm of the click")[0])
@@ -95,18 +78,10 @@ class Click:
 
 @dataclass(frozen=True)
 class Box:
-    """A box around the object, its edges along the rows and columns of the slice.
-
-    Attributes:
-        corner_mm: one corner.
-        opposite_mm: the corner diagonally across.
-
-    Raises:
-        PromptError: numbers that are no place.
-    """
+    """A box around the object, its edges along the rows and columns of the slice."""
 
     corner_mm: Point
-    opposite_mm: Point
+    opposite_mm: Point  # the corner diagonally across
 
     def __post_init__(self) -> None:
         corner, opposite = _points([self.corner_mm, self.opposite_mm], "corners of the box")
@@ -117,32 +92,21 @@ class Box:
 Gesture = Stroke | Click | Box
 
 
-def point_count(gesture: Gesture) -> int:
-    """Number of points a gesture consists of."""
-    if isinstance(gesture, Stroke):
-        return len(gesture.points_mm)
-    return 2 if isinstance(gesture, Box) else 1
-
-
 @dataclass(frozen=True, eq=False)
 class SliceDrawing:
-    """What was drawn on one slice.
+    """What was drawn on one slice."""
 
-    Attributes:
-        plane: the slice, with the raster it was first drawn on.
-        gestures: in the order of drawing.
-    """
-
-    plane: SlicePlane
-    gestures: tuple[Gesture, ...]
+    plane: SlicePlane  # with the raster it was first drawn on
+    gestures: tuple[Gesture, ...]  # in the order of drawing
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gestures", tuple(self.gestures))
 
     @cached_property
     def points(self) -> int:
-        """Number of points of all gestures."""
-        return sum(map(point_count, self.gestures))
+        """Number of points that all of it consists of."""
+        counts = (len(g.points_mm) if isinstance(g, Stroke) else 1 + isinstance(g, Box) for g in self.gestures)
+        return sum(counts)
 
     @cached_property
     def packed(self) -> bytes:
@@ -155,14 +119,11 @@ class SliceDrawing:
 class Drawing:
     """What was drawn for one segment; frozen, every change returns a new object.
 
-    Attributes:
-        slices: one for each slice that anything was drawn on.
-
     Raises:
-        PromptError: more than `MAX_POINTS` points.
+        PromptError: More than `MAX_POINTS` points.
     """
 
-    slices: tuple[SliceDrawing, ...] = ()
+    slices: tuple[SliceDrawing, ...] = ()  # one for each slice that anything was drawn on
 
     def __post_init__(self) -> None:
         slices = tuple(drawn for drawn in self.slices if drawn.gestures)
@@ -191,14 +152,10 @@ class Drawing:
         return self._replaced(drawn, (*drawn.gestures, gesture))
 
     def removed(self, plane: SlicePlane, index: int) -> Drawing:
-        """Remove one gesture of a slice.
-
-        Args:
-            plane: the slice.
-            index: position in the order of drawing; negative ones count from the end.
+        """Remove one gesture of a slice by its position in the order of drawing; negative ones count from the end.
 
         Raises:
-            PromptError: there is no such gesture.
+            PromptError: There is no such gesture.
         """
         drawn = self.on(plane)
         count = 0 if drawn is None else len(drawn.gestures)
@@ -230,7 +187,7 @@ class Drawing:
         """Read what `to_text` wrote, exactly.
 
         Raises:
-            FileFormatError: damaged, of a newer version, or absurdly large.
+            FileFormatError: Damaged, of a newer version, or absurdly large.
         """
         if text == "":
             return Drawing()

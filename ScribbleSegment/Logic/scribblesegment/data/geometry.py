@@ -15,19 +15,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from scribblesegment.data import validation
 from scribblesegment.errors import GeometryError
 
 FloatArray = NDArray[np.float64]
-
 IntArray = NDArray[np.int64]
-
+Box2D = tuple[tuple[int, int], tuple[int, int]]
+"""Half-open ranges of rows and of columns: ((row_start, row_stop), (column_start, column_stop))."""
 
 # Positions this close to the middle between two voxels count as the middle: the frame's arithmetic leaves such errors,
 # and a plane between two slices must not fall to the one or the other voxel by voxel.
 TIE = 1e-6
+
+# Cosine between two axes from which they count as sheared: below it lies what float32 file headers and text headers
+# leave behind, and the error across 512 voxels stays under a twentieth of a voxel.
+_SHEAR_TOLERANCE = 1e-4
+
+# A slice is shown as it is, without resampling, when the view deviates from it by no more than this part of a voxel.
+_ALIGNED_VOXELS = 0.25
+
+# An oblique raster of more pixels is made coarser. A diagonal cut through 2048 x 2048 x 2048 voxels stays below.
+_MAX_PIXELS = 1 << 24
+
+# Cosine between the normals of two planes from which they count as parallel; `matches` measures what remains in mm.
+_PARALLEL = 0.9999
 
 
 def nearest_index(positions: ArrayLike) -> IntArray:
@@ -39,23 +51,18 @@ def nearest_index(positions: ArrayLike) -> IntArray:
 class Grid:
     """A lattice of voxels in space, without values.
 
-    Attributes:
-        shape: number of voxels along (K, J, I), each 1 or above.
-        ijk_to_mm: (4, 4) float64, voxel index (i, j, k, 1) to millimetres; rotated, flipped and sheared grids too.
-
     Raises:
-        GeometryError: an unusable shape, or a matrix that is not finite and invertible.
+        GeometryError: An unusable shape, or a matrix that is not finite and invertible.
     """
 
-    shape: tuple[int, int, int]
-    ijk_to_mm: FloatArray
+    shape: tuple[int, int, int]  # number of voxels along (K, J, I), each at least 1
+    ijk_to_mm: FloatArray  # (4, 4), voxel index (i, j, k, 1) to millimetres; rotated, flipped and sheared grids too
 
     def __post_init__(self) -> None:
-        k, j, i = lattice_shape(self.shape, 3, "grid")
+        k, j, i = _sides(self.shape, 3, "grid")
         matrix = validation.affine_matrix(self.ijk_to_mm, name="ijk_to_mm")
-        matrix.flags.writeable = False
         object.__setattr__(self, "shape", (k, j, i))
-        object.__setattr__(self, "ijk_to_mm", matrix)
+        object.__setattr__(self, "ijk_to_mm", _read_only(matrix))
 
     @cached_property
     def steps_kji_mm(self) -> FloatArray:
@@ -63,12 +70,12 @@ class Grid:
 
         It maps differences of indices: ``difference_kji @ steps_kji_mm`` is a vector in millimetres.
         """
-        return read_only(self.ijk_to_mm[:3, 2::-1].T)
+        return _read_only(self.ijk_to_mm[:3, 2::-1].T)
 
     @cached_property
     def mm_to_kji(self) -> FloatArray:
         """(3, 3) inverse of `steps_kji_mm`: ``vector_mm @ mm_to_kji`` is a difference of indices."""
-        return read_only(np.linalg.inv(self.steps_kji_mm))
+        return _read_only(np.linalg.inv(self.steps_kji_mm))
 
     @property
     def origin_mm(self) -> FloatArray:
@@ -89,13 +96,14 @@ class Grid:
         """Map millimetres (..., 3) to continuous voxel indices (..., 3) in array order, also outside the grid."""
         return (np.asarray(mm, np.float64) - self.origin_mm) @ self.mm_to_kji
 
-    def same_as(self, other: Grid, tolerance: float = 1e-2) -> bool:
-        """Whether both have the same voxels at the same places.
+    @property
+    def is_sheared(self) -> bool:
+        """Whether two axes are not at right angles."""
+        directions = self.steps_kji_mm / np.linalg.norm(self.steps_kji_mm, axis=1, keepdims=True)
+        return bool(np.abs(directions @ directions.T - np.eye(3)).max() > _SHEAR_TOLERANCE)
 
-        Args:
-            other: grid to compare with.
-            tolerance: largest distance between corresponding voxel centres, as a fraction of the smallest spacing.
-        """
+    def same_as(self, other: Grid, tolerance: float = 1e-2) -> bool:
+        """Whether both have the same voxels at the same places, to a fraction of the smallest spacing."""
         if self.shape != other.shape:
             return False
         # The distance is a convex function of the index, so the largest one occurs at a corner.
@@ -108,19 +116,13 @@ class Grid:
         return self.to_mm(np.array(list(np.ndindex(2, 2, 2))) * self.shape - 0.5)
 
 
-def read_only(array: ArrayLike) -> FloatArray:
-    """Copy numbers into a float64 array that cannot be changed."""
+def _read_only(array: ArrayLike) -> FloatArray:
     copy = np.array(array, np.float64, order="C")
     copy.flags.writeable = False
     return copy
 
 
-def three_numbers(value: ArrayLike, name: str) -> FloatArray:
-    """Return a point or direction as float64 (3,).
-
-    Raises:
-        GeometryError: not three finite numbers.
-    """
+def _three_numbers(value: ArrayLike, name: str) -> FloatArray:
     vector = validation.finite_array(value, name=name)
     if vector.shape != (3,):
         raise GeometryError(f"{name} has shape {vector.shape}, expected three numbers.")
@@ -128,12 +130,8 @@ def three_numbers(value: ArrayLike, name: str) -> FloatArray:
 
 
 def unit_vector(value: ArrayLike, name: str) -> FloatArray:
-    """Scale a direction (3,) to length one.
-
-    Raises:
-        GeometryError: not three finite numbers, or all of them zero.
-    """
-    vector = three_numbers(value, name)
+    """Scale a direction (3,) to length one; a GeometryError unless it is three finite numbers, not all zero."""
+    vector = _three_numbers(value, name)
     largest = float(np.abs(vector).max())
     if largest == 0:
         raise GeometryError(f"{name} is {vector.tolist()}; give a direction that is not zero.")
@@ -142,12 +140,7 @@ def unit_vector(value: ArrayLike, name: str) -> FloatArray:
     return unit
 
 
-def whole_numbers(value: Sequence[int], count: int, name: str) -> list[int]:
-    """Return `count` whole numbers.
-
-    Raises:
-        GeometryError: fractions, or another number of them.
-    """
+def _whole_numbers(value: Sequence[int], count: int, name: str) -> list[int]:
     try:
         numbers = [operator.index(number) for number in value]
     except TypeError as cause:
@@ -157,64 +150,34 @@ def whole_numbers(value: Sequence[int], count: int, name: str) -> list[int]:
     return numbers
 
 
-def lattice_shape(value: Sequence[int], count: int, what: str) -> list[int]:
-    """Return the `count` sides of a grid or raster.
-
-    Raises:
-        GeometryError: another number of sides, fractions, or a side below 1.
-    """
-    sides = whole_numbers(value, count, f"shape of the {what}")
+def _sides(value: Sequence[int], count: int, what: str) -> list[int]:
+    sides = _whole_numbers(value, count, f"shape of the {what}")
     if min(sides) < 1:
         raise GeometryError(f"The {what} has the shape {tuple(sides)}; every side needs at least 1.")
     return sides
-
-
-Box2D = tuple[tuple[int, int], tuple[int, int]]
-
-
-# A slice is shown as it is, without resampling, when the view deviates from it by no more than this part of a voxel.
-_ALIGNED_VOXELS = 0.25
-
-
-# Cosine between two axes from which they count as sheared, as for `Volume.is_sheared`.
-_SHEAR_TOLERANCE = 1e-4
-
-
-# An oblique raster of more pixels is made coarser. A diagonal cut through 2048 x 2048 x 2048 voxels stays below.
-_MAX_PIXELS = 1 << 24
-
-
-# Cosine between the normals of two planes from which they count as parallel; `matches` measures what remains in mm.
-_PARALLEL = 0.9999
 
 
 @dataclass(frozen=True, eq=False)
 class SlicePlane:
     """A raster of pixels on a plane through a grid.
 
-    Attributes:
-        shape: number of pixels (H, W), each 1 or above.
-        origin_mm: (3,) centre of pixel (0, 0).
-        row_step_mm: (3,) step to the next row.
-        column_step_mm: (3,) step to the next column, at a right angle to `row_step_mm`.
-        voxel_slice: (axis of the array, index) when the pixels are the voxels of that slice of the grid, in the order
-            of `Volume.slice`; None when the plane is oblique.
-
     Raises:
-        GeometryError: an unusable shape, numbers that are not finite, or steps that are zero or not at right angles.
+        GeometryError: An unusable shape, numbers that are not finite, or steps that are zero or not at right angles.
     """
 
-    shape: tuple[int, int]
-    origin_mm: FloatArray
-    row_step_mm: FloatArray
-    column_step_mm: FloatArray
+    shape: tuple[int, int]  # number of pixels (H, W), each at least 1
+    origin_mm: FloatArray  # (3,) centre of pixel (0, 0)
+    row_step_mm: FloatArray  # (3,) step to the next row
+    column_step_mm: FloatArray  # (3,) step to the next column, at a right angle to the one to the next row
+    # Axis of the array and index when the pixels are the voxels of that slice of the grid, in the order of
+    # `Volume.slice`; None when the plane is oblique.
     voxel_slice: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        height, width = lattice_shape(self.shape, 2, "raster")
+        height, width = _sides(self.shape, 2, "raster")
         object.__setattr__(self, "shape", (height, width))
         for name in ("origin_mm", "row_step_mm", "column_step_mm"):
-            object.__setattr__(self, name, read_only(three_numbers(getattr(self, name), name)))
+            object.__setattr__(self, name, _read_only(_three_numbers(getattr(self, name), name)))
         lengths = np.linalg.norm(self.row_step_mm), np.linalg.norm(self.column_step_mm)
         if min(lengths) == 0 or not _orthogonal(self.row_step_mm, self.column_step_mm):
             raise GeometryError(
@@ -222,7 +185,7 @@ class SlicePlane:
                 "mm to the next column. Give two steps at right angles, each longer than zero."
             )
         if self.voxel_slice is not None:
-            axis, index = whole_numbers(self.voxel_slice, 2, "voxel_slice")
+            axis, index = _whole_numbers(self.voxel_slice, 2, "voxel_slice")
             if axis not in (0, 1, 2) or index < 0:
                 raise GeometryError(f"voxel_slice is {self.voxel_slice}; give an axis 0, 1 or 2 and an index from 0.")
             object.__setattr__(self, "voxel_slice", (axis, index))
@@ -230,7 +193,7 @@ class SlicePlane:
     @cached_property
     def normal(self) -> FloatArray:
         """(3,) unit vector at right angles to the plane; column step, row step and normal are right-handed."""
-        return read_only(unit_vector(np.cross(self.column_step_mm, self.row_step_mm), "normal"))
+        return _read_only(unit_vector(np.cross(self.column_step_mm, self.row_step_mm), "normal"))
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
@@ -242,7 +205,7 @@ class SlicePlane:
         """(3, 2) perpendicular projection: ``vector_mm @ mm_to_pixels`` is a difference of (row, column)."""
         # The pseudo-inverse, so that the way back is exact even where the steps are off a right angle by a hair.
         steps = np.stack([self.row_step_mm, self.column_step_mm])
-        return read_only(steps.T @ np.linalg.inv(steps @ steps.T))
+        return _read_only(steps.T @ np.linalg.inv(steps @ steps.T))
 
     def to_mm(self, pixels: ArrayLike) -> FloatArray:
         """Map continuous pixel positions (..., 2) as (row, column) to millimetres (..., 3)."""
@@ -261,10 +224,8 @@ class SlicePlane:
     def matches(self, other: SlicePlane, tolerance_mm: float = 0.05) -> bool:
         """Whether both are the same plane in space, whatever their rasters and the side they are seen from.
 
-        Args:
-            other: plane to compare with.
-            tolerance_mm: largest distance of a corner of either raster from the other plane. Two slices of a grid must
-                have equal `voxel_slice` as well, since voxels may be thinner than this.
+        No corner of either raster is then farther than the tolerance from the other plane. Two slices of a grid must
+        have equal `voxel_slice` as well, since voxels may be thinner than that.
         """
         if self.voxel_slice is not None and other.voxel_slice is not None and self.voxel_slice != other.voxel_slice:
             return False
@@ -289,11 +250,7 @@ class SlicePlane:
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> SlicePlane:
-        """Rebuild the plane that `as_dict` described, exactly.
-
-        Raises:
-            GeometryError: fields that are missing or surplus, or that describe no raster.
-        """
+        """Rebuild the plane that `as_dict` described, exactly; a GeometryError where it describes none."""
         fields = ("shape", "origin_mm", "row_step_mm", "column_step_mm", "voxel_slice")
         if not isinstance(description, dict) or set(description) != set(fields):
             found = sorted(map(str, description)) if isinstance(description, dict) else description
@@ -312,16 +269,16 @@ def plane_through(
     on the plane alone, not on which of its points is given.
 
     Args:
-        grid: the voxels.
+        grid: The voxels.
         point_mm: (3,) any point of the plane.
         normal: (3,) direction at right angles to the plane; its length and sign do not matter to what is cut.
         column_hint: (3,) direction of increasing columns of an oblique raster, projected onto the plane; by default
             along an axis of the grid.
 
     Raises:
-        GeometryError: the plane misses the grid, or the numbers describe no plane.
+        GeometryError: The plane misses the grid, or the numbers describe no plane.
     """
-    point, unit = three_numbers(point_mm, "point_mm"), unit_vector(normal, "normal")
+    point, unit = _three_numbers(point_mm, "point_mm"), unit_vector(normal, "normal")
     aligned = _aligned_plane(grid, point, unit)
     if aligned is not None:
         return aligned
@@ -338,20 +295,12 @@ def plane_through(
 
 
 def _steps_kji(grid: Grid, plane: SlicePlane) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Continuous voxel index (3,) of pixel (0, 0), and how it changes to the next row and to the next column."""
+    """Continuous voxel index of pixel (0, 0), and its step to the next row and to the next column, each (3,)."""
     return grid.to_kji(plane.origin_mm), plane.row_step_mm @ grid.mm_to_kji, plane.column_step_mm @ grid.mm_to_kji
 
 
 def nearest_voxels(grid: Grid, plane: SlicePlane) -> tuple[list[IntArray], NDArray[np.bool_]]:
-    """Find the voxel that holds each pixel's centre.
-
-    Args:
-        grid: the voxels.
-        plane: the pixels.
-
-    Returns:
-        k, j and i, each (H, W) int64, and which pixels (H, W) lie in the grid.
-    """
+    """Find the voxel that holds each pixel's centre: k, j and i, each (H, W), and which pixels lie in the grid."""
     start, row, column = _steps_kji(grid, plane)
     rows, columns = np.arange(plane.shape[0])[:, None], np.arange(plane.shape[1])
     voxels = [nearest_index(start[axis] + rows * row[axis] + columns * column[axis]) for axis in range(3)]
@@ -368,10 +317,10 @@ def sample(
 
     Args:
         array: (K, J, I) values on `grid`.
-        grid: where the voxels are.
-        plane: where the pixels are.
-        nearest: take the voxel that holds the pixel's centre; otherwise interpolate linearly between voxels.
-        outside: value of pixels outside the grid's voxels.
+        grid: Where the voxels are.
+        plane: Where the pixels are.
+        nearest: Take the voxel that holds the pixel's centre; otherwise interpolate linearly between voxels.
+        outside: Value of pixels outside the grid's voxels.
 
     Returns:
         (H, W). A slice of the grid is the view itself, neither copied nor converted. Otherwise of the array's type if
@@ -390,6 +339,8 @@ def sample(
         values: NDArray[Any] = np.full(plane.shape, outside, array.dtype)
         values[inside] = array[tuple(position[inside] for position in voxels)]
         return values
+    from scipy import ndimage  # takes a moment to import, and only oblique planes need it
+
     source = array if array.dtype.itemsize <= 8 and array.dtype != np.float16 else array.astype(np.float32)
     start, row, column = _steps_kji(grid, plane)
     matrix = np.stack([row, column, np.zeros(3)], axis=1)
@@ -403,16 +354,10 @@ def sample(
 
 @dataclass(frozen=True, eq=False)
 class PlaneVoxels:
-    """The voxels of a plane.
+    """The voxels of a plane."""
 
-    Attributes:
-        kji: (N, 3) int64 voxel indices, each voxel once.
-        pixels: (N, 2) int64 pixel (row, column) that each voxel's centre projects onto; the nearest one of the raster
-            where it projects beyond the border.
-    """
-
-    kji: IntArray
-    pixels: IntArray
+    kji: IntArray  # (N, 3) voxel indices, each voxel once
+    pixels: IntArray  # (N, 2) pixels that the voxels' centres project onto, or the nearest one of the raster's border
 
 
 def plane_voxels(grid: Grid, plane: SlicePlane, region: Box2D | None = None) -> PlaneVoxels:
@@ -424,13 +369,12 @@ def plane_voxels(grid: Grid, plane: SlicePlane, region: Box2D | None = None) -> 
     and of parallel planes h apart no two share a voxel.
 
     Args:
-        grid: the voxels.
-        plane: the plane.
-        region: half-open ((row_start, row_stop), (column_start, column_stop)) in pixels; only voxels that belong to
-            these pixels. All by default; what reaches beyond the raster is ignored.
+        grid: The voxels.
+        plane: The plane.
+        region: Only voxels that belong to these pixels; what reaches beyond the raster is ignored. All by default.
 
     Raises:
-        GeometryError: the plane is a slice of another grid.
+        GeometryError: The plane is a slice of another grid.
     """
     height, width = plane.shape
     (r0, r1), (c0, c1) = region if region is not None else ((0, height), (0, width))
@@ -546,7 +490,7 @@ def _direction_in_plane(grid: Grid, unit: FloatArray, hint: ArrayLike | None) ->
     axes = grid.steps_kji_mm / np.linalg.norm(grid.steps_kji_mm, axis=1, keepdims=True)
     # Reversed, so that among axes that fit equally the columns follow I, then J.
     fallback = axes[::-1][np.abs(axes[::-1] @ unit).round(6).argmin()]
-    wish = fallback if hint is None else three_numbers(hint, "column_hint")
+    wish = fallback if hint is None else _three_numbers(hint, "column_hint")
     for candidate in (wish, fallback):
         projected = candidate - (candidate @ unit) * unit
         if np.linalg.norm(projected) > TIE * np.linalg.norm(candidate):

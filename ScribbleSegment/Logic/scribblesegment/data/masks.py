@@ -8,55 +8,42 @@ padding, is background at the default of 0.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scribblesegment.data import validation
+from scribblesegment.data.geometry import Box2D
 from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 
 Mask = NDArray[np.bool_]
 
+# Negative strokes stay this far from another segment's edge, in pixels: the network was trained with strokes, and takes
+# a whole segment marked as background for a verdict on the edge as well, which is where the other may be wrong.
+_MARGIN_PIXELS = 3.0
+
 
 def probability_to_logit(threshold: float) -> float:
-    """Returns the logit of a probability.
-
-    Args:
-        threshold: Probability strictly between 0 and 1.
-
-    Raises:
-        ConfigError: Not strictly between 0 and 1.
-    """
+    """Return the logit of a probability; a ConfigError unless it is strictly between 0 and 1."""
     if not 0.0 < threshold < 1.0:
         raise ConfigError(f"The threshold is {threshold}; give a probability strictly between 0 and 1, not a logit.")
     return math.log(threshold) - math.log1p(-threshold)
 
 
 def logits_to_mask(logits: ArrayLike, threshold: float = 0.5) -> Mask:
-    """Marks where the probability exceeds the threshold.
-
-    Args:
-        logits: Unthresholded network output of any shape. NaN counts as background.
-        threshold: Probability strictly between 0 and 1.
-
-    Returns:
-        bool, of the shape of `logits`.
-
-    Raises:
-        ConfigError: The threshold is not strictly between 0 and 1.
-        ImageError: The logits are not real numbers.
-    """
+    """Mark where the probability exceeds a threshold, strictly between 0 and 1; NaN counts as background."""
     limit = probability_to_logit(threshold)
     return np.asarray(validation.numeric_array(logits, name="logits") > limit)
 
 
 def resolve_labels(logits: ArrayLike, threshold: float = 0.5) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Combines the logits of several labels into one label map: the most probable label wins.
+    """Combine the logits of several labels into one label map: the most probable label wins.
 
     Args:
         logits: (L, H, W), or (L, K, J, I): one map of logits per label, L from 1 to 65535. NaN counts as background.
@@ -90,181 +77,95 @@ def resolve_labels(logits: ArrayLike, threshold: float = 0.5) -> NDArray[np.uint
 
 
 def expected_dice(probabilities: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> float:
-    """Say what Dice coefficient to expect of a mask if each pixel belongs to the structure with its probability.
+    """Expect a Dice coefficient of a mask (H, W) whose pixels belong to the structure with calibrated probabilities.
 
-    Args:
-        probabilities: (H, W) in [0, 1], calibrated.
-        mask: bool (H, W).
-
-    Returns:
-        A value in [0, 1]; 0 for an empty mask.
+    0 for an empty mask.
     """
     area = int(mask.sum())
     return 2.0 * float(probabilities[mask].sum()) / (float(probabilities.sum()) + area) if area else 0.0
 
 
-def changed_bbox(before: ArrayLike | None, after: ArrayLike) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Finds the box around all pixels that differ between two masks of a slice.
+def bounding_box(mask: Mask) -> tuple[tuple[int, int], ...] | None:
+    """Find the half-open range of marked pixels along each axis of a mask; None when nothing is marked."""
+    ranges = []
+    for axis in range(mask.ndim):
+        marked = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if marked.size == 0:
+            return None
+        ranges.append((int(marked[0]), int(marked[-1]) + 1))
+    return tuple(ranges)
 
-    Args:
-        before: (H, W), bool or integers (nonzero is object), or None for an empty mask.
-        after: (H, W), bool or integers.
+
+def changed_bbox(before: Mask | None, after: Mask) -> Box2D | None:
+    """Find the box around all pixels in which two masks (H, W) differ; None as `before` is an empty mask.
 
     Returns:
-        ((row_start, row_stop), (column_start, column_stop)), half-open; None when nothing differs.
-
-    Raises:
-        GeometryError: The shapes differ.
-        ImageError: Not a mask of a slice.
+        Half-open ((row_start, row_stop), (column_start, column_stop)); None when nothing differs.
     """
-    changed = _mask(after, ndim=(2,))
-    if before is not None:
-        old = _mask(before, ndim=(2,))
-        validation.same_shape(changed.shape, old.shape, name="The new mask", reference="the mask before")
-        changed = changed ^ old
-    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
-    if rows.size == 0:
-        return None
-    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+    box = bounding_box(after if before is None else before ^ after)
+    return None if box is None else (box[0], box[1])
 
 
-def fill_holes(mask: ArrayLike) -> Mask:
-    """Fills background that is enclosed by the object.
+def keep_touched(mask: ArrayLike, marks: ArrayLike) -> Mask:
+    """Keep the connected components that marks lie on; pixels connect through sides and corners.
 
     Args:
-        mask: (H, W) or (K, J, I), bool or integers. Background connects through pixel sides (voxel faces), so a
-            contour that is closed diagonally encloses its inside.
-
-    Returns:
-        bool, of the shape of `mask`.
-
-    Raises:
-        ImageError: Not a mask.
-    """
-    from scipy import ndimage
-
-    return np.asarray(ndimage.binary_fill_holes(_mask(mask)), bool)
-
-
-def keep_largest(mask: ArrayLike) -> Mask:
-    """Keeps the largest connected piece; of equally large ones the first in memory order.
-
-    Args:
-        mask: (H, W) or (K, J, I), bool or integers. Pieces connect through sides and corners.
-
-    Returns:
-        bool, of the shape of `mask`.
-
-    Raises:
-        ImageError: Not a mask.
-    """
-    pieces, sizes = _pieces(_mask(mask))
-    if len(sizes) == 1:
-        return np.zeros(pieces.shape, bool)
-    return np.asarray(pieces == 1 + int(np.argmax(sizes[1:])))
-
-
-def remove_small_islands(mask: ArrayLike, min_size: int) -> Mask:
-    """Removes connected pieces of fewer than `min_size` pixels.
-
-    Args:
-        mask: (H, W) or (K, J, I), bool or integers. Pieces connect through sides and corners.
-        min_size: Smallest number of pixels that stays; 0 and 1 keep everything.
-
-    Returns:
-        bool, of the shape of `mask`.
-
-    Raises:
-        ConfigError: `min_size` is negative.
-        ImageError: Not a mask.
-    """
-    if not min_size >= 0:
-        raise ConfigError(f"The smallest island has {min_size} pixels; give a number of pixels from 0.")
-    pieces, sizes = _pieces(_mask(mask))
-    keep = sizes >= min_size
-    keep[0] = False
-    return np.asarray(keep[pieces])
-
-
-def keep_touched(mask: ArrayLike, prompts_mask: ArrayLike) -> Mask:
-    """Keeps the connected pieces that the user's positive prompts touch.
-
-    Args:
-        mask: (H, W) or (K, J, I), bool or integers. Pieces connect through sides and corners.
-        prompts_mask: Of the same shape, bool or integers: nonzero where something positive was drawn or clicked.
-
-    Returns:
-        bool, of the shape of `mask`; empty when no prompt lies on the mask.
+        mask: (H, W) or (K, J, I), bool or integers.
+        marks: Of the same shape: nonzero where something positive was drawn or clicked.
 
     Raises:
         GeometryError: The shapes differ.
         ImageError: Not masks.
     """
-    objects, touched = _mask(mask), _mask(prompts_mask)
+    objects, touched = _mask(mask), _mask(marks)
     validation.same_shape(touched.shape, objects.shape, name="The mask of prompts", reference="the mask")
-    pieces, sizes = _pieces(objects)
+    components, sizes = _components(objects)
     keep = np.zeros(len(sizes), bool)
-    keep[pieces[touched]] = True
+    keep[components[touched]] = True
     keep[0] = False
-    return np.asarray(keep[pieces])
+    return np.asarray(keep[components])
 
 
-def _mask(value: ArrayLike, ndim: Sequence[int] = (2, 3)) -> Mask:
-    array = validation.image_array(value, ndim=ndim, name="mask")
+def _mask(value: ArrayLike) -> Mask:
+    array = validation.image_array(value, name="mask")
     if array.dtype.kind == "f":
         raise ImageError(f"The mask holds {array.dtype} values; threshold logits with logits_to_mask first.")
     return array if array.dtype == np.bool_ else array != 0
 
 
-def _pieces(mask: Mask) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """Numbers the connected pieces from 1, and counts the pixels of each (at position 0, of the background)."""
+def _components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """Number the connected components from 1, and count the pixels of each (at position 0, of the background)."""
     from scipy import ndimage
 
-    pieces, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, bool))
-    return pieces, np.bincount(pieces.ravel(), minlength=1)
+    components, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, bool))
+    return components, np.bincount(components.ravel(), minlength=1)
 
 
 @dataclass(frozen=True)
 class CleanUp:
     """What happens between logits and mask. Every part can be changed without a new prediction.
 
-    Attributes:
-        threshold: Probability, strictly between 0 and 1, that a pixel of the object exceeds.
-        fill_holes: Whether background that the object encloses becomes object.
-        smallest_island_mm2: Connected pieces with less area are removed; 0 keeps all.
-        keep_touched: Whether only pieces stay that something positive was drawn on, or that were there before.
-
     Raises:
         ConfigError: A threshold or an area out of range.
     """
 
-    threshold: float = 0.5
-    fill_holes: bool = False
-    smallest_island_mm2: float = 0.0
-    keep_touched: bool = True
+    threshold: float = 0.5  # probability, strictly between 0 and 1, that a pixel of the object exceeds
+    fill_holes: bool = False  # whether background that the object encloses becomes object
+    smallest_island_mm2: Annotated[float, Range(0)] = 0.0  # connected components with less area are removed
+    keep_touched: bool = True  # whether only components stay that anchors lie on
 
     def __post_init__(self) -> None:
         probability_to_logit(self.threshold)
-        if not self.smallest_island_mm2 >= 0:
-            raise ConfigError(f"The smallest island has {self.smallest_island_mm2} mm²; give an area from 0.")
+        check_ranges(self)
 
-    def mask(
-        self,
-        logits: NDArray[np.floating[Any]],
-        *,
-        anchors: NDArray[np.bool_],
-        spacing_mm: tuple[float, float],
-    ) -> NDArray[np.bool_]:
-        """Turn logits into a mask.
+    def mask(self, logits: NDArray[np.floating[Any]], *, anchors: Mask, spacing_mm: tuple[float, float]) -> Mask:
+        """Turn logits (H, W) into a mask.
 
         Args:
-            logits: (H, W), unthresholded.
-            anchors: bool (H, W): what `keep_touched` keeps the pieces under, that is positive prompts and earlier
-                content of the segment.
-            spacing_mm: Distance of rows and of columns in millimetres.
-
-        Returns:
-            bool (H, W).
+            logits: Unthresholded.
+            anchors: bool (H, W), under which `keep_touched` keeps the components: positive prompts and earlier content
+                of the segment.
+            spacing_mm: Distance of rows and of columns.
 
         Raises:
             GeometryError: The shapes differ.
@@ -273,25 +174,22 @@ class CleanUp:
         if self.keep_touched:
             mask = keep_touched(mask, anchors)
         if self.fill_holes:
-            mask = fill_holes(mask)
+            from scipy import ndimage
+
+            # Background connects through pixel sides, so a contour that is closed diagonally encloses its inside.
+            mask = np.asarray(ndimage.binary_fill_holes(mask), bool)
         if self.smallest_island_mm2 > 0:
-            mask = remove_small_islands(mask, int(np.ceil(self.smallest_island_mm2 / (spacing_mm[0] * spacing_mm[1]))))
+            components, sizes = _components(mask)
+            keep = sizes >= math.ceil(self.smallest_island_mm2 / (spacing_mm[0] * spacing_mm[1]))
+            keep[0] = False
+            mask = np.asarray(keep[components])
         return mask
 
 
-# Negative strokes stay this far from a neighbour's edge, in pixels: the network was trained with strokes, and takes a
-# whole segment marked as background for a verdict on the edge as well, which is where the neighbour may be wrong.
-_MARGIN_PIXELS = 3.0
-
-
 def inner_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark lines deep inside a mask, as a user would draw them through it.
+    """Mark lines deep inside a mask (H, W), as a user would draw them through it.
 
-    Args:
-        mask: bool (H, W).
-
-    Returns:
-        bool (H, W), the ridge of the distance to the edge where that exceeds three pixels; empty for thin objects.
+    They are the ridge of the distance to the edge where that exceeds three pixels; none for thin objects.
     """
     from scipy import ndimage
 
@@ -300,37 +198,24 @@ def inner_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return ridge
 
 
-def with_neighbours(prompts: Prompts, neighbours: NDArray[np.bool_]) -> Prompts:
-    """Add negative strokes inside neighbouring segments, except where the user drew the object.
-
-    Args:
-        prompts: For an image (H, W).
-        neighbours: bool (H, W), union of the neighbouring segments.
-
-    Returns:
-        The prompts with the strokes added.
+def with_neighbours(prompts: Prompts, other_segments: Mask) -> Prompts:
+    """Add negative strokes inside other segments, the union of them (H, W), except where the user drew the object.
 
     Raises:
         PromptError: The shapes differ.
     """
-    validation.same_shape(neighbours.shape, prompts.shape, name="neighbours", error=PromptError)
+    validation.same_shape(other_segments.shape, prompts.shape, name="other_segments", error=PromptError)
     scribbles = np.array(prompts.scribbles)
-    scribbles[1] = np.maximum(scribbles[1], inner_lines(neighbours) & (scribbles[0] == 0))
-    return replace(prompts, scribbles=scribbles)
+    scribbles[1] = np.maximum(scribbles[1], inner_lines(other_segments) & (scribbles[0] == 0))
+    return prompts.replaced(scribbles=scribbles)
 
 
 def signed_distance(mask: Mask, spacing_mm: tuple[float, float]) -> NDArray[np.float32]:
-    """Measure how far each pixel is from the other side of a mask's outline.
+    """Measure how far each pixel is from the other side of a mask's outline, float32 (H, W) in millimetres.
 
-    Beyond the edge of the image nothing is known: a mask that touches it has no outline there.
-
-    Args:
-        mask: bool (H, W).
-        spacing_mm: Distance of rows and of columns in millimetres.
-
-    Returns:
-        float32 (H, W) in millimetres: distance to the nearest pixel outside for pixels of the mask, the negative
-        distance to the nearest pixel of the mask for others. Where there is no such pixel, the image's diagonal.
+    That is the distance to the nearest pixel outside for pixels of the mask, the negative distance to the nearest pixel
+    of the mask for others, and the image's diagonal where there is no such pixel. Beyond the edge of the image nothing
+    is known: a mask that touches it has no outline there.
     """
     from scipy import ndimage
 
@@ -356,17 +241,22 @@ def interpolate_slices(
         spacing_mm: Distance of rows and of columns in millimetres.
 
     Returns:
-        bool (H, W) masks by ascending index, of the slices between two annotated ones. They are empty next to an
-        annotated slice without the structure, since nothing says where it ends. Slices before the first and after the
-        last annotated one are not among them.
+        bool (H, W) masks by ascending index, of the slices between two annotated ones; empty next to an annotated slice
+        without the structure, since nothing says where it ends.
 
     Raises:
         GeometryError: Masks of different shapes, or a spacing that is not two positive numbers.
         ImageError: A mask that is not bool (H, W).
     """
     row_mm, column_mm = validation.spacing_mm(spacing_mm, 2)
-    _check_masks(annotated)
     indices = sorted(annotated)
+    for index in indices:
+        name = f"mask of slice {index}"
+        array = validation.image_array(annotated[index], ndim=(2,), name=name)
+        if array.dtype != np.bool_:
+            raise ImageError(f"The {name} holds {array.dtype} values, expected bool: (mask > 0).")
+        shape = annotated[indices[0]].shape
+        validation.same_shape(array.shape, shape, name=name, reference="the first mask")
     start, stop = index_range if index_range is not None else (indices[0], indices[-1]) if indices else (0, 0)
     filled: dict[int, Mask] = {}
     for lower, upper in pairwise(indices):
@@ -382,15 +272,3 @@ def interpolate_slices(
             part = (index - lower) / (upper - lower)
             filled[index] = (1 - part) * below + part * above > 0
     return filled
-
-
-def _check_masks(annotated: Mapping[int, Mask]) -> None:
-    shape: tuple[int, ...] | None = None
-    for index, mask in annotated.items():
-        array = validation.image_array(mask, ndim=(2,), name=f"mask of slice {index}")
-        if array.dtype != np.bool_:
-            raise ImageError(f"The mask of slice {index} holds {array.dtype} values, expected bool: (mask > 0).")
-        shape = shape or array.shape
-        validation.same_shape(
-            array.shape, shape, name=f"mask of slice {index}", reference="the first mask", error=GeometryError
-        )

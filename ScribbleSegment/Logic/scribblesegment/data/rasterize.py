@@ -1,4 +1,4 @@
-"""From gestures in millimetres to the pixels of a slice: exactly for the network, smoothly for the eye."""
+"""From what was drawn, in millimetres, to the pixels of a slice: exactly for the network, smoothly for the eye."""
 
 from __future__ import annotations
 
@@ -6,54 +6,40 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
-from scribblesegment.data.drawing import Box, Click, Gesture, Stroke
-from scribblesegment.data.geometry import Box2D, FloatArray, IntArray, SlicePlane, nearest_index
-from scribblesegment.data.prompts import Prompts
-
-BoolArray = NDArray[np.bool_]
-
+from scribblesegment.data.drawing import Box, Click, Gesture, Point, Stroke
+from scribblesegment.data.geometry import TIE, Box2D, FloatArray, IntArray, SlicePlane, nearest_index
+from scribblesegment.data.prompts import PromptBuilder, Prompts
 
 # Parts of a pixel by which a pixel's centre may lie outside a brush and still count as on its rim.
 _RIM = 1e-9
 
 
 def rasterize(gestures: Iterable[Gesture], plane: SlicePlane) -> Prompts:
-    """Turn gestures into prompts on the pixels of a slice.
+    """Turn strokes, clicks and boxes into prompts on the pixels of a slice.
 
     A stroke marks the pixels whose centres lie within its radius of the line, and those the line passes through. Where
-    gestures of both signs meet, the later one wins, as with `Prompts.with_scribble` and `Prompts.with_click`. A box
-    holds the pixels whose centres lie inside, and at least one. What lies outside the raster is left out.
+    both signs meet, the later one wins. A box holds the pixels whose centres lie inside, and at least one. What lies
+    outside the raster is left out.
 
     Args:
-        gestures: in the order of drawing, in the frame of the plane; points off the plane are projected onto it.
-        plane: the slice.
-
-    Returns:
-        Prompts of the shape of the plane; empty when no gesture touches it.
+        gestures: In the order of drawing, in the frame of the plane; points off the plane are projected onto it.
+        plane: The slice.
     """
-    marks = np.zeros((2, *plane.shape), bool)
-    clicks: dict[tuple[int, int], bool] = {}
-    boxes: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    builder = PromptBuilder(plane.shape)
     for gesture in gestures:
         if isinstance(gesture, Stroke):
-            _draw(marks, clicks, gesture, plane)
+            found = _stroke_pixels(gesture, plane)
+            if found is not None:
+                builder.add_scribble(found[1], gesture.positive, window=found[0])
         elif isinstance(gesture, Click):
             row, column = nearest_index(plane.to_pixels(gesture.point_mm)).tolist()
             if 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]:
-                clicks.pop((row, column), None)  # so that it moves to the end, as the newest
-                clicks[row, column] = gesture.positive
-                marks[1 if gesture.positive else 0, row, column] = False
-        elif (box := _pixel_box(gesture, plane)) is not None:
-            boxes.append(box)
-    scribbles = marks.astype(np.float32)
-    scribbles.flags.writeable = False  # Prompts then takes it without a copy
-    return Prompts(
-        scribbles=scribbles,
-        point_coords=np.array(list(clicks), np.int64).reshape(-1, 2),
-        point_labels=np.array(list(clicks.values()), np.int64),
-        boxes=np.array(boxes, np.int64).reshape(-1, 2, 2),
-    )
+                builder.add_click((row, column), gesture.positive)
+        elif (box := _box_pixels(gesture, plane)) is not None:
+            builder.add_box(*box)
+    return builder.build()
 
 
 def paint_stroke(
@@ -65,27 +51,30 @@ def paint_stroke(
 
     Args:
         coverage: float32 (H, W) in [0, 1] on the raster of the plane; changed in place.
-        plane: the slice.
+        plane: The slice.
         points_mm: (N, 3), N at least 1.
-        radius_mm: half the width of the line. Lines thinner than a pixel are painted one pixel wide.
+        radius_mm: Half the width of the line. Lines thinner than a pixel are painted one pixel wide.
 
     Returns:
-        Half-open ((row_start, row_stop), (column_start, column_stop)) outside of which nothing changed; None when the
-        line passes beside the raster.
+        The part outside of which nothing changed; None when the line passes beside the raster.
     """
     spacing = np.array(plane.spacing_mm)
     pixel_mm = float(np.sqrt(spacing.prod()))
     radius = max(float(radius_mm), pixel_mm / 2)
     reach = radius + pixel_mm / 2
-    starts, ends = _visible_segments(plane, points_mm, reach)
     touched: list[IntArray] = []
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(*_visible_pieces(plane, points_mm, reach), strict=True):
         low = np.ceil((np.minimum(start, end) - reach) / spacing).clip(0, plane.shape).astype(np.int64)
         high = np.floor((np.maximum(start, end) + reach) / spacing + 1).clip(0, plane.shape).astype(np.int64)
         if (low >= high).any():
             continue
+        y = np.arange(low[0], high[0])[:, None] * spacing[0] - start[0]
+        x = np.arange(low[1], high[1]) * spacing[1] - start[1]
+        rise, run = end - start
+        squared = rise**2 + run**2
+        along = ((y * rise + x * run) / squared).clip(0, 1) if squared > 0 else np.zeros(1)
+        distance = np.hypot(y - along * rise, x - along * run)
         window = coverage[low[0] : high[0], low[1] : high[1]]
-        distance = _distance_to_segment(low, high, spacing, start, end)
         np.maximum(window, np.clip((radius - distance) / pixel_mm + 0.5, 0, 1), out=window, casting="same_kind")
         touched += [low, high]
     if not touched:
@@ -95,48 +84,27 @@ def paint_stroke(
     return (r0, r1), (c0, c1)
 
 
-def _draw(marks: BoolArray, clicks: dict[tuple[int, int], bool], stroke: Stroke, plane: SlicePlane) -> None:
-    """Mark a stroke's pixels, wipe the other sign's strokes there, and drop the other sign's clicks there."""
-    own, other = (0, 1) if stroke.positive else (1, 0)
-    found = _stroke_window(stroke, plane)
-    if found is None:
-        return
-    (r0, r1), (c0, c1), window = *found[0], found[1]
-    marks[own, r0:r1, c0:c1] |= window
-    marks[other, r0:r1, c0:c1] &= ~window
-    for (row, column), positive in list(clicks.items()):
-        if positive != stroke.positive and r0 <= row < r1 and c0 <= column < c1 and window[row - r0, column - c0]:
-            del clicks[row, column]
-
-
-def _stroke_window(stroke: Stroke, plane: SlicePlane) -> tuple[Box2D, BoolArray] | None:
-    """The part of the raster that a stroke touches, and which of its pixels are marked; None when there are none."""
+def _stroke_pixels(stroke: Stroke, plane: SlicePlane) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+    """The window of the raster that a stroke touches, and which of its pixels it marks; None when there are none."""
     spacing = np.array(plane.spacing_mm)
-    starts, ends = _visible_segments(plane, stroke.points_mm, stroke.radius_mm + float(spacing.max()))
-    rows, first, last = _brushed_intervals(starts, ends, stroke.radius_mm, spacing, plane.shape)
-    if 2 * stroke.radius_mm < np.hypot(*spacing):  # a wider brush covers the pixels under its line anyway
-        passed = _passed_pixels(starts / spacing, ends / spacing)
-        inside = ((passed >= 0) & (passed < plane.shape)).all(axis=1)
-        rows = np.concatenate([rows, passed[inside, 0]])
-        first, last = (np.concatenate([side, passed[inside, 1]]) for side in (first, last))
+    starts, ends = _visible_pieces(plane, stroke.points_mm, stroke.radius_mm + float(spacing.max()))
+    rows, first, last = _row_intervals(starts, ends, stroke.radius_mm, spacing, plane.shape)
     if not rows.size:
         return None
-    r0, r1, c0, c1 = int(rows.min()), int(rows.max()) + 1, int(first.min()), int(last.max()) + 1
+    window = slice(int(rows.min()), int(rows.max()) + 1), slice(int(first.min()), int(last.max()) + 1)
     # Each interval adds one where it begins and takes it away after its end; the running sum counts covers.
-    width = c1 - c0 + 1
-    begin = (rows - r0) * width + (first - c0)
-    changes = np.bincount(begin, minlength=(r1 - r0) * width)
+    height, width = window[0].stop - window[0].start, window[1].stop - window[1].start + 1
+    begin = (rows - window[0].start) * width + (first - window[1].start)
+    changes = np.bincount(begin, minlength=height * width)
     changes -= np.bincount(begin + (last - first + 1), minlength=changes.size)
-    covered = np.cumsum(changes.reshape(r1 - r0, width), axis=1)[:, :-1] > 0
-    return ((r0, r1), (c0, c1)), covered
+    return window, np.cumsum(changes.reshape(height, width), axis=1)[:, :-1] > 0
 
 
-def _visible_segments(plane: SlicePlane, points_mm: ArrayLike, reach: float) -> tuple[FloatArray, FloatArray]:
+def _visible_pieces(plane: SlicePlane, points_mm: ArrayLike, reach: float) -> tuple[FloatArray, FloatArray]:
     """Cut a line to the raster and `reach` mm around it.
 
-    Returns:
-        Starts and ends (S, 2) of its straight pieces, in millimetres along (rows, columns) from pixel (0, 0). One piece
-        of no length for a single point.
+    Gives starts and ends (S, 2) of its straight pieces, in millimetres along (rows, columns) from pixel (0, 0); a
+    single point is one piece of no length.
     """
     spacing = np.array(plane.spacing_mm)
     points = plane.to_pixels(np.asarray(points_mm, np.float64).reshape(-1, 3)) * spacing
@@ -156,81 +124,53 @@ def _visible_segments(plane: SlicePlane, points_mm: ArrayLike, reach: float) -> 
     return start + enter * step, start + leave * step
 
 
-def _brushed_intervals(
+def _row_intervals(
     starts: FloatArray, ends: FloatArray, radius: float, spacing: FloatArray, shape: tuple[int, int]
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Rows, first and last columns of the pixels whose centres lie within `radius` of any of the pieces.
+    """Rows, first and last columns of the pixels that a round brush marks along straight pieces.
 
-    What lies within the radius of one piece (two discs and the rectangle between) is convex, so it cuts each row of
-    pixel centres in one interval.
+    What lies within the radius of one piece is a capsule. It is convex, so it cuts each row of pixel centres in one
+    interval, which ends on one of the two discs or on one of the two long sides.
     """
-    low = np.ceil((np.minimum(starts[:, 0], ends[:, 0]) - radius) / spacing[0] - _RIM).clip(0).astype(np.int64)
-    high = np.floor((np.maximum(starts[:, 0], ends[:, 0]) + radius) / spacing[0] + _RIM).clip(max=shape[0] - 1)
+    reach = max(radius, float(spacing[0]))
+    low = np.ceil((np.minimum(starts[:, 0], ends[:, 0]) - reach) / spacing[0] - _RIM).clip(0).astype(np.int64)
+    high = np.floor((np.maximum(starts[:, 0], ends[:, 0]) + reach) / spacing[0] + _RIM).clip(max=shape[0] - 1)
     counts = np.maximum(high.astype(np.int64) - low + 1, 0)
     piece = np.repeat(np.arange(len(counts)), counts)
     rows = low[piece] + np.arange(piece.size) - (np.cumsum(counts) - counts)[piece]
-    start, end = starts[piece], ends[piece]
-    rise, run = (end - start).T
-    length = np.hypot(rise, run)
+    start = starts[piece]
+    rise, run = (ends - starts)[piece].T
     above = rows * spacing[0] - start[:, 0]  # of the row over the start; columns below are from the start, too
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Rectangle: 0 <= along <= length, |across| <= radius, for the point (above, x) of the row.
-        along = np.sort([-above * rise / run, (length**2 - above * rise) / run], axis=0)
-        across = np.sort([(above * run - radius * length) / rise, (above * run + radius * length) / rise], axis=0)
-    # Where the piece runs along the rows or columns, one of the conditions does not depend on x.
-    in_length, in_width = (above * rise >= 0) & (above * rise <= length**2), np.abs(above) <= radius
-    along = np.where(run == 0, np.where(in_length, [[-np.inf], [np.inf]], [[np.inf], [-np.inf]]), along)
-    across = np.where(rise == 0, np.where(in_width, [[-np.inf], [np.inf]], [[np.inf], [-np.inf]]), across)
-    left, right = np.maximum(along[0], across[0]), np.minimum(along[1], across[1])
-    empty = (left > right) | (length == 0)
-    left, right = np.where(empty, np.inf, left), np.where(empty, -np.inf, right)
-    for centre, offset in ((0.0, above), (run, above - rise)):
-        half = np.sqrt(np.maximum(radius**2 - offset**2, 0))
-        hit = np.abs(offset) <= radius * (1 + _RIM)
-        left = np.where(hit, np.minimum(left, centre - half), left)
-        right = np.where(hit, np.maximum(right, centre + half), right)
-    first = np.ceil(((left + start[:, 1]) / spacing[1] - _RIM).clip(0, shape[1])).astype(np.int64)
-    last = np.floor(((right + start[:, 1]) / spacing[1] + _RIM).clip(-1, shape[1] - 1)).astype(np.int64)
-    kept = first <= last
-    return rows[kept], first[kept], last[kept]
+    marked: list[tuple[FloatArray, FloatArray]] = []
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        squared = radius**2 * (1 + 2 * _RIM)
+        candidates = []  # NaN where the row does not meet that part of the rim
+        for centre, offset in ((0.0, above), (run, above - rise)):
+            half = np.sqrt(squared - offset**2)
+            candidates += [centre - half, centre + half]
+        across = radius / np.hypot(rise, run)
+        for side in (-across, across):
+            along = (above + side * run) / rise  # where the row meets the side that lies (-run, rise) * side beside it
+            candidates.append(np.where((along >= 0) & (along <= 1), side * rise + along * run, np.nan))
+        left, right = np.fmin.reduce(candidates) + start[:, 1], np.fmax.reduce(candidates) + start[:, 1]
+        marked.append((np.ceil(left / spacing[1] - _RIM), np.floor(right / spacing[1] + _RIM)))
+        if 2 * radius < np.hypot(*spacing):  # a wider brush covers the pixels under its line anyway
+            borders = np.sort([(above + half * spacing[0]) / rise for half in (-0.5, 0.5)], axis=0)
+            borders = np.where(rise == 0, [[0.0], [1.0]], borders).clip(0, 1) * run + start[:, 1]
+            left, right = np.sort(borders, axis=0) / spacing[1]
+            top, bottom = (
+                nearest_index(side(starts[:, 0], ends[:, 0]) / spacing[0])[piece] for side in (np.minimum, np.maximum)
+            )
+            last = np.where((rows >= top) & (rows <= bottom), nearest_index(right), np.nan)
+            marked.append((np.minimum(nearest_index(left + 2 * TIE), last), last))  # a corner belongs to one pixel
+    first, last = (np.concatenate(side) for side in zip(*marked, strict=True))
+    rows = np.tile(rows, len(marked))
+    kept = (first <= last) & (last >= 0) & (first < shape[1])  # NaN is not
+    first, last = first[kept].clip(0), last[kept].clip(max=shape[1] - 1)
+    return rows[kept], first.astype(np.int64), last.astype(np.int64)
 
 
-def _passed_pixels(starts: FloatArray, ends: FloatArray) -> IntArray:
-    """Pixels (N, 2) that straight pieces (S, 2) pass through, in pixels: the middles between crossings of borders."""
-    step = ends - starts
-    pieces, places = [np.repeat(np.arange(len(starts)), 2)], [np.tile([0.0, 1.0], len(starts))]
-    for d in range(2):
-        low, high = (
-            nearest_index(np.minimum(starts[:, d], ends[:, d])),
-            nearest_index(np.maximum(starts[:, d], ends[:, d])),
-        )
-        counts = high - low
-        piece = np.repeat(np.arange(len(counts)), counts)
-        border = low[piece] + np.arange(piece.size) - (np.cumsum(counts) - counts)[piece] + 0.5
-        pieces.append(piece)
-        places.append(((border - starts[piece, d]) / step[piece, d]).clip(0, 1))
-    piece, place = np.concatenate(pieces), np.concatenate(places)
-    order = np.lexsort((place, piece))
-    piece, place = piece[order], place[order]
-    same = piece[1:] == piece[:-1]
-    piece, middle = piece[:-1][same], ((place[1:] + place[:-1]) / 2)[same]
-    return nearest_index(starts[piece] + middle[:, None] * step[piece])
-
-
-def _distance_to_segment(
-    low: IntArray, high: IntArray, spacing: FloatArray, start: FloatArray, end: FloatArray
-) -> FloatArray:
-    """Distance in mm of the pixel centres from `low` up to `high` (exclusive) from a straight piece."""
-    y = np.arange(low[0], high[0])[:, None] * spacing[0] - start[0]
-    x = np.arange(low[1], high[1]) * spacing[1] - start[1]
-    rise, run = end - start
-    squared = rise**2 + run**2
-    along = ((y * rise + x * run) / squared).clip(0, 1) if squared > 0 else np.zeros(1)
-    distance: FloatArray = np.hypot(y - along * rise, x - along * run)
-    return distance
-
-
-def _pixel_box(box: Box, plane: SlicePlane) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def _box_pixels(box: Box, plane: SlicePlane) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """First and one past the last pixel of a box, clipped to the raster; None outside of it."""
     corners = plane.to_pixels([box.corner_mm, box.opposite_mm])
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -246,40 +186,32 @@ def _pixel_box(box: Box, plane: SlicePlane) -> tuple[tuple[int, int], tuple[int,
     return (int(start[0]), int(start[1])), (int(stop[0]), int(stop[1]))
 
 
+# Pictures ---------------------------------------------------------------------------------------------------------
+
 Picture = NDArray[np.uint8]
-
 """(H, W, 4): red, green, blue and opacity; colour is not premultiplied."""
-
 
 Color = tuple[float, float, float]
 
-
 POSITIVE_COLOR: Color = (0.25, 0.85, 0.30)
-
 NEGATIVE_COLOR: Color = (0.95, 0.25, 0.20)
-
 BOX_COLOR: Color = (1.0, 0.80, 0.10)
 
-
 _STROKE_OPACITY = 0.75
-
 _OVERLAY_OPACITY = 0.45
-
 
 # A click is drawn as a disc of this radius, in pixels of the slice; the outline of a box is half a radius wide.
 _CLICK_RADIUS_PIXELS = 2.0
 
-
 # Colours of probabilities, from violet (unlikely) over green to yellow (certain).
 _PROBABILITY_STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
-
 _PROBABILITY_COLORS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64
 )
 
 
 def gestures_picture(gestures: Sequence[Gesture], plane: SlicePlane, *, supersampling: int = 2) -> Picture:
-    """Paint gestures in their colours: green marks the object, red the background, yellow outlines boxes.
+    """Paint what was drawn in its colours: green marks the object, red the background, yellow outlines boxes.
 
     Args:
         gestures: In drawing order; later ones cover earlier ones.
@@ -293,33 +225,23 @@ def gestures_picture(gestures: Sequence[Gesture], plane: SlicePlane, *, supersam
     picture = np.zeros((*raster.shape, 4), np.uint8)
     click_mm = _CLICK_RADIUS_PIXELS * min(plane.spacing_mm)
     for gesture in gestures:
+        color = BOX_COLOR if isinstance(gesture, Box) else POSITIVE_COLOR if gesture.positive else NEGATIVE_COLOR
         if isinstance(gesture, Stroke):
-            lines, radius_mm, color = [gesture.points_mm], gesture.radius_mm, _color(gesture.positive)
+            paint_line(picture, raster, gesture.points_mm, gesture.radius_mm, color)
         elif isinstance(gesture, Click):
-            lines, radius_mm, color = [(gesture.point_mm,)], click_mm, _color(gesture.positive)
+            paint_line(picture, raster, (gesture.point_mm,), click_mm, color)
         else:
-            lines, radius_mm, color = [_box_outline(gesture, plane)], click_mm / 4, BOX_COLOR
-        for points in lines:
-            paint_line(picture, raster, points, radius_mm, color)
+            (top, left), (bottom, right) = plane.to_pixels(np.array([gesture.corner_mm, gesture.opposite_mm]))
+            corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left), (top, left)])
+            outline = tuple((x, y, z) for x, y, z in plane.to_mm(corners).tolist())
+            paint_line(picture, raster, outline, click_mm / 4, color)
     return picture
 
 
 def paint_line(
-    picture: Picture,
-    raster: SlicePlane,
-    points_mm: Sequence[tuple[float, float, float]],
-    radius_mm: float,
-    color: Color,
+    picture: Picture, raster: SlicePlane, points_mm: Sequence[Point], radius_mm: float, color: Color
 ) -> None:
-    """Paint a line of round brush strokes into a picture, in place.
-
-    Args:
-        picture: (H, W, 4), on `raster`.
-        raster: Where the picture's pixels are.
-        points_mm: The line.
-        radius_mm: Half its width.
-        color: Red, green and blue in [0, 1].
-    """
+    """Paint a line with a round brush into a picture on a raster, in place; `radius_mm` is half its width."""
     coverage = np.zeros(raster.shape, np.float32)
     region = paint_stroke(coverage, raster, points_mm, radius_mm)
     if region is None:
@@ -341,15 +263,7 @@ def mask_picture(mask: NDArray[np.bool_], color: Color) -> Picture:
 
 
 def probability_picture(logits: NDArray[np.float32]) -> Picture:
-    """Show probabilities in colours, from violet (unlikely) over green to yellow (certain).
-
-    Args:
-        logits: (H, W), unthresholded.
-
-    Returns:
-        The picture; what is all but impossible is transparent.
-    """
-    probabilities = 1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))
+    """Show probabilities (H, W) of logits in colours; what is all but impossible is transparent."""
     # A table of 256 steps: interpolating each pixel takes ten times as long.
     steps = np.linspace(0.0, 1.0, 256)
     table = np.empty((256, 4), np.uint8)
@@ -357,7 +271,7 @@ def probability_picture(logits: NDArray[np.float32]) -> Picture:
         table[:, channel] = np.interp(steps, _PROBABILITY_STOPS, _PROBABILITY_COLORS[:, channel])
     table[:, 3] = 255 * _OVERLAY_OPACITY * np.minimum(steps / 0.2, 1.0)
     table[steps < 0.05, 3] = 0
-    return table[(probabilities * 255).astype(np.uint8)]
+    return table[(expit(logits) * 255).astype(np.uint8)]
 
 
 def finer(plane: SlicePlane, factor: int) -> SlicePlane:
@@ -371,7 +285,6 @@ def finer(plane: SlicePlane, factor: int) -> SlicePlane:
         origin_mm=plane.to_mm(np.array([shift, shift])),
         row_step_mm=plane.row_step_mm / factor,
         column_step_mm=plane.column_step_mm / factor,
-        voxel_slice=None,
     )
 
 
@@ -380,13 +293,3 @@ def corners_mm(plane: SlicePlane) -> NDArray[np.float64]:
     height, width = plane.shape
     top, left, bottom, right = -0.5, -0.5, height - 0.5, width - 0.5
     return plane.to_mm(np.array([(top, left), (top, right), (bottom, right), (bottom, left)]))
-
-
-def _color(positive: bool) -> Color:
-    return POSITIVE_COLOR if positive else NEGATIVE_COLOR
-
-
-def _box_outline(box: Box, plane: SlicePlane) -> tuple[tuple[float, float, float], ...]:
-    (top, left), (bottom, right) = plane.to_pixels(np.array([box.corner_mm, box.opposite_mm]))
-    corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left), (top, left)])
-    return tuple((x, y, z) for x, y, z in plane.to_mm(corners).tolist())

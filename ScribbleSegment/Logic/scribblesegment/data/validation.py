@@ -1,17 +1,22 @@
-"""Validators shared by the data types and the readers.
+"""Checks at the doors of the package: of arrays from outside, and of the fields of config classes.
 
-Each returns its argument as a numpy array, or raises the package's error with the values that were seen and the remedy.
+Each function returns its argument as a numpy array, or raises the package's error with the values seen and the remedy.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import numbers
+import typing
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from scribblesegment.errors import GeometryError, ImageError, ScribbleSegmentError
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, ScribbleSegmentError
 
 NUMERIC_KINDS = "buif"  # numpy's codes for bool, unsigned, signed and floating point
 
@@ -20,11 +25,7 @@ _DEGENERATE = 1e-6
 
 
 def numeric_array(value: ArrayLike, *, name: str, error: type[ScribbleSegmentError] = ImageError) -> NDArray[Any]:
-    """Return `value` as an array of real numbers (bool, integer or floating point), without copying an array.
-
-    Raises:
-        error: complex numbers, text, objects, or nested lists of unequal length.
-    """
+    """Return `value` as an array of real numbers (bool, integer or floating point), without copying an array."""
     try:
         array = np.asarray(value)
     except ValueError as cause:
@@ -41,17 +42,7 @@ def image_array(
     name: str = "image",
     error: type[ScribbleSegmentError] = ImageError,
 ) -> NDArray[Any]:
-    """Return `value` as a non-empty scalar image with one of the dimensions `ndim`, without copying an array.
-
-    Args:
-        value: array of shape (H, W) or (K, J, I).
-        ndim: numbers of dimensions that are accepted.
-        name: what the message calls it.
-        error: type of error to raise.
-
-    Raises:
-        error: not numeric, of another dimension, or without pixels.
-    """
+    """Return `value` as a non-empty scalar image with one of the dimensions `ndim`, without copying an array."""
     array = numeric_array(value, name=name, error=error)
     if array.ndim not in ndim:
         wanted = " or ".join(f"{n}D" for n in ndim)
@@ -83,11 +74,7 @@ def same_shape(
 def finite_array(
     value: ArrayLike, *, name: str, error: type[ScribbleSegmentError] = GeometryError
 ) -> NDArray[np.float64]:
-    """Return `value` as float64, all of it finite.
-
-    Raises:
-        error: NaN or infinite values, or not numeric.
-    """
+    """Return `value` as a new float64 array, all of it finite."""
     array = numeric_array(value, name=name, error=error).astype(np.float64)
     bad = ~np.isfinite(array)
     if bad.any():
@@ -108,11 +95,7 @@ def unit_range(array: NDArray[Any], *, name: str, error: type[ScribbleSegmentErr
 
 
 def spacing_mm(value: ArrayLike, count: int, *, name: str = "spacing_mm") -> tuple[float, ...]:
-    """Return `count` spacings as floats in millimetres, each finite and above zero.
-
-    Raises:
-        GeometryError: another number of values, or a spacing that is zero, negative or not finite.
-    """
+    """Return `count` spacings as floats in millimetres, each finite and above zero; else a GeometryError."""
     array = finite_array(value, name=name)
     if array.shape != (count,):
         raise GeometryError(f"{name} has shape {array.shape}, expected {count} values in millimetres, one per axis.")
@@ -125,7 +108,7 @@ def affine_matrix(value: ArrayLike, *, name: str = "ijk_to_ras") -> NDArray[np.f
     """Return a new 4x4 float64 matrix that maps homogeneous voxel indices to millimetres and can be inverted.
 
     Raises:
-        GeometryError: another shape, values that are not finite, a last row other than (0, 0, 0, 1), or columns that
+        GeometryError: Another shape, values that are not finite, a last row other than (0, 0, 0, 1), or columns that
             are zero or lie in one plane.
     """
     matrix = finite_array(value, name=name)
@@ -150,3 +133,51 @@ def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     copy = np.array(array, dtype=dtype, order="C", copy=True)
     copy.flags.writeable = False
     return copy
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number in a config class: ``weight: Annotated[float, Range(0, 1)] = 0.5``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    exclusive: bool = False  # whether the limits themselves are outside
+
+    def __contains__(self, value: float) -> bool:
+        return self.low < value < self.high if self.exclusive else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        lower = "above" if self.exclusive else "from"
+        parts = [f"{lower} {self.low:g}"] if self.low > -math.inf else []
+        upper = "below" if self.exclusive else "to"
+        return " ".join([*parts, f"{upper} {self.high:g}"] if self.high < math.inf else parts)
+
+
+def check_ranges(config: Any) -> None:
+    """Check the fields of a dataclass that are annotated with a `Range`; called from its ``__post_init__``.
+
+    A field of type int takes whole numbers only; None passes where the annotation allows it.
+
+    Raises:
+        ConfigError: A field that is no finite number or outside its range.
+    """
+    for name, (kind, limits, optional) in _ranges(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        if value is None and optional:
+            continue
+        whole = kind is int
+        is_number = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value not in limits:
+            raise ConfigError(f"{name} is {value!r}; give a {'whole' if whole else 'finite'} number {limits}.")
+
+
+@functools.cache
+def _ranges(config: type) -> dict[str, tuple[type, Range, bool]]:
+    found: dict[str, tuple[type, Range, bool]] = {}
+    for name, hint in typing.get_type_hints(config, include_extras=True).items():
+        if typing.get_origin(hint) is Annotated:
+            kinds = typing.get_args(typing.get_args(hint)[0]) or (typing.get_args(hint)[0],)
+            for limits in hint.__metadata__:
+                if isinstance(limits, Range):
+                    found[name] = (int if int in kinds else float, limits, type(None) in kinds)
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.regions import require_region
@@ -240,7 +240,7 @@ def _prompts(positive: _BoolArray, negative: _BoolArray) -> Prompts:
 
 def _resized(image: _FloatArray, reference: _BoolArray, positive: _BoolArray, negative: _BoolArray, size: int) -> Scene:
     """Bring a scene to `size` pixels a side; a pixel belongs to the structure if half of it does."""
-    grid = SliceGrid(image.shape, (1.0, 1.0), size)
+    grid = NetworkGrid(image.shape, (1.0, 1.0), size)
     coverage = grid.image_to_grid(reference)
     # A structure that is smaller than a pixel is the pixel that holds most of it.
     coarse = coverage >= min(0.5, float(coverage.max()))

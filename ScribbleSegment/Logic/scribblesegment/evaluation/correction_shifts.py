@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import ConfigError
 from scribblesegment.simulation.fields import FloatArray, gaussian_blur, smooth_noise
 
@@ -56,7 +56,7 @@ def resolution(image: FloatArray, strength: float, rng: np.random.Generator) -> 
     """Show the image with fewer pixels; see the module. (H, W) in [0, 1], float32."""
     if strength < 1:
         raise ConfigError(f"The strength of a lower resolution is the factor, at least 1; got {strength}.")
-    grid = SliceGrid(image.shape, (1.0, 1.0), max(1, round(max(image.shape) / strength)))
+    grid = NetworkGrid(image.shape, (1.0, 1.0), max(1, round(max(image.shape) / strength)))
     return _unit(grid.logits_from_grid(grid.image_to_grid(image)))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.preprocessing import SliceGrid
+from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
@@ -64,7 +64,7 @@ class LabelTransfer:
         if not len(context):
             return np.zeros(image.shape, bool)
         height, width = image.shape
-        grid = SliceGrid((height, width), spacing_mm, self.size)
+        grid = NetworkGrid((height, width), spacing_mm, self.size)
         images, masks = context.to_grid(self.size)
         fused = self._fuse(grid.image_to_grid(image), images[:, 0], masks[:, 0])
         return np.asarray(grid.logits_from_grid(fused) > 0.5)

@@ -22,7 +22,8 @@ from scribblesegment.evaluation.metrics import dice
 from scribblesegment.evaluation.propagation_baselines import Baseline
 from scribblesegment.evaluation.propagation_cases import Case, PropagationPlan, read_cases
 from scribblesegment.evaluation.protocols import Progress
-from scribblesegment.propagation import Propagation, PropagationConfig, Propagator, SlicePredictor
+from scribblesegment.inference.predictor import Predictor
+from scribblesegment.propagation import Propagation, PropagationConfig, Propagator
 
 FIRST, CORRECTED = "first", "corrected"
 BETWEEN, OUTSIDE, BEYOND = "between", "outside", "beyond"
@@ -121,7 +122,7 @@ class PropagationResults:
 
 def run_propagation(
     paths: Sequence[Path],
-    networks: Mapping[str, SlicePredictor],
+    networks: Mapping[str, Predictor],
     baselines: Mapping[str, Baseline],
     plan: PropagationPlan | None = None,
     *,
@@ -171,7 +172,7 @@ def run_propagation(
 
 def _propagate(
     name: str,
-    predictor: SlicePredictor,
+    predictor: Predictor,
     volume: Volume,
     case: Case,
     plan: PropagationPlan,

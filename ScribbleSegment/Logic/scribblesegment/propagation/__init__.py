@@ -8,7 +8,7 @@ from scribblesegment.propagation.config import (
     PropagationEnd,
     StopReason,
 )
-from scribblesegment.propagation.propagator import PropagationRun, Propagator, SlicePredictor
+from scribblesegment.propagation.propagator import PropagationRun, Propagator
 
 __all__ = [
     "AnnotatedSegment",
@@ -18,6 +18,5 @@ __all__ = [
     "PropagationEnd",
     "PropagationRun",
     "Propagator",
-    "SlicePredictor",
     "StopReason",
 ]

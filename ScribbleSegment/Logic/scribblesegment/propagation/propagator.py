@@ -9,7 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.inference.session import release_predictor
 from scribblesegment.propagation.config import (
     AnnotatedSegment,
     FloatArray,
@@ -36,7 +35,7 @@ from scribblesegment.propagation.expectation import Expectation, SliceSpacing, e
 from scribblesegment.propagation.fronts import Draft, SegmentState, Stretch
 
 if TYPE_CHECKING:
-    from scribblesegment.inference.session import PredictionLike
+    from scribblesegment.inference.predictor import Predictor
 
 
 _UNNAMED = "structure"
@@ -101,30 +100,6 @@ class SegmentContext:
         return ContextEntry(image, mask, piece.spacing_mm, source=self._source, axis=self._axis, index=piece.index)
 
 
-class SlicePredictor(Protocol):
-    """What propagation needs of a predictor; `scribblesegment.Predictor` has it."""
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What the network understands; "context" if it takes context sets."""
-
-    def set_image(
-        self,
-        image: NDArray[Any],
-        /,
-        *,
-        spacing_mm: tuple[float, float] = (1.0, 1.0),
-        intensity_range: IntensityRange | None = None,
-    ) -> object:
-        """Take the image (H, W) that the following predictions are for."""
-
-    def set_context(self, context: ContextSet | None, /) -> object:
-        """Take the context of the following predictions, whatever their image; only called with the capability."""
-
-    def predict(self, prompts: Prompts, /) -> PredictionLike:
-        """Segment the image; `prompts.mask_input` is what the neighbouring slices lead to expect."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Task:
     """A stretch whose next slice is due."""
@@ -145,7 +120,7 @@ class PropagationRun(Iterator[PropagatedSlice]):
 
     def __init__(
         self,
-        predictor: SlicePredictor,
+        predictor: Predictor,
         volume: Volume,
         axis: int,
         states: Sequence[SegmentState],
@@ -158,7 +133,6 @@ class PropagationRun(Iterator[PropagatedSlice]):
         cancelled: Callable[[], bool] | None,
     ) -> None:
         """Begin with nothing done. `states` are sorted by label, `protected` is bool (slices, H, W)."""
-        release_predictor(predictor)
         self._predictor, self._volume, self._axis, self._states = predictor, volume, axis, states
         self._config, self._protected = config, protected
         self._progress, self._cancelled = progress, cancelled
@@ -394,7 +368,7 @@ class Propagator:
     The predictor is left with the image and context of the last slice. Whoever shares it sets their own again.
     """
 
-    def __init__(self, predictor: SlicePredictor, *, config: PropagationConfig | None = None) -> None:
+    def __init__(self, predictor: Predictor, *, config: PropagationConfig | None = None) -> None:
         """Use a predictor, with the default settings if none are given."""
         self.predictor = predictor
         self.config = config or PropagationConfig()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.context.context_set import ContextSet, SliceContext, same_entries
+from scribblesegment.context.context_set import ContextSet, SliceContext
 from scribblesegment.data import validation
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
@@ -275,37 +275,22 @@ class InferenceService:
 
 
 class _LoadedNetwork:
-    """A predictor, and what it was given last."""
+    """A predictor, and the context that was chosen for it last."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.takes_context = "context" in getattr(predictor, "capabilities", ())
-        self._image_token: Hashable = None
-        self._shown: ContextSet | None = None
-        self._shown_is_known = True
+        self.takes_context = "context" in predictor.capabilities
         self._choice: tuple[Hashable, ContextSet, ContextSet] | None = None
 
     def predict(self, request: SliceRequest) -> Logits:
-        token, self._image_token = self._image_token, None
-        is_new = token is None or token != request.image_token
+        predictor = self.predictor
+        if predictor.image_token is None or predictor.image_token != request.image_token:
+            predictor.image_token = None
+            predictor.set_image(request.image, spacing_mm=request.spacing_mm, intensity_range=request.intensity_range)
+            predictor.image_token = request.image_token
         if self.takes_context:
-            chosen = self._chosen(request)
-            known, self._shown_is_known = self._shown_is_known, False
-            changes = not (known and same_entries(chosen, self._shown))
-            if changes and is_new and (self._shown or not known):
-                self.predictor.set_context(None)  # else it would be matched with an image it is not for
-            if is_new:
-                self._set_image(request)
-            if changes:
-                self.predictor.set_context(chosen)
-            self._shown, self._shown_is_known = chosen, True
-        elif is_new:
-            self._set_image(request)
-        self._image_token = request.image_token
-        return self.predictor.predict(request.prompts).logits
-
-    def _set_image(self, request: SliceRequest) -> None:
-        self.predictor.set_image(request.image, spacing_mm=request.spacing_mm, intensity_range=request.intensity_range)
+            predictor.set_context(self._chosen(request))
+        return predictor.predict(request.prompts).logits
 
     def _chosen(self, request: SliceRequest) -> ContextSet | None:
         context = request.context
@@ -324,7 +309,7 @@ class _LoadedNetwork:
         # Here, because it is only needed for this.
         from scribblesegment.propagation import PropagationConfig, PropagationRun, Propagator
 
-        self._image_token, self._shown_is_known = None, False
+        self.predictor.image_token = None
         propagator = Propagator(self.predictor, config=PropagationConfig(threshold=job.threshold))
         done = task.value or {}
 

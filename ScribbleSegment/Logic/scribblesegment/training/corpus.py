@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.errors import DatasetError, ScribbleSegmentError
 
 _LABEL_TYPES = (np.uint8, np.uint16)
@@ -292,7 +292,7 @@ def _load(name: str, paths: list[Path]) -> SegmentationSet:
                 here = structures.slice(axis, index)
                 if np.count_nonzero(here.image) < _FEWEST_PIXELS:
                     continue
-                grid = SliceGrid(here.image.shape, here.spacing_mm, _SIDE)
+                grid = NetworkGrid(here.image.shape, here.spacing_mm, _SIDE)
                 picture = grid.image_to_grid(intensities.normalize(volume.slice(axis, index).image))
                 images.append(np.rint(255 * picture).astype(np.uint8))
                 labels.append(_nearest(grid, here.image.astype(np.uint16)))
@@ -304,7 +304,7 @@ def _load(name: str, paths: list[Path]) -> SegmentationSet:
     return SegmentationSet(f"{name} volumes", np.stack(images), np.stack(labels), _has_instances(name), meta)
 
 
-def _nearest(grid: SliceGrid, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _nearest(grid: NetworkGrid, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Bring labels (H, W) to a grid without mixing them."""
     cells = np.arange(grid.size)
     rows, columns = np.rint(grid.from_grid_coords(np.stack([cells, cells], axis=1))).astype(int).T

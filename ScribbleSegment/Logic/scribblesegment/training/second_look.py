@@ -59,7 +59,7 @@ def second_look(batch: Batch, logits: Tensor, generators: Sequence[np.random.Gen
     for index, rng in enumerate(generators):
         on_fine = enlarge_prompts(batch.prompts[index].with_mask_input(first[index]))
         regions.append(_region(on_fine, size, rng))
-        view = NetworkGrid(regions[-1], (1.0, 1.0), size)
+        view = NetworkGrid(fine_images.shape[1:], size=size, region=regions[-1])
         seen = view.prompts_to_grid(on_fine)
         images.append(view.image_to_grid(fine_images[index]))
         masks.append(view.image_to_grid(fine_masks[index]) > 0.5)
@@ -86,7 +86,7 @@ def enlarge_prompts(prompts: Prompts) -> Prompts:
         boxes=prompts.boxes * FINE,
         mask_input=None
         if logits is None
-        else NetworkGrid(((0, height * FINE), (0, width * FINE)), (1.0, 1.0), height).logits_from_grid(logits),
+        else NetworkGrid((height * FINE, width * FINE), size=height).logits_from_grid(logits),
     )
 
 

@@ -228,12 +228,12 @@ def test_methods_that_cannot_be_told_apart_or_take_no_context_are_refused(networ
 
 
 def test_real_networks_put_together_segment_in_context():
-    from scribblesegment.inference.predictor import Predictor
+    from scribblesegment.inference.predictor import Network, Predictor
     from scribblesegment.models.factory import build_network
     from scribblesegment.models.universeg import UniverSeg, UniverSegConfig
 
-    plain = Predictor(build_network("scribble_unet", {"features": [4, 4]}), size=32, device="cpu")
-    first = Predictor(UniverSeg(UniverSegConfig((4, 4))), capabilities=("context",), size=32, device="cpu")
+    plain = Predictor(Network(build_network("scribble_unet", {"features": [4, 4]}), size=32, device="cpu"))
+    first = Predictor(Network(UniverSeg(UniverSegConfig((4, 4))), capabilities=("context",), size=32, device="cpu"))
     method = ContextFirstMethod(plain, first, least_context=1)
     method.set_context(a_context(2))
     method.set_image(IMAGE)

@@ -9,7 +9,7 @@ from propagation_phantoms import assembled, ball, cut, dice, volume_of
 from torch import Tensor, nn
 
 from scribblesegment.inference.devices import ExecutionPlan
-from scribblesegment.inference.predictor import Predictor
+from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.propagation import Propagator
 
@@ -35,7 +35,7 @@ class BrightAsInContext(nn.Module):
 @pytest.mark.parametrize("axis", [0, 2])
 def test_a_ball_is_recovered_by_a_predictor(capabilities, axis):
     structure = ball()
-    predictor = Predictor(BrightAsInContext(), capabilities=capabilities, size=32, plan=ExecutionPlan())
+    predictor = Predictor(Network(BrightAsInContext(), capabilities=capabilities, size=32, plan=ExecutionPlan()))
     middle = structure.shape[axis] // 2
     volume = volume_of(structure, np.diag([1.1, 0.9, 1.3, 1.0]), noise=4.0)
     result = Propagator(predictor).run(volume, cut(structure, axis, middle), axis)

@@ -12,7 +12,7 @@ from torch import nn
 
 from scribblesegment.data import validation
 from scribblesegment.data.labels import BACKGROUND, UNMARKED, LabelScribbles
-from scribblesegment.data.preprocessing import IntensityRange, SliceGrid
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import NetworkError, PromptError
 from scribblesegment.models.encoding import encode_prompts
@@ -76,7 +76,7 @@ class EmbeddedNetwork:
             PromptError: The scribbles are of another shape.
         """
         first = image.slice(axis, 0 if index is None else index)
-        grid = SliceGrid(first.image.shape, first.spacing_mm, self._size)
+        grid = NetworkGrid(first.image.shape, first.spacing_mm, self._size)
         shape = image.shape if index is None else first.image.shape
         drawn = np.full(shape, UNMARKED, np.int16) if scribbles is None else scribbles.labels
         validation.same_shape(drawn.shape, shape, name="The corrections", error=PromptError)
@@ -106,7 +106,7 @@ class EmbeddedNetwork:
         return PreparedImage(encoded, tiling, shape, stacked_matrix(matrix, axis), way_back)
 
     @staticmethod
-    def _encoded(grid: SliceGrid, normalised: FloatArray, marks: NDArray[np.int16]) -> torch.Tensor:
+    def _encoded(grid: NetworkGrid, normalised: FloatArray, marks: NDArray[np.int16]) -> torch.Tensor:
         """Build the input (5, size, size) of one slice."""
         image = torch.from_numpy(grid.image_to_grid(normalised))
         drawn = np.stack([marks == FOREGROUND, (marks != FOREGROUND) & (marks != UNMARKED)])
@@ -141,7 +141,7 @@ def _require_scribbles(capabilities: frozenset[str], name: str) -> None:
         )
 
 
-def _matrix(grid: SliceGrid) -> DoubleArray:
+def _matrix(grid: NetworkGrid) -> DoubleArray:
     """Map pixels of the slice to cells of the grid.
 
     The slice's borders fall on those of the cells that hold it, at most a quarter cell from where the image lies, so

@@ -1,0 +1,556 @@
+"""The predictor: prompts and contexts in, logits on the image's own pixels out; small networks one can reason about."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from scribblesegment import IntensityRange, Prompts, Volume, load_predictor
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import NetworkGrid
+from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment.inference import predictor as module
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.inference.predictor import Network, Predictor
+from scribblesegment.models.encoding import PREVIOUS_LOGITS
+from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
+from scribblesegment.propagation import Propagator
+from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+
+PLAIN = ExecutionPlan()
+SMALL = (16, 16)
+
+
+class ChannelSum(nn.Module):
+    """Logits are a weighted sum of the channels, less one."""
+
+    def __init__(self, image=0.0, box=0.0, positive=0.0, negative=0.0, previous=0.0, offset=-1.0):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([image, box, positive, negative, previous]))
+        self.offset = nn.Parameter(torch.tensor(offset))
+
+    def forward(self, x):
+        return (x * self.weights[:, None, None]).sum(dim=1, keepdim=True) + self.offset
+
+
+class ContextMean(nn.Module):
+    """Logits are how often a pixel belongs to the structure in the context, through maps or as entries."""
+
+    def __init__(self, maps=False):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(12.0))
+        self.encoded, self.matched = [], []
+        if maps:
+            self.context_maps = self._context_maps
+
+    def encode_context(self, images, masks):
+        self.encoded.append(masks.shape[1])
+        return (masks.mean(dim=1),)
+
+    def _context_maps(self, image, context):
+        self.matched.append(float(image.max()))
+        return context[0].expand(len(image), -1, -1, -1)
+
+    def forward(self, x, context=None):
+        if context is None:
+            return torch.full_like(x[:, :1], -1.0)
+        return self.gain * (context if isinstance(context, torch.Tensor) else context[0]) - 4.0
+
+
+def a_predictor(network, image=None, size=16, **options):
+    predictor = Predictor(Network(network, size=size, plan=PLAIN, **options))
+    if image is not None:
+        predictor.set_image(image, intensity_range=IntensityRange(0.0, 1.0))
+    return predictor
+
+
+def a_stroke(shape=SMALL, row=2, positive=True):
+    mask = np.zeros(shape, bool)
+    mask[row, 1:-1] = True
+    return Prompts.empty(shape).with_scribble(mask, positive)
+
+
+def left_half(shape=(32, 32)):
+    mask = np.zeros(shape, bool)
+    mask[:, : shape[1] // 2] = True
+    return mask
+
+
+def a_context(*masks):
+    rng = np.random.default_rng(1)
+    entries = (
+        ContextEntry(rng.random(mask.shape, dtype=np.float32), mask, (1.0, 1.0), source=f"image {number}")
+        for number, mask in enumerate(masks or (left_half(),))
+    )
+    return ContextSet("liver", tuple(entries))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Inputs of the networks, one for each time one ran."""
+    inputs, run = [], module.run
+
+    def spy(prepared, network_input, plan, *context):
+        inputs.append(network_input.clone())
+        return run(prepared, network_input, plan, *context)
+
+    monkeypatch.setattr(module, "run", spy)
+    return inputs
+
+
+# From prompts -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(3, 70),
+    st.integers(3, 70),
+    st.tuples(st.floats(0.3, 5.0), st.floats(0.3, 5.0)),
+    st.sampled_from([0, 48]),
+    st.integers(0, 99),
+)
+def test_slices_of_any_size_and_spacing_get_logits_of_their_shape(height, width, spacing, focus_size, seed):
+    rng = np.random.default_rng(seed)
+    predictor = a_predictor(ChannelSum(image=2.0, positive=2.0), focus_size=focus_size)
+    image = rng.normal(size=(height, width))
+    image[0, 0], image[1, 1], image[2, 2] = np.nan, np.inf, -np.inf
+    predictor.set_image(image, spacing_mm=spacing)
+    found = predictor.predict(Prompts.empty((height, width)).with_click((rng.integers(height), rng.integers(width))))
+    assert (found.logits.shape, found.logits.dtype, found.grid_logits.shape) == ((height, width), np.float32, (16, 16))
+    assert np.isfinite(found.logits).all()
+    if found.focus is not None:
+        (top, bottom), (left, right) = found.focus
+        assert 0 <= top < bottom <= height
+        assert 0 <= left < right <= width
+
+
+def test_every_kind_of_prompt_reaches_its_channel():
+    before = np.linspace(-4, 4, 256, dtype=np.float32).reshape(SMALL)
+    prompts = a_stroke(row=5).with_click((9, 9)).with_click((5, 5), positive=False).with_box((0, 0), (3, 3))
+    weights = {"image": 7.0, "box": 2.0, "positive": 3.0, "negative": -5.0, "previous": 0.5}
+    logits = a_predictor(ChannelSum(**weights), np.full(SMALL, 0.25)).predict(prompts.with_mask_input(before)).logits
+    expected = 7.0 * 0.25 - 1.0 + 0.5 * before
+    expected[:3, :3] += 2.0
+    expected[5, 1:15] += 3.0
+    expected[9, 9] += 3.0
+    expected[5, 5] -= 8.0
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_probabilities_masks_and_temperature_agree():
+    image = np.random.default_rng(2).random(SMALL)
+    plain, tempered = (
+        a_predictor(ChannelSum(image=6.0, offset=-3.0), image, temperature=t).predict(a_stroke()) for t in (1.0, 2.5)
+    )
+    np.testing.assert_allclose(tempered.logits, plain.logits / 2.5, rtol=1e-5)
+    np.testing.assert_array_equal(tempered.mask(), plain.mask())
+    assert tempered.mask(0.7).sum() < plain.mask(0.7).sum()
+    for threshold in (0.3, 0.7, 0.9):
+        np.testing.assert_array_equal(tempered.mask(threshold), tempered.probabilities() > threshold)
+
+
+def test_the_network_gets_its_own_logits_back_whatever_the_temperature():
+    image, again = np.random.default_rng(2).random(SMALL), []
+    for temperature in (1.0, 2.5):
+        predictor = a_predictor(ChannelSum(image=6.0, previous=0.5), image, temperature=temperature)
+        first = predictor.predict(a_stroke())
+        again.append(temperature * predictor.predict(a_stroke().with_mask_input(first.logits)).logits)
+    np.testing.assert_allclose(again[1], again[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_changed_box_encloses_what_differs_from_the_last_prediction_for_this_image():
+    predictor = a_predictor(ChannelSum(positive=2.0), np.zeros(SMALL))
+    assert predictor.predict(a_stroke(row=5)).changed_bbox == ((5, 6), (1, 15))
+    assert predictor.predict(a_stroke(row=5)).changed_bbox is None
+    assert predictor.predict(a_stroke(row=5).with_click((12, 3))).changed_bbox == ((12, 13), (3, 4))
+    predictor.set_image(np.zeros(SMALL))
+    assert predictor.predict(a_stroke(row=5)).changed_bbox == ((5, 6), (1, 15))
+
+
+def test_predicting_changes_nothing_in_the_caller_s_prompts_and_earlier_predictions():
+    predictor = a_predictor(
+        ChannelSum(image=2.0, previous=0.5), np.random.default_rng(8).random((64, 64)), focus_size=64
+    )
+    prompts = a_stroke((64, 64)).with_click((30, 30)).with_mask_input(np.ones((64, 64)))
+    arrays = [np.array(a) for a in (prompts.scribbles, prompts.point_coords, prompts.point_labels, prompts.boxes)]
+    first = predictor.predict(prompts)
+    kept = first.logits.copy()
+    for region in (None, ((0, 32), (0, 32))):
+        predictor.predict(prompts.with_mask_input(first.logits), region=region)
+    assert prompts.equals(Prompts(*arrays, mask_input=np.ones((64, 64))))
+    np.testing.assert_array_equal(first.logits, kept)
+
+
+# A region, and the zoom pass ----------------------------------------------------------------------------------------
+
+
+def test_a_region_is_segmented_at_finer_pixels_and_the_rest_stays():
+    predictor = a_predictor(ChannelSum(positive=2.0, box=2.0), np.zeros((64, 64)), focus_size=64)
+    prompts = Prompts.empty((64, 64)).with_click((20, 20))
+    region = ((16, 32), (16, 32))
+    inside = predictor.predict(prompts, region=region)
+    assert np.argwhere(inside.mask()).tolist() == [[20, 20]]
+    assert inside.focus is None
+    assert (inside.logits[:16] == -20).all()
+    kept = predictor.predict(prompts.with_mask_input(np.full((64, 64), 3.0)), region=region).logits
+    assert (kept[:16] == 3.0).all()
+    boxed = predictor.predict(prompts.with_box((0, 0), (20, 24)).with_box((40, 40), (50, 50)), region=region).mask()
+    assert boxed[16:20, 16:24].all()
+    assert boxed.sum() == 4 * 8 + 1
+
+
+def a_line(start=25, stop=33):
+    line = np.zeros((64, 64), bool)
+    line[29, start:stop] = True
+    return line
+
+
+def predict_line(line, focus_size):
+    """For a network that takes the brighter three fifths for the structure."""
+    network = ChannelSum(image=1.0 / 0.4)
+    predictor = a_predictor(network, line.astype(float), focus_size=focus_size)
+    return predictor.predict(Prompts.empty(line.shape).with_scribble(line))
+
+
+def test_a_zoom_pass_shows_what_the_first_grid_cannot_resolve():
+    line = a_line(5, 60)
+    first, zoomed, coarser = (predict_line(line, size) for size in (0, 64, 32))
+    assert not first.mask().any()
+    assert first.focus is None
+    assert zoomed.focus == coarser.focus == ((0, 64), (0, 64))  # six cells of the first pass to either side
+    np.testing.assert_array_equal(zoomed.mask(), line)
+    assert not np.array_equal(coarser.mask(), line)
+
+
+def test_outside_of_the_zoom_pass_the_first_logits_stay_to_the_bit():
+    first, zoomed = predict_line(a_line(), 0), predict_line(a_line(), 64)
+    assert zoomed.focus == ((2, 58), (1, 57))
+    inside = np.zeros((64, 64), bool)
+    inside[2:58, 1:57] = True
+    np.testing.assert_array_equal(zoomed.logits[~inside], first.logits[~inside])
+    np.testing.assert_array_equal(zoomed.grid_logits, first.grid_logits)
+    assert (zoomed.logits[inside] != first.logits[inside]).any()
+    assert first.changed_bbox is None
+    assert zoomed.changed_bbox is not None
+
+
+@pytest.mark.parametrize(
+    ("image", "focus_size", "region", "count"),
+    [
+        ((64, 64), 0, None, 1),
+        ((64, 64), 64, None, 2),
+        (SMALL, 64, None, 1),
+        ((64, 64), 64, ((16, 48), (16, 48)), 1),
+        ((64, 64), 64, ((0, 64), (0, 64)), 1),
+    ],
+)
+def test_the_network_runs_as_often_as_it_is_worth_its_time(passes, image, focus_size, region, count):
+    predictor = a_predictor(ChannelSum(image=1.0), np.zeros(image), focus_size=focus_size)
+    predictor.predict(a_stroke(image, row=20 % image[0]), region=region)
+    assert len(passes) == count
+
+
+def test_the_zoom_pass_is_given_the_first_logits_and_the_first_pass_those_of_the_caller(passes):
+    image = np.random.default_rng(8).random((64, 64))
+    earlier = np.random.default_rng(9).normal(size=(64, 64)).astype(np.float32)
+    prompts = Prompts.empty((64, 64)).with_click((30, 30)).with_mask_input(earlier)
+    network = ChannelSum(image=2.0, previous=0.5)
+    first = a_predictor(network, image).predict(prompts).logits
+    passes.clear()
+    focus = a_predictor(network, image, focus_size=64).predict(prompts).focus
+    views = (NetworkGrid((64, 64), size=16), NetworkGrid((64, 64), size=passes[1].shape[-1], region=focus))
+    for view, seen, logits in zip(views, passes, (earlier, first), strict=True):
+        expected = view.prompts_to_grid(prompts.with_mask_input(logits)).mask_input
+        np.testing.assert_array_equal(seen[0, PREVIOUS_LOGITS].numpy(), expected)
+
+
+# From a context -----------------------------------------------------------------------------------------------------
+
+IN_CONTEXT = ("scribbles", "context")
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_with_a_context_no_prompts_are_needed_and_it_outlives_the_image(maps):
+    predictor = a_predictor(ContextMean(maps), size=32, capabilities=IN_CONTEXT)
+    predictor.set_context(a_context(left_half((40, 60)), left_half((40, 60))))
+    for _ in range(2):
+        predictor.set_image(np.zeros((40, 60)))
+        assert (predictor.predict(Prompts.empty((40, 60))).mask() == left_half((40, 60))).mean() > 0.97
+    for none in (ContextSet("liver"), None):
+        predictor.set_context(none)
+        with pytest.raises(PromptError, match="no prompts"):
+            predictor.predict(Prompts.empty((40, 60)))
+
+
+def test_a_context_is_encoded_once_and_matched_once_an_image():
+    network = Network(ContextMean(maps=True), size=32, plan=PLAIN, capabilities=IN_CONTEXT)
+    predictor, run = Predictor(network), network._prepared
+    context = a_context()
+    for value in (1.0, 2.0):
+        predictor.set_context(ContextSet("liver", context.entries))
+        predictor.set_image(np.full((32, 32), value), intensity_range=IntensityRange(0.0, 4.0))
+        for row in (3, 9):
+            predictor.predict(a_stroke((32, 32), row))
+    assert (run.encoded, run.matched) == ([1], [0.25, 0.5])
+    predictor.set_context(a_context(left_half(), ~left_half()))
+    predictor.predict(a_stroke((32, 32)))
+    assert (run.encoded, run.matched) == ([1, 2], [0.25, 0.5, 0.5])
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 20), st.integers(0, 30), st.integers(8, 20), st.integers(8, 30))
+def test_a_region_shows_the_part_of_the_context_that_lies_there(top, left, height, width):
+    predictor = a_predictor(ContextMean(maps=True), np.zeros((40, 60)), size=32, capabilities=IN_CONTEXT)
+    predictor.set_context(a_context(left_half((40, 60))))
+    region = ((top, top + height), (left, left + width))
+    mask = predictor.predict(Prompts.empty((40, 60)), region=region).mask()
+    inside = (slice(*region[0]), slice(*region[1]))
+    clear = np.abs(np.arange(*region[1]) + 0.5 - 30) > 2
+    assert (mask[inside] == left_half((40, 60))[inside])[:, clear].all()
+    mask[inside] = False
+    assert not mask.any()
+
+
+def test_a_zoom_pass_shows_the_context_at_finer_pixels():
+    disc = np.hypot(*(np.mgrid[:200, :200] - 60.0)) < 12
+    predictor = a_predictor(
+        ContextMean(maps=True), np.zeros((200, 200)), size=32, focus_size=64, capabilities=IN_CONTEXT
+    )
+    predictor.set_context(a_context(disc))
+    found = predictor.predict(Prompts.empty((200, 200)))
+    assert found.focus is not None
+    assert 2 * (found.mask() & disc).sum() / (found.mask().sum() + disc.sum()) > 0.85
+
+
+# Two networks -------------------------------------------------------------------------------------------------------
+
+BLANK = Prompts.empty((32, 32))
+
+
+def column(index, positive=True):
+    marked = np.zeros((32, 32), bool)
+    marked[4:28, index] = True
+    return BLANK.with_scribble(marked, positive)
+
+
+@pytest.fixture
+def loaded():
+    """The networks that the pair has loaded for contexts."""
+    return []
+
+
+@pytest.fixture
+def pair(loaded):
+    def load():
+        loaded.append(
+            Network(ContextMean(maps=True), capabilities=("clicks", *IN_CONTEXT), size=32, plan=PLAIN, name="other")
+        )
+        return loaded[-1]
+
+    own = Network(
+        ChannelSum(positive=12.0, offset=-8.0), capabilities=("scribbles", "boxes"), size=32, plan=PLAIN, name="own"
+    )
+    return Predictor(own, load)
+
+
+@pytest.mark.parametrize("context_first", [True, False])
+def test_the_network_for_contexts_is_loaded_once_and_only_for_a_context(pair, loaded, context_first):
+    assert pair.capabilities == {"scribbles", "boxes", "context"}
+    assert (pair.name, pair.size, pair.focus_size, pair.temperature, pair.plan) == ("own", 32, 0, 1.0, PLAIN)
+    pair.set_context(ContextSet("liver"))
+    if context_first:
+        pair.set_context(a_context())
+    pair.set_image(np.zeros((32, 32)))
+    assert len(loaded) == context_first
+    for _ in range(2):
+        pair.set_context(a_context())
+        np.testing.assert_array_equal(pair.predict(BLANK).mask(), left_half())
+    assert len(loaded) == 1
+    pair.set_image(np.zeros((40, 20)))
+    assert pair.predict(Prompts.empty((40, 20))).logits.shape == (40, 20)
+
+
+OWN, IN_CONTEXT_ALONE, MEAN = "own", "in context", "mean"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "context", "region", "who"),
+    [
+        (column(20), False, None, OWN),
+        (BLANK, True, None, IN_CONTEXT_ALONE),
+        (column(20), True, None, MEAN),
+        (column(3, positive=False), True, None, IN_CONTEXT_ALONE),
+        (column(3, positive=False).with_mask_input(np.full((32, 32), 2.0)), True, None, MEAN),
+        (BLANK.with_mask_input(np.full((32, 32), 2.0)), True, None, IN_CONTEXT_ALONE),
+        (column(20), True, ((0, 32), (0, 16)), IN_CONTEXT_ALONE),  # no prompts in that part
+        (column(3), True, ((0, 32), (0, 16)), MEAN),
+    ],
+)
+def test_who_predicts(pair, prompts, context, region, who):
+    pair.set_image(np.zeros((32, 32)))
+    pair.set_context(a_context() if context else None)
+    logits = pair.predict(prompts, region=region).logits
+    own = np.where(prompts.scribbles[0] > 0, 4.0, -8.0)
+    other = np.where(left_half(), 8.0, -4.0)
+    expected = {OWN: own, IN_CONTEXT_ALONE: other, MEAN: (own + other) / 2}[who]
+    columns = slice(0, 32 if region is None else 14)  # maps are interpolated at the border of the structure
+    np.testing.assert_allclose(logits[:, columns], expected[:, columns], atol=1e-5)
+
+
+def test_what_has_changed_is_seen_across_both_networks(pair):
+    pair.set_image(np.zeros((32, 32)))
+    assert pair.predict(column(20)).changed_bbox == ((4, 28), (20, 21))
+    pair.set_context(a_context())
+    assert pair.predict(BLANK).changed_bbox == ((0, 32), (0, 21))
+    assert pair.predict(BLANK).changed_bbox is None
+
+
+def test_the_mean_has_the_zoom_region_of_either_network():
+    image = a_line().astype(float)
+    own = Network(ChannelSum(image=1.0 / 0.4), size=16, plan=PLAIN)
+    other = Network(ContextMean(maps=True), size=16, focus_size=64, plan=PLAIN, capabilities=IN_CONTEXT)
+    predictor = Predictor(own, other)
+    predictor.set_image(image)
+    predictor.set_context(a_context(a_line()))
+    assert predictor.predict(Prompts.empty((64, 64)).with_scribble(a_line())).focus is not None
+
+
+def test_prompts_that_either_network_does_not_understand_are_refused(pair):
+    pair.set_image(np.zeros((32, 32)))
+    with pytest.raises(PromptError, match="own does not understand clicks, only boxes, scribbles"):
+        pair.predict(column(20).with_click((1, 1)))
+    pair.set_context(a_context())
+    with pytest.raises(PromptError, match="other does not understand boxes, only clicks, context, scribbles"):
+        pair.predict(column(20).with_box((0, 0), (5, 5)))
+
+
+def test_if_the_network_for_contexts_cannot_be_loaded_there_is_no_context():
+    def load():
+        raise WeightsError("gone")
+
+    predictor = Predictor(Network(ChannelSum(positive=12.0), size=32, plan=PLAIN), load)
+    predictor.set_image(np.zeros((32, 32)))
+    with pytest.raises(WeightsError, match="gone"):
+        predictor.set_context(a_context())
+    assert predictor.predict(column(20)).mask().any()
+
+
+def test_a_pair_propagates_through_a_volume(pair):
+    array = np.zeros((5, 32, 32))
+    array[:, 8:20, 8:20] = 1.0
+    pair.image_token = "an image"
+    result = Propagator(pair).run(Volume(array, np.eye(4)), {2: array[2] > 0}, 0)
+    assert sorted(result.slices) == [0, 1, 3, 4]
+    assert pair.image_token is None
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompts", "region", "error", "words"),
+    [
+        (Prompts.empty(SMALL), None, PromptError, "no prompts"),
+        (a_stroke(positive=False), None, PromptError, "All prompts are negative"),
+        (a_stroke(row=2), ((8, 16), (0, 16)), PromptError, "no prompts"),
+        (a_stroke((8, 16)), None, PromptError, r"\(8, 16\).*\(16, 16\)"),
+        (a_stroke().with_click((1, 1)), None, PromptError, "strokes-only does not understand clicks"),
+        *((a_stroke(), region, GeometryError, "region") for region in (((0, 0), (0, 5)), ((5, 3), (0, 5)))),
+        *((a_stroke(), region, GeometryError, "region") for region in (((-1, 4), (0, 5)), ((0, 17), (0, 5)))),
+        (a_stroke(), ((0, 4), (0, 99)), GeometryError, "region"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(prompts, region, error, words):
+    predictor = a_predictor(ChannelSum(), np.zeros(SMALL), capabilities=("scribbles",), name="strokes-only")
+    with pytest.raises(error, match=words):
+        predictor.predict(prompts, region=region)
+    assert predictor.predict(a_stroke(positive=False).with_mask_input(np.ones(SMALL))).logits.shape == SMALL
+
+
+def test_inputs_that_cannot_be_used_are_refused():
+    predictor = a_predictor(ChannelSum(), name="plain")
+    with pytest.raises(PromptError, match="set_image"):
+        predictor.predict(a_stroke())
+    with pytest.raises(ConfigError, match="plain takes no context set, only boxes, clicks, scribbles"):
+        predictor.set_context(a_context())
+    for image in (np.zeros((2, 3, 4)), np.zeros((0, 4)), np.array([["a"]])):
+        with pytest.raises(ImageError):
+            predictor.set_image(image)
+    with pytest.raises(GeometryError, match="spacing"):
+        predictor.set_image(np.zeros(SMALL), spacing_mm=(0.0, 1.0))
+    broken = a_predictor(ChannelSum(offset=float("nan")), np.zeros(SMALL))
+    with pytest.raises(ImageError, match="NaN or infinite logits"):
+        broken.predict(a_stroke())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        *(({"focus_size": n}, f"at least the size of the grid, 16; got {n}") for n in (8, 15, -1)),
+        *(({"temperature": t}, f"positive finite number, got {t}") for t in (0.0, -1.0, float("nan"), float("inf"))),
+    ],
+)
+def test_networks_that_cannot_be_run_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Network(ChannelSum(), size=16, plan=PLAIN, **options)
+
+
+# Tensors, and files -------------------------------------------------------------------------------------------------
+
+
+def test_the_tensor_door_has_gradients_and_the_same_logits():
+    torch.manual_seed(3)
+    image = np.random.default_rng(3).random(SMALL).astype(np.float32)
+    predictor = a_predictor(ScribbleUNet(ScribbleUNetConfig(features=(4, 6, 8))), image)
+    prompts = a_stroke().with_click((9, 4), positive=False).with_box((1, 1), (12, 13)).with_mask_input(image)
+    images = torch.from_numpy(image)[None, None].requires_grad_()
+    logits = predictor.predict_torch(
+        images,
+        scribbles=torch.from_numpy(np.array(prompts.scribbles))[None],
+        point_coords=[torch.from_numpy(np.array(prompts.point_coords))],
+        point_labels=[torch.from_numpy(np.array(prompts.point_labels))],
+        boxes=[torch.from_numpy(np.array(prompts.boxes))],
+        mask_input=torch.from_numpy(image)[None, None],
+    )
+    np.testing.assert_allclose(predictor.predict(prompts).grid_logits, logits.detach().numpy()[0, 0], atol=1e-5)
+    logits.sum().backward()
+    assert images.grad is not None
+    assert all(parameter.grad is not None for parameter in predictor.network.parameters())
+
+
+def test_a_file_says_how_its_network_is_used(tmp_path):
+    network, options = ScribbleUNet(ScribbleUNetConfig(features=(3, 4))), {"features": [3, 4]}
+    path = tmp_path / "tiny.safetensors"
+    for extra, expected in (
+        ({"focus_size": 48, "temperature": 1.75, "name": "t"}, (48, 1.75, "t")),
+        ({}, (0, 1.0, "tiny")),
+    ):
+        save_network(path, network.state_dict(), NetworkDescription("scribble_unet", options, size=16, **extra))
+        loaded = load_predictor(path, device="cpu")
+        assert (loaded.size, loaded.focus_size, loaded.temperature, loaded.name) == (16, *expected)
+        assert "context" not in loaded.capabilities
+
+
+def test_the_default_segments_from_a_stroke_and_from_a_context():
+    rows, columns = np.mgrid[:96, :128]
+    disc = (rows - 50) ** 2 + (columns - 60) ** 2 < 25**2
+    image = 80.0 * disc + np.random.default_rng(4).normal(0, 8, disc.shape)
+    stroke = np.zeros(disc.shape, bool)
+    stroke[48:51, 45:76] = True
+    predictor = load_predictor(device="cpu")
+    assert "context" in predictor.capabilities
+    predictor.set_image(image)
+    seen = IntensityRange.estimate(image).normalize(image)
+    prompted = predictor.predict(Prompts.empty(disc.shape).with_scribble(stroke)).mask()
+    predictor.set_context(ContextSet("disc", (ContextEntry(seen, disc, (1.0, 1.0)),)))
+    for found in (prompted, predictor.predict(Prompts.empty(disc.shape)).mask()):
+        assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.85
+
+
+def test_unknown_weights_are_refused_with_the_known_names():
+    with pytest.raises(WeightsError, match="scribble-unet-embedded"):
+        load_predictor("no-such-model")
