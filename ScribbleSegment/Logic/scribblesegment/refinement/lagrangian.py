@@ -22,6 +22,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import CancelledError, ConfigError
 from scribblesegment.refinement.network_graph import Weights
 
@@ -39,19 +41,6 @@ _CHOICES = {
     "likelihood": ("image", "scribbles"),
     "optimiser": ("sgd", "momentum", "adam"),
     "precision": ("auto", "float32", "bfloat16"),
-}
-
-# Least and greatest values; all are finite.
-_RANGES = {
-    "iterations": (1, math.inf),
-    "settle": (0, math.inf),
-    "patience": (0, math.inf),
-    "alpha": (0.0, math.inf),
-    "penalty_growth": (1.0, math.inf),
-    "anchor": (0.0, math.inf),
-    "anchor_confidence": (0.0, 1.0),
-    "anchor_distance": (0.0, math.inf),
-    "anchor_trust": (1.0, math.inf),
 }
 
 
@@ -65,9 +54,9 @@ class RefinementConfig:
 
     # How many of the last layers are refined, or the names of layers or of modules that contain them.
     layers: int | tuple[str, ...] = 6
-    iterations: int = 130  # at most; the paper's M (appendix A: 80 to 140)
-    learning_rate: float = 1e-2  # the paper's eta
-    alpha: float = 0.0  # weight of the distance from the pretrained weights
+    iterations: Annotated[int, Range(1)] = 130  # at most; the paper's M (appendix A: 80 to 140)
+    learning_rate: Annotated[float, Range(0, exclusive=True)] = 1e-2  # the paper's eta
+    alpha: Annotated[float, Range(0)] = 0.0  # weight of the distance from the pretrained weights
     # "likelihood": the likelihood of a prediction that violates scribbles is lowered (equation 2); "cross_entropy"
     # (departure): that of the scribbles' labels is raised, on all scribbled pixels, until they are all predicted.
     objective: str = "cross_entropy"
@@ -76,16 +65,19 @@ class RefinementConfig:
     likelihood: str = "scribbles"
     optimiser: str = "adam"  # "sgd", as the paper; departures: "momentum" (0.9) and "adam"
     balanced: bool = True  # departure: every label's scribbles count the same, however many pixels they have
-    penalty_growth: float = 1.03  # departure: factor by which the constraint weighs more in each iteration, from 1
-    anchor: float = 10.0  # departure: weight of the divergence from the pretrained prediction away from the scribbles
-    anchor_confidence: float = 0.9  # probability from which a pixel's pretrained label is held
-    anchor_distance: float = 6.0  # cells of the network's grid; nearer to a scribble nothing is held
+    # Departure: factor by which the constraint weighs more in each iteration.
+    penalty_growth: Annotated[float, Range(1)] = 1.03
+    # Departure: weight of the divergence from the pretrained prediction away from the scribbles.
+    anchor: Annotated[float, Range(0)] = 10.0
+    anchor_confidence: Annotated[float, Range(0, 1)] = 0.9  # probability from which a pixel's pretrained label is held
+    anchor_distance: Annotated[float, Range(0)] = 6.0  # in cells of the grid; nearer to a scribble nothing is held
     # After so many scribbled pixels that were wrongly predicted as a label, that label is held half as much.
-    anchor_trust: float = 100.0
+    anchor_trust: Annotated[float, Range(1)] = 100.0
     # Departure: iterations that follow once g = 0. The step that satisfies the last scribble is as long as any other,
     # and changes more than it needs to; these take that back (see `Anchor`).
-    settle: int = 15
-    patience: int = 0  # departure: stop when g has not reached a new minimum in so many iterations; 0 never does
+    settle: Annotated[int, Range(0)] = 15
+    # Departure: stop when g has not reached a new minimum in so many iterations; 0 never does.
+    patience: Annotated[int, Range(0)] = 0
     keep_best: bool = True  # departure: with violations left, take the weights with the least g, not the last ones
     # Of iterations; "auto" is bfloat16 where the hardware computes with it. The result, and whether it follows the
     # scribbles, is always computed in float32.
@@ -99,12 +91,7 @@ class RefinementConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not least <= value <= most or value == math.inf:
-                raise ConfigError(f"{name} is from {least} to {most} and finite, got {value}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate is positive and finite, got {self.learning_rate}.")
+        check_ranges(self)
 
     @classmethod
     def paper(cls, **changes: object) -> RefinementConfig:

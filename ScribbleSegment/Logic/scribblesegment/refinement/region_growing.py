@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from scipy.sparse import csgraph
 
 from scribblesegment.data import validation
 from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
 
 CONNECTIVITIES = ("faces", "full")
@@ -43,17 +44,16 @@ class GrowthConfig:
     # Neighbours whose intensities differ by less join (the paper's T), in the image's units; 0 lets nothing grow. None:
     # for each label 0.75 times the median difference between neighbours at most 3 pixels from its marks, and at least
     # so much that equal neighbours join.
-    threshold: float | None = None
-    reach_mm: float | None = None  # longest path from a mark; None: five pixels of the finest spacing
+    threshold: Annotated[float | None, Range(0)] = None
+    reach_mm: Annotated[float | None, Range(0)] = (
+        None  # longest path from a mark; None: five pixels of the finest spacing
+    )
     # "faces": pixels that share an edge (3D: a face) are neighbours. "full": a corner suffices, but no path slips
     # diagonally between marks.
     connectivity: str = "faces"
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "reach_mm"):
-            value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} is {value}, expected a number from 0, or None for the default.")
+        check_ranges(self)
         if self.connectivity not in CONNECTIVITIES:
             raise ConfigError(f"connectivity is {self.connectivity!r}, expected one of {', '.join(CONNECTIVITIES)}.")
 
