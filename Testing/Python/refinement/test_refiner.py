@@ -210,9 +210,15 @@ def test_iterations_are_reported_in_order_and_windows_as_they_are_predicted():
 def test_grown_scribbles_need_not_be_followed():
     grown = np.array(scribbles().labels)
     grown[9, 6:11], grown[10, 6:11] = 2, 1
-    # Where something was drawn, that counts; labels that nobody drew do not grow.
     grown[scribbles().marked] = 0
     result = Refiner(small_unet(), a_disc(), config=QUICK).refine(scribbles(), grown=LabelScribbles.from_labels(grown))
+    # Where something was drawn, that counts; labels that nobody drew do not grow.
+    grown = np.where(scribbles().marked, scribbles().labels, np.where(grown == 2, -1, grown))
+    same = Refiner(small_unet(), a_disc(), config=QUICK).refine(scribbles(), grown=LabelScribbles.from_labels(grown))
+    assert np.array_equal(result.logits, same.logits)
+    plain = Refiner(small_unet(), a_disc(), config=QUICK).refine(scribbles())
+    assert result.g_history[0] == pytest.approx(plain.g_history[0])  # g is about what was drawn
+    assert not np.array_equal(result.logits, plain.logits)
     assert result.satisfied
     assert follows(result, scribbles())
     reported = Refiner(small_unet(), a_disc(), config=HOPELESS).refine(
