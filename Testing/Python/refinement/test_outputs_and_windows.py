@@ -139,7 +139,7 @@ def test_overlap_padding_and_weights_are_those_of_nnunet():
 
 @given(shape=st.lists(st.integers(2, 12), min_size=2, max_size=3), data=st.data())
 def test_windows_that_see_a_pixel_are_found_with_its_place_in_them(shape, data):
-    tiling = Tiling.patches(shape, [3] * len(shape))
+    tiling = Tiling.patches(shape, [5] * len(shape))
     position = np.array([data.draw(st.integers(0, side - 1)) for side in shape])
     image = torch.zeros(1, *shape)
     image[(0, *position)] = 1
