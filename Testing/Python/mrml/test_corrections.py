@@ -184,6 +184,7 @@ def paint(editor, name, mask, *, own_layer=True):
     [
         (["Tumour", "Background", "Liver"], NAMES, True, [2, 0, 1], {}),
         (["  LIVER "], NAMES, True, [1], {}),
+        (["Liver"], ("background", " liver "), True, [1], {}),
         (["Background", "nothing"], ("nothing", "Liver"), True, [0, 0], {}),
         (["Cyst", "Liver", "Vessel"], NAMES, True, [3, 1, 4], {3: "Cyst", 4: "Vessel"}),
         (["Cyst", "cyst ", "Vessel"], NAMES, True, [3, 3, 4], {3: "Cyst", 4: "Vessel"}),
