@@ -255,10 +255,11 @@ def refinement(arguments: argparse.Namespace) -> None:
 
     from scribblesegment.data.labels import LabelScribbles
     from scribblesegment.inference.devices import computes_bfloat16
+    from scribblesegment.refinement.constraints import in_bfloat16
     from scribblesegment.refinement.lagrangian import RefinementConfig
     from scribblesegment.refinement.network_graph import prepare_network
     from scribblesegment.refinement.outputs import Output
-    from scribblesegment.refinement.refiner import Refiner, in_bfloat16
+    from scribblesegment.refinement.refiner import Refiner
     from studies.refinement import PlainUNet
 
     torch.manual_seed(0)

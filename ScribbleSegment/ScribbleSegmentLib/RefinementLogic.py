@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+import json
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
@@ -15,25 +17,26 @@ from scribblesegment.errors import MissingPackageError, NetworkError, PromptErro
 from scribblesegment.mrml.corrections import (
     ContradictionError,
     CorrectionImage,
+    LabelMapping,
     Labels,
+    Place,
     ResultHistory,
     ResultSource,
-    SegmentMeaning,
     Violation,
     correction_image,
     corrections_for,
     corrections_of,
     jump_to,
+    label_mappings,
     marked_slices,
     names_of_new_labels,
     nearest_axis,
     new_result,
     note_source,
     painted_labels,
-    segment_meanings,
-    shown_place,
     slice_of,
     source_of,
+    viewed_slice,
     violations_left,
     volume_of,
     without_gaps,
@@ -41,344 +44,173 @@ from scribblesegment.mrml.corrections import (
 )
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.service.service import explain
-from scribblesegment.service.worker import Task
 
 from .Inference import BackgroundJob
 from .Packages import RequiredPackages
-from .RefinementText import nothingPaintedInWords, outcomeInWords
+from .RefinementText import formatNetwork, formatNothingPainted, formatOutcome
 from .SegmentEditorAccess import openSegmentEditorOn
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from scribblesegment import Correction, CorrectionResult
+    from scribblesegment.refinement.adapters import NetworkAdapter
+    from scribblesegment.service.worker import Task
 
-    from scribblesegment import Volume
+    from .RefinementPanel import RefinementPanel
 
-
-@dataclass(frozen=True)
-class RefinementProgress:
-    """How far a run or refinement is."""
-
-    part: float = 0.0  # how much is done, from 0 to 1
-    text: str = ""  # what is being done
-    history: tuple[float, ...] = ()  # g before the first iteration, and after each one
-    iteration: int = 0  # number of the newest one
-
-    def followed(self, task: Task[Any]) -> RefinementProgress:
-        """Give the state after what a task has brought since."""
-        iterations = task.take()
-        history = (*self.history, *(float(g) for _, g in iterations))
-        number = iterations[-1][0] if iterations else self.iteration
-        return RefinementProgress(task.progress.fraction, task.progress.text, history, number)
-
-
-@dataclass(frozen=True)
-class RefinementOptions:
-    """What the user set under *Advanced*.
-
-    Attributes:
-        layers: How many of the last layers are changed.
-        iterations: Most iterations.
-        growing: Whether strokes grow into similar voxels beside them.
-        holding: Whether the network is held to what it said where nothing was painted.
-        threshold: Largest difference of neighbouring intensities that they grow across; None finds one.
-        newLabels: Whether segments of unknown names become new labels, or are ignored.
-    """
-
-    layers: int = 6
-    iterations: int = 130
-    growing: bool = True
-    holding: bool = True
-    threshold: float | None = None
-    newLabels: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class WorkRequest:
-    """What to run on what.
-
-    Attributes:
-        source: Of the network.
-        volume: The image.
-        token: Equal for equal content of the image only.
-        axis: Axis of the slices that a 2D network sees.
-        index: The one slice to work on; None for the volume.
-        device: "auto" or a torch device name.
-        options: The user's settings.
-    """
-
-    source: str
-    volume: Volume
-    token: Hashable
-    axis: int
-    index: int | None
-    device: str
-    options: RefinementOptions
-
-    @property
-    def key(self) -> Hashable:
-        """What must be the same for what was computed to serve again; the last labels do not change anything else."""
-        return (
-            self.source,
-            self.token,
-            self.axis,
-            self.index,
-            self.device,
-            self.options.layers,
-            self.options.iterations,
-            self.options.holding,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkRun:
-    """What a network says by itself.
-
-    Attributes:
-        labels: int16 of the shape of the image, or of the slice.
-        names: Of the labels, the background first.
-        network: Its name.
-        licence: Of its parameters; empty where unknown.
-    """
-
-    labels: NDArray[np.int16]
-    names: tuple[str, ...]
-    network: str
-    licence: str
-
-
-class Backend(Protocol):
-    """What loads and refines networks: the package, or a stand-in in tests."""
-
-    @property
-    def missing(self) -> Sequence[Any]:
-        """Packages that must be installed before anything runs."""
-
-    def load(self, source: str, confirm: Callable[[str], bool]) -> Any:
-        """Load a network; asks before code of others runs."""
-
-    def correction(self, network: Any, request: WorkRequest) -> Any:
-        """Bring a network and an image together."""
-
-    def refine(
-        self,
-        correction: Any,
-        painted: NDArray[np.int16],
-        newNames: Mapping[int, str],
-        request: WorkRequest,
-        task: Task[Any],
-    ) -> Any:
-        """Refine; returns a `CorrectionResult`."""
-
-
-class RefinementWork:
-    """Keeps the newest network and what it computed for the newest image. Called on one thread at a time."""
-
-    def __init__(self, backend: Backend | None = None) -> None:
-        """Use the package, or what stands in for it."""
-        self._backend = backend or PackageBackend()
-        self._network: tuple[str, Any] | None = None
-        self._correction: tuple[Hashable, Any] | None = None
-
-    @property
-    def missing(self) -> Sequence[Any]:
-        """Packages that must be installed before anything runs."""
-        return self._backend.missing
-
-    def another(self) -> RefinementWork:
-        """Make one with the same backend that keeps nothing; for when a thread still uses this one."""
-        return RefinementWork(self._backend)
-
-    def forgetImage(self) -> None:
-        """Let go of what was computed for an image; the network stays, for the next patient."""
-        self._correction = None
-
-    def segment(self, request: WorkRequest, task: Task[Any]) -> NetworkRun:
-        """Run a network as it is.
-
-        Raises:
-            ScribbleSegmentError: It cannot be loaded or run; the message says what to do.
-        """
-        network = self._loaded(request, task)
-        correction = self._prepared(network, request)
-        labels = correction.segment(progress=task.set_progress, cancelled=lambda: task.cancelled)
-        return NetworkRun(labels, tuple(network.labels), network.name, getattr(network, "licence", ""))
-
-    def refine(
-        self,
-        request: WorkRequest,
-        painted: NDArray[np.int16],
-        names: tuple[str, ...],
-        newNames: Mapping[int, str],
-        task: Task[Any],
-    ) -> Any:
-        """Refine a network's result.
-
-        Args:
-            request: The network, the image, and the settings.
-            painted: int16 of the shape of the image, or of the slice; -1 where nothing is painted.
-            names: Of the labels that `painted` is about.
-            newNames: Of the new labels in it, by value.
-            task: Gets the progress, and each iteration's number and g as partial results.
-
-        Raises:
-            ScribbleSegmentError: It cannot be done; the message says what to do.
-        """
-        network = self._loaded(request, task)
-        if tuple(network.labels) != names:
-            raise NetworkError(
-                f"The result was made by a network with the labels {', '.join(names)}; {network.name} has "
-                f"{', '.join(network.labels)}. Press 'Run network' first."
-            )
-        correction = self._prepared(network, request)
-        return self._backend.refine(correction, painted, newNames, request, task)
-
-    def _loaded(self, request: WorkRequest, task: Task[Any]) -> Any:
-        if self._network is None or self._network[0] != request.source:
-            self._network = self._correction = None  # the old one need not stay in memory meanwhile
-            self._network = (request.source, self._backend.load(request.source, task.ask))
-        return self._network[1]
-
-    def _prepared(self, network: Any, request: WorkRequest) -> Any:
-        if self._correction is None or self._correction[0] != request.key:
-            self._correction = None
-            self._correction = (request.key, self._backend.correction(network, request))
-        return self._correction[1]
-
-
-class PackageBackend:
-    """The package's own; torch is imported on the thread that needs it."""
-
-    @property
-    def missing(self) -> Sequence[Any]:
-        """Packages that must be installed before anything runs."""
-        return RequiredPackages().missing
-
-    def load(self, source: str, confirm: Callable[[str], bool]) -> Any:
-        """Load a network; asks before code of others runs."""
-        from scribblesegment.refinement.adapters import load_network
-
-        return load_network(source, confirm=confirm)
-
-    def correction(self, network: Any, request: WorkRequest) -> Any:
-        """Bring a network and an image together."""
-        from scribblesegment.refinement.correction import Correction
-        from scribblesegment.refinement.lagrangian import RefinementConfig
-
-        options = request.options
-        config = RefinementConfig(layers=options.layers, iterations=options.iterations)
-        if not options.holding:
-            config = replace(config, anchor=0.0)
-        return Correction(
-            network, request.volume, axis=request.axis, index=request.index, device=request.device, config=config
-        )
-
-    def refine(
-        self,
-        correction: Any,
-        painted: NDArray[np.int16],
-        newNames: Mapping[int, str],
-        request: WorkRequest,
-        task: Task[Any],
-    ) -> Any:
-        """Refine; returns a `CorrectionResult`."""
-        from scribblesegment.data.labels import LabelScribbles
-        from scribblesegment.refinement.region_growing import GrowthConfig
-
-        grow = GrowthConfig(threshold=request.options.threshold) if request.options.growing else None
-        return correction.refine(
-            LabelScribbles.from_labels(painted),
-            names=newNames,
-            grow=grow,
-            on_iteration=lambda number, g: task.put((number, g)),
-            progress=task.set_progress,
-            cancelled=lambda: task.cancelled,
-        )
-
-
-@dataclass(frozen=True)
-class RefinementChoice:
-    """What the user has chosen.
-
-    Attributes:
-        source: Of the network.
-        volumeNode: vtkMRMLScalarVolumeNode or None.
-        resultNode: vtkMRMLSegmentationNode or None.
-        wantsSlice: Whether only the shown slice is worked on.
-        sliceNode: vtkMRMLSliceNode that gives slice and direction, or None.
-        device: "auto" or a torch device name.
-        options: What is set under *Advanced*.
-    """
-
-    source: str
-    volumeNode: Any
-    resultNode: Any
-    wantsSlice: bool
-    sliceNode: Any
-    device: str
-    options: RefinementOptions
-
-
-@dataclass(frozen=True, eq=False)
-class RefinementView:
-    """Where it is shown what happens.
-
-    Attributes:
-        say: Tells the user something; with `problem=True` that something is wrong.
-        showProgress: Shows how far a computation is.
-        showRunning: Shows whether there is one.
-        showResult: Shows the segmentation that a result was written to.
-        showViolations: Lists what a result does not follow, with the names of all labels.
-        showNetwork: Shows what is known of the network.
-        ask: Asks whether code that comes with a network may run; given the reason.
-        offerPackage: Offers to install what a network's format needs.
-    """
-
-    say: Callable[..., None]
-    showProgress: Callable[[RefinementProgress], None]
-    showRunning: Callable[[bool], None]
-    showResult: Callable[[Any], None]
-    showViolations: Callable[[tuple[Violation, ...], tuple[str, ...]], None]
-    showNetwork: Callable[[str], None]
-    ask: Callable[[str], bool]
-    offerPackage: Callable[[MissingPackageError], None]
-
+_NETWORKS_KEY = "ScribbleSegment/CorrectedNetworks"
 
 # How often progress is shown while something is computed. Without a graphics card, every change of a window with slice
 # views in it costs some 50 ms, in which the thread stands still.
 _INTERVAL_MS = 250
 
 
+# The list of networks --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network to choose."""
+
+    source: str  # what it is loaded from: a path, `file.py:function`, or the name of one of the extension's own
+    name: str  # as it is listed
+    added: bool  # whether the user has added it, and can remove it
+    missing: bool = False  # whether its file or folder has vanished
+
+
+class NetworkList:
+    """Remembers where added networks lie. Their files stay where they are: a trained-model folder may be large."""
+
+    def __init__(self, settings: Any, own: Callable[[], Sequence[str]]) -> None:
+        """Use a QSettings, or what has its `value` and `setValue`, and the names of the extension's own networks."""
+        self._settings = settings
+        self._own = own
+
+    def all(self) -> list[NetworkEntry]:
+        """List them: those that were added, the newest first, then the extension's own."""
+        return [
+            *map(_addedEntry, self._added()),
+            *(NetworkEntry(name, name, added=False) for name in self._own()),
+        ]
+
+    def find(self, source: str) -> NetworkEntry | None:
+        """Give the one that is loaded from somewhere, or None."""
+        return next((entry for entry in self.all() if entry.source == source), None)
+
+    def add(self, source: str) -> NetworkEntry:
+        """Remember one; one that is known already becomes the newest."""
+        path, function = _split(source)
+        source = str(Path(path).expanduser().absolute()) + (f":{function}" if function else "")
+        self._save([source, *(other for other in self._added() if other != source)])
+        return _addedEntry(source)
+
+    def remove(self, source: str) -> None:
+        """Drop one; its file stays."""
+        self._save([other for other in self._added() if other != source])
+
+    def _added(self) -> list[str]:
+        value = self._settings.value(_NETWORKS_KEY)
+        try:
+            stored = json.loads(value) if isinstance(value, str) else []
+        except ValueError:
+            return []
+        return [one for one in stored if isinstance(one, str) and one] if isinstance(stored, list) else []
+
+    def _save(self, sources: list[str]) -> None:
+        self._settings.setValue(_NETWORKS_KEY, json.dumps(sources))
+
+
+def nameOf(source: str) -> str:
+    """Give a network's name in the list, from where it lies."""
+    path, function = _split(source)
+    file = Path(path)
+    if function:
+        return f"{file.stem}:{function}"
+    # nnU-Net calls the folders of one data set by trainer, plans and configuration.
+    parts = [file.parent.name, file.name] if file.name.count("__") >= 2 else [file.name]
+    return " / ".join(part for part in parts if part) or source
+
+
+def fileOf(source: str) -> Path:
+    """Give the file or folder of a network."""
+    return Path(_split(source)[0])
+
+
+def _addedEntry(source: str) -> NetworkEntry:
+    return NetworkEntry(source, nameOf(source), added=True, missing=not fileOf(source).exists())
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Take the function off `file.py:function`; a drive's colon is none."""
+    path, colon, function = source.rpartition(":")
+    return (path, function) if colon and path.endswith(".py") else (source, "")
+
+
+# Running and refining --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """What the user set under *Advanced*."""
+
+    layers: int = 6  # how many of the last layers are changed
+    iterations: int = 130  # at most
+    growing: bool = True  # whether strokes grow into similar voxels beside them
+    holding: bool = True  # whether the network is held to its own prediction where nothing was painted
+    threshold: float | None = None  # largest difference of intensities that strokes grow across; None finds one
+    newLabels: bool = True  # whether segments of unknown names become new labels, or are ignored
+
+
 @dataclass(frozen=True, eq=False)
-class _Round:
-    """One run or refinement under way."""
+class RefinementRequest:
+    """One run or refinement: the user's choice, and the image as it was when it began."""
 
-    choice: RefinementChoice
-    image: CorrectionImage
-    place: tuple[int, int] | None
-    request: WorkRequest
+    source: str  # of the network
+    volumeNode: Any
     volumeName: str
+    resultNode: Any  # to write to; None for a new one
+    image: CorrectionImage
+    axis: int  # of the slices that a 2D network sees
+    place: Place | None  # the slice to work on; None for the volume
+    device: str
+    options: RefinementOptions
+
+    @property
+    def key(self) -> Hashable:
+        """What must be the same for what was computed to serve again; corrections change nothing of it."""
+        options = (self.options.layers, self.options.iterations, self.options.holding)
+        return self.source, self.image.token, self.axis, self.place, self.device, options
 
 
-class RefinementControl:
+@dataclass
+class _Computed:
+    """The newest network and what was computed for the newest image; used on one thread at a time."""
+
+    source: str = ""
+    network: Any = None
+    key: Hashable = None
+    correction: Any = None
+
+
+class RefinementLogic:
     """Runs and refines networks for the panel; one at a time, on a thread of its own.
 
-    Attributes:
-        work: What runs on the thread.
-        history: What undo goes back to.
+    The panel holds what the user has chosen (`source`, `volumeNode`, `resultNode`, `sliceNode`, `wantsSlice`, `device`,
+    `options`) and shows what happens (`say`, `ask`, `offerPackage`, `showProgress`, `showIterations`, `showRunning`,
+    `showResult`, `showViolations`, `showNetwork`).
     """
 
-    def __init__(self, view: RefinementView) -> None:
-        """Make one that does nothing yet."""
-        self._view = view
-        self.work = RefinementWork()
+    def __init__(self, panel: RefinementPanel) -> None:
+        self._panel = panel
         self._job = BackgroundJob("ScribbleSegment refinement")
         self._task: Task[Any] | None = None
         self._asking = False
-        self._progress = RefinementProgress()
+        self._iterations: list[tuple[int, float]] = []  # number and g of each so far
+        self._most = 0
+        self._shown: tuple[float, str, int] | None = None
+        self._computed = _Computed()
         self._images = SourceImages()
-        self.history = ResultHistory()
         self._shownGrid: tuple[Any, Any] | None = None
+        self.history = ResultHistory()
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
         self._timer.connect("timeout()", self._onTimer)
@@ -390,94 +222,79 @@ class RefinementControl:
 
     # What the user does -----------------------------------------------------------------------------------------
 
-    def requirePackages(self) -> None:
-        """Check that what runs networks is installed.
-
-        Raises:
-            ScribbleSegmentError: It is not.
-        """
-        missing = self.work.missing
-        if missing:
-            raise ScribbleSegmentError(
-                _("Python packages are missing: {packages}. Press 'Set up' below.").format(
-                    packages=", ".join(str(package) for package in missing)
-                )
-            )
-
-    def run(self, choice: RefinementChoice) -> None:
-        """Segment with the network as it is.
+    def run(self) -> None:
+        """Segment with the chosen network as it is.
 
         Raises:
             ScribbleSegmentError: It cannot begin; the message says what to do.
         """
-        self.requirePackages()
-        _requireNetwork(choice)
-        result = self._resultToWriteTo(choice)
-        started, work = self._round(choice, result), self.work
-        self._view.showViolations((), ())
-        self._start(lambda task: work.segment(started.request, task), lambda run: self._onRun(started, result, run))
+        self._requireReady()
+        panel = self._panel
+        result, source = panel.resultNode, source_of(panel.resultNode)
+        # The chosen result is written to if it is of this network and this volume.
+        if source is None or source.network != panel.source or volume_of(result) is not panel.volumeNode:
+            result = None
+        request = self._request(result)
+        self._start(
+            request,
+            lambda task, correction: (correction.network, self._segmented(task, correction)),
+            lambda outcome: self._onRun(request, *outcome),
+        )
 
-    def refine(self, choice: RefinementChoice) -> None:
+    def refine(self) -> None:
         """Refine the chosen result by what is painted.
 
         Raises:
             ScribbleSegmentError: It cannot begin; the message says what to do.
         """
-        self.requirePackages()
-        _requireNetwork(choice)
-        result, source = choice.resultNode, source_of(choice.resultNode)
-        if source is None:
-            raise PromptError(_("There is no result to correct yet. Press 'Run network', or choose one."))
-        if source.network != choice.source:
+        self._requireReady()
+        source = self._sourceOfResult()
+        if source.network != self._panel.source:
             raise PromptError(
                 _(
                     "The chosen result is that of another network, {network}. Choose that one, or press 'Run network'."
                 ).format(network=source.network)
             )
-        corrections = corrections_of(result)
+        corrections = corrections_of(self._panel.resultNode)
         if corrections is None:
             raise PromptError(_("Nothing is painted yet. Press 'Paint corrections'."))
-        started = self._round(choice, result)
-        painted, newNames = self._painted(corrections, result, source, started)
-        work = self.work
-        self._view.showViolations((), ())
+        request = self._request(self._panel.resultNode)
+        painted, newNames = self._painted(request, corrections, source)
         self._start(
-            lambda task: work.refine(started.request, painted, source.labels, newNames, task),
-            lambda outcome: self._onRefined(started, result, source, painted, outcome),
+            request,
+            lambda task, correction: self._refined(task, correction, request.options, source, painted, newNames),
+            lambda outcome: self._onRefined(request, source, painted, outcome),
         )
 
     def cancel(self) -> None:
         """Let what is computed end; nothing is written then."""
         if self._task is not None:
             self._task.cancel()
-            self._view.say(_("Cancelling..."))
+            self._panel.say(_("Cancelling..."))
 
-    def paint(self, choice: RefinementChoice) -> None:
+    def paint(self) -> None:
         """Open the Segment Editor on the corrections of the chosen result.
 
         Raises:
             ScribbleSegmentError: There is no result.
         """
-        source = source_of(choice.resultNode)
-        if source is None:
-            raise PromptError(_("There is no result to correct yet. Press 'Run network', or choose one."))
-        volume = volume_of(choice.resultNode) or choice.volumeNode
+        source, result = self._sourceOfResult(), self._panel.resultNode
+        volume = volume_of(result) or self._panel.volumeNode
         if volume is None:
             raise PromptError(_("The volume of this result has gone. Load it, and choose it above."))
-        name = _("{result} corrections").format(result=choice.resultNode.GetName())
-        corrections = corrections_for(choice.resultNode, volume, source.labels, name)
-        openSegmentEditorOn(corrections, volume)
+        name = _("{result} corrections").format(result=result.GetName())
+        openSegmentEditorOn(corrections_for(result, volume, source.labels, name), volume)
 
     def undo(self) -> None:
         """Take the newest result back."""
         if self.history.undo():
-            self._view.showViolations((), ())
-            self._view.say(_("The newest result was taken back."))
+            self._panel.showViolations((), ())
+            self._panel.say(_("The newest result was taken back."))
 
     def redo(self) -> None:
         """Bring a result back that was undone."""
         if self.history.redo():
-            self._view.say(_("The result is back."))
+            self._panel.say(_("The result is back."))
 
     def goTo(self, violation: Violation) -> None:
         """Show a voxel that does not have its label in the slice views.
@@ -485,46 +302,122 @@ class RefinementControl:
         Raises:
             ScribbleSegmentError: Its segmentation has gone.
         """
-        node, reference = self._shownGrid or (None, None)
-        if node is None or node.GetScene() is None:
+        if self._shownGrid is None or self._shownGrid[0].GetScene() is None:
             raise PromptError(_("The result has gone."))
-        jump_to(node, reference, violation.kji)
+        jump_to(*self._shownGrid, violation.kji)
 
-    def meanings(self, resultNode: Any, newLabels: bool) -> tuple[SegmentMeaning, ...]:
-        """What the painted segments of a result stand for."""
-        source = source_of(resultNode)
-        corrections = None if source is None else corrections_of(resultNode)
+    def mappings(self) -> tuple[LabelMapping, ...]:
+        """What the painted segments of the chosen result stand for."""
+        source = source_of(self._panel.resultNode)
+        corrections = None if source is None else corrections_of(self._panel.resultNode)
         if source is None or corrections is None:
             return ()
-        return segment_meanings(corrections, source.labels, new_labels=newLabels)
+        return label_mappings(corrections, source.labels, new_labels=self._panel.options.newLabels)
 
-    def forget(self) -> None:
-        """Let go of everything that belongs to a scene that closes, and of what is computed for it."""
+    def reset(self) -> None:
+        """Let go of everything that belongs to a scene that closes; the network stays, for the next patient."""
+        self._timer.stop()
         if self._task is not None:
             self._task.cancel()
-        self._timer.stop()
         if self.running:
             self._job.cancel()
-            self.work = self.work.another()
-        self.work.forgetImage()
-        self._task = None
+            self._computed = _Computed()  # the thread may still use the other one
+        self._computed.key = self._computed.correction = self._task = None
         self._images.forget()
         self.history.follow(None)
         self._shownGrid = None
-        self._view.showRunning(False)
-        self._view.showViolations((), ())
+        self._panel.showRunning(False)
+        self._panel.showViolations((), ())
+
+    # On the thread: neither Qt nor MRML -------------------------------------------------------------------------
+
+    def missingPackages(self) -> Sequence[Any]:
+        """Packages that must be installed before anything runs."""
+        return RequiredPackages().missing
+
+    def loadNetwork(self, source: str, ask: Callable[[str], bool]) -> NetworkAdapter:
+        """Load a network; asks before code that comes with it runs."""
+        from scribblesegment.refinement.adapters import load_network
+
+        return load_network(source, confirm=ask)
+
+    def newCorrection(self, network: NetworkAdapter, request: RefinementRequest) -> Correction:
+        """Bring a network and an image together."""
+        from scribblesegment import Correction, RefinementConfig
+
+        options = request.options
+        config = RefinementConfig(layers=options.layers, iterations=options.iterations)
+        if not options.holding:
+            config = RefinementConfig(layers=options.layers, iterations=options.iterations, anchor=0.0)
+        index = None if request.place is None else request.place[1]
+        return Correction(
+            network, request.image.volume, axis=request.axis, index=index, device=request.device, config=config
+        )
+
+    def _corrected(self, computed: _Computed, request: RefinementRequest, ask: Callable[[str], bool]) -> Correction:
+        """The correction of a request, from what was computed before as far as that serves."""
+        if computed.network is None or computed.source != request.source:
+            # What was there need not stay in memory meanwhile.
+            computed.network = computed.key = computed.correction = None
+            computed.network, computed.source = self.loadNetwork(request.source, ask), request.source
+        if computed.correction is None or computed.key != request.key:
+            computed.correction = None
+            computed.correction, computed.key = self.newCorrection(computed.network, request), request.key
+        correction: Correction = computed.correction
+        return correction
+
+    @staticmethod
+    def _segmented(task: Task[Any], correction: Correction) -> Labels:
+        return correction.segment(progress=task.set_progress, cancelled=lambda: task.cancelled)
+
+    @staticmethod
+    def _refined(
+        task: Task[Any],
+        correction: Correction,
+        options: RefinementOptions,
+        source: ResultSource,
+        painted: Labels,
+        newNames: dict[int, str],
+    ) -> CorrectionResult:
+        from scribblesegment import GrowthConfig, LabelScribbles
+
+        network = correction.network
+        if tuple(network.labels) != source.labels:
+            raise NetworkError(
+                f"The result was made by a network with the labels {', '.join(source.labels)}; {network.name} has "
+                f"{', '.join(network.labels)}. Press 'Run network' first."
+            )
+        return correction.refine(
+            LabelScribbles.from_labels(painted),
+            names=newNames,
+            grow=GrowthConfig(threshold=options.threshold) if options.growing else None,
+            on_iteration=lambda number, g: task.put((number, g)),
+            progress=task.set_progress,
+            cancelled=lambda: task.cancelled,
+        )
 
     # While it is computed ---------------------------------------------------------------------------------------
 
-    def _start(self, work: Callable[[Task[Any]], Any], done: Callable[[Any], None]) -> None:
+    def _start(
+        self,
+        request: RefinementRequest,
+        work: Callable[[Task[Any], Correction], Any],
+        done: Callable[[Any], None],
+    ) -> None:
+        """Do some work on the thread with the request's network and image, and something with its outcome here."""
         if self.running:
             raise PromptError(_("Something is being computed. Wait, or press 'Cancel'."))
-        self._progress = RefinementProgress()
-        self._view.say("")
-        self._view.showProgress(self._progress)
-        self._view.showRunning(True)
+        computed = self._computed
+        self._iterations, self._most, self._shown = [], request.options.iterations, None
+        self._panel.showViolations((), ())
+        self._panel.say("")
+        self._panel.showRunning(True)
         self._timer.start()
-        task = self._task = self._job.start(work, lambda value, error: self._onDone(task, done, value, error))
+        self._task = task = self._job.start(
+            lambda task: work(task, self._corrected(computed, request, task.ask)),
+            lambda value, error: self._onDone(task, done, value, error),
+        )
+        self._showProgress(task)
 
     def _onTimer(self) -> None:
         task = self._task
@@ -535,151 +428,139 @@ class RefinementControl:
         if question is not None and not task.cancelled:
             self._asking = True
             try:
-                task.answer(self._view.ask(question))
+                task.answer(self._panel.ask(question))
             finally:
                 self._asking = False
 
     def _showProgress(self, task: Task[Any]) -> None:
-        before, self._progress = self._progress, self._progress.followed(task)
-        if self._progress != before:
-            self._view.showProgress(self._progress)
+        self._iterations += task.take()
+        progress = task.progress
+        state = progress.fraction, progress.text, len(self._iterations)
+        if state != self._shown:
+            self._shown = state
+            self._panel.showProgress(progress.fraction, progress.text)
+            number = self._iterations[-1][0] if self._iterations else 0
+            self._panel.showIterations([g for _number, g in self._iterations], number, self._most)
 
     def _onDone(self, task: Task[Any], done: Callable[[Any], None], value: Any, error: BaseException | None) -> None:
         self._timer.stop()
         self._task = None
         self._showProgress(task)
-        self._view.showRunning(False)
+        self._panel.showRunning(False)
         if task.cancelled:
-            self._view.say(_("Cancelled. Nothing was changed."))
+            self._panel.say(_("Cancelled. Nothing was changed."))
             return
         if error is not None:
-            self._view.say(str(explain(error)), problem=True)
+            self._panel.say(str(explain(error)), problem=True)
             if isinstance(error, MissingPackageError):
-                self._view.offerPackage(error)
+                self._panel.offerPackage(error)
             return
         try:
             done(value)
         except ScribbleSegmentError as problem:
-            self._view.say(str(problem), problem=True)
+            self._panel.say(str(problem), problem=True)
 
     # Results ----------------------------------------------------------------------------------------------------
 
-    def _onRun(self, started: _Round, result: Any, run: NetworkRun) -> None:
-        source = ResultSource(started.choice.source, run.names)
-        wasThere = result is not None
-        node = self._existing(result, started, source, run.network)
+    def _onRun(self, request: RefinementRequest, network: NetworkAdapter, labels: Labels) -> None:
+        source = ResultSource(request.source, tuple(network.labels))
+        name = _("{volume} by {network}").format(volume=request.volumeName, network=network.name)
+        node, lost = self._nodeToWriteTo(request, source, name)
         note_source(node, source)
-        self._write(node, started, run.labels, run.names)
-        self._view.showNetwork(_licenceInWords(run))
-        notes = [self._lost(wasThere, result, node), started.image.note or ""]
-        self._view.say(" ".join([_("Segmented by {network}.").format(network=run.network), *filter(None, notes)]))
+        self._write(node, request, labels, source.labels)
+        self._panel.showNetwork(formatNetwork(network))
+        segmented = _("Segmented by {network}.").format(network=network.name)
+        self._panel.say(" ".join(filter(None, [segmented, lost, request.image.note])))
 
-    def _onRefined(self, started: _Round, result: Any, source: ResultSource, painted: Labels, outcome: Any) -> None:
-        node = self._existing(result, started, source, result.GetName() or "")
-        self._write(node, started, outcome.labels, outcome.names)
-        left = violations_left(outcome.violations, painted, started.place)
-        self._shownGrid = (node, started.image.reference)
-        self._view.showViolations(left, outcome.names)
-        self._view.say(" ".join([outcomeInWords(outcome), self._lost(True, result, node)]).strip(), problem=bool(left))
+    def _onRefined(
+        self, request: RefinementRequest, source: ResultSource, painted: Labels, outcome: CorrectionResult
+    ) -> None:
+        node, lost = self._nodeToWriteTo(request, source, request.resultNode.GetName() or "")
+        self._write(node, request, outcome.labels, outcome.names)
+        left = violations_left(outcome.violations, painted, request.place)
+        self._shownGrid = (node, request.image.reference)
+        self._panel.showViolations(left, outcome.names)
+        self._panel.say(" ".join(filter(None, [formatOutcome(outcome), lost])), problem=bool(left))
 
-    def _write(self, node: Any, started: _Round, labels: Labels, names: tuple[str, ...]) -> None:
-        """Write a result as one step that can be undone, here and in the Segment Editor if that edits the node."""
-        self.history.follow(node)
-        self.history.save()
-        editor = _editorOf(node)
-        if editor is not None:
-            editor.saveStateForUndo()
-        with slicer.util.RenderBlocker():
-            write_labels(node, started.image.reference, labels, names, started.place)
-        self._view.showResult(node)
-
-    def _existing(self, result: Any, started: _Round, source: ResultSource, name: str) -> Any:
-        """The segmentation to write to: a new one where there was none, or where it was removed meanwhile."""
+    def _nodeToWriteTo(self, request: RefinementRequest, source: ResultSource, name: str) -> tuple[Any, str]:
+        """The segmentation to write to, a new one where there was none; and a sentence if it was removed meanwhile."""
+        result = request.resultNode
         if result is not None and result.GetScene() is not None:
-            return result
-        volume = started.choice.volumeNode
-        if volume.GetScene() is None:
+            return result, ""
+        if request.volumeNode.GetScene() is None:
             raise PromptError(
                 _("The volume {volume} was removed meanwhile, so there is no place for the result.").format(
-                    volume=started.volumeName
+                    volume=request.volumeName
                 )
             )
-        nodeName = (
-            name if result is not None else _("{volume} by {network}").format(volume=started.volumeName, network=name)
-        )
-        return new_result(slicer.mrmlScene, volume, nodeName, source)
-
-    @staticmethod
-    def _lost(wasThere: bool, result: Any, node: Any) -> str:
-        if not wasThere or node is result:
-            return ""
-        return _("The segmentation it was for has been removed meanwhile; it is in a new one, {name}.").format(
+        node = new_result(slicer.mrmlScene, request.volumeNode, name, source)
+        if result is None:
+            return node, ""
+        return node, _("The segmentation it was for has been removed meanwhile; it is in a new one, {name}.").format(
             name=node.GetName()
         )
 
+    def _write(self, node: Any, request: RefinementRequest, labels: Labels, names: Sequence[str]) -> None:
+        """Write a result as one step that can be undone, here and in the Segment Editor if that edits the node."""
+        self.history.follow(node)
+        self.history.save()
+        editorNode = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+        if editorNode is not None and editorNode.GetSegmentationNode() is node:
+            slicer.util.getModuleWidget("SegmentEditor").editor.saveStateForUndo()
+        with slicer.util.RenderBlocker():
+            write_labels(node, request.image.reference, labels, names, request.place)
+        self._panel.showResult(node)
+
     # Preparation ------------------------------------------------------------------------------------------------
 
-    def _resultToWriteTo(self, choice: RefinementChoice) -> Any:
-        """The chosen result, if it is of this network and this volume."""
-        source = source_of(choice.resultNode)
-        if source is None or source.network != choice.source or volume_of(choice.resultNode) is not choice.volumeNode:
-            return None
-        return choice.resultNode
+    def _requireReady(self) -> None:
+        missing = self.missingPackages()
+        if missing:
+            raise ScribbleSegmentError(
+                _("Python packages are missing: {packages}. Press 'Set up' below.").format(
+                    packages=", ".join(str(package) for package in missing)
+                )
+            )
+        if not self._panel.source:
+            raise NetworkError(_("No network is chosen. Add one with 'Add...'."))
 
-    def _round(self, choice: RefinementChoice, result: Any) -> _Round:
-        image = correction_image(choice.volumeNode, result, self._images)
-        gridNode = result if result is not None else choice.volumeNode
-        place = None
-        if choice.wantsSlice:
-            if choice.sliceNode is None:
+    def _sourceOfResult(self) -> ResultSource:
+        source = source_of(self._panel.resultNode)
+        if source is None:
+            raise PromptError(_("There is no result to correct yet. Press 'Run network', or choose one."))
+        return source
+
+    def _request(self, result: Any) -> RefinementRequest:
+        panel = self._panel
+        volume, view = panel.volumeNode, panel.sliceNode
+        image = correction_image(volume, result, self._images)
+        gridNode = result if result is not None else volume
+        place, axis = None, 0
+        if panel.wantsSlice:
+            if view is None:
                 raise PromptError(_("There is no slice view. Choose a layout that has one, or the whole volume."))
-            place = shown_place(choice.sliceNode, gridNode, image.reference)
+            place = viewed_slice(view, gridNode, image.reference)
             axis = place[0]
-        else:
-            axis = 0 if choice.sliceNode is None else nearest_axis(choice.sliceNode, gridNode, image.reference)
-        request = WorkRequest(
-            choice.source,
-            image.volume,
-            image.token,
-            axis,
-            None if place is None else place[1],
-            choice.device,
-            choice.options,
-        )
-        return _Round(choice, image, place, request, choice.volumeNode.GetName() or "")
+        elif view is not None:
+            axis = nearest_axis(view, gridNode, image.reference)
+        name = volume.GetName() or ""
+        return RefinementRequest(panel.source, volume, name, result, image, axis, place, panel.device, panel.options)
 
     def _painted(
-        self, corrections: Any, result: Any, source: ResultSource, started: _Round
+        self, request: RefinementRequest, corrections: Any, source: ResultSource
     ) -> tuple[Labels, dict[int, str]]:
         """What is painted where the network is refined, and the names of the new labels in it."""
-        meanings = segment_meanings(corrections, source.labels, new_labels=started.choice.options.newLabels)
+        mappings = label_mappings(corrections, source.labels, new_labels=request.options.newLabels)
+        reference = request.image.reference
         try:
-            everything = painted_labels(corrections, meanings, started.image.reference, result)
+            everything = painted_labels(corrections, mappings, reference, request.resultNode)
         except ContradictionError as error:
-            jump_to(result, started.image.reference, error.kji)
+            jump_to(request.resultNode, reference, error.kji)
             raise
-        here = slice_of(everything, started.place)
+        here = slice_of(everything, request.place)
         if not (here != UNMARKED).any():
-            if started.place is None:
+            if request.place is None:
                 raise PromptError(_("Nothing is painted that the network could follow. Press 'Paint corrections'."))
-            axis, index = started.place
-            raise PromptError(nothingPaintedInWords(index, marked_slices(everything, axis)))
-        return without_gaps(here, len(source.labels), names_of_new_labels(meanings))
-
-
-def _requireNetwork(choice: RefinementChoice) -> None:
-    if not choice.source:
-        raise NetworkError(_("No network is chosen. Add one with 'Add...'."))
-
-
-def _licenceInWords(run: NetworkRun) -> str:
-    labels = _("Labels: {labels}.").format(labels=", ".join(run.names[1:]))
-    return labels + (" " + _("Licence: {licence}.").format(licence=run.licence) if run.licence else "")
-
-
-def _editorOf(segmentationNode: Any) -> Any:
-    """The Segment Editor's widget if it edits this segmentation, or None; does not make one."""
-    editorNode = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
-    if editorNode is None or editorNode.GetSegmentationNode() is not segmentationNode:
-        return None
-    return slicer.util.getModuleWidget("SegmentEditor").editor
+            axis, index = request.place
+            raise PromptError(formatNothingPainted(index, marked_slices(everything, axis)))
+        return without_gaps(here, len(source.labels), names_of_new_labels(mappings))

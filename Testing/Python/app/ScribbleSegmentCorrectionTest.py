@@ -19,8 +19,8 @@ from scribblesegment.errors import CancelledError, MissingPackageError, NetworkE
 from scribblesegment.mrml.corrections import corrections_of, source_of
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.labelmaps import segment_at
-from ScribbleSegmentLib.RefinementLogic import RefinementWork
-from ScribbleSegmentLib.RefinementPanel import RefinementNetworks, RefinementPanel
+from ScribbleSegmentLib.RefinementLogic import NetworkList
+from ScribbleSegmentLib.RefinementPanel import RefinementPanel
 
 SHAPE = (12, 60, 70)
 DIM = (slice(2, 10), slice(10, 30), slice(8, 30))
@@ -32,8 +32,6 @@ WAIT_SECONDS = 60.0
 class StandIn:
     """Networks by brightness; everything that is asked of it is noted."""
 
-    missing = ()
-
     def __init__(self):
         self.seconds = 0.0
         self.asks = ""
@@ -44,9 +42,16 @@ class StandIn:
         self.made = []
         self.refined = []
 
-    def load(self, source, confirm):
-        """Load one, after asking if it shall."""
-        if self.asks and not confirm(self.asks):
+    def use(self, logic):
+        """Take the place of the package in a logic."""
+        logic.missingPackages = lambda: ()
+        logic.loadNetwork, logic.newCorrection = self.load, self.correction
+        logic.reset()
+        logic._computed = type(logic._computed)()
+
+    def load(self, source, ask):
+        """Load a network, after asking if it may."""
+        if self.asks and not ask(self.asks):
             raise NetworkError("It was not confirmed, so nothing was run.")
         self.loaded.append(source)
         return SimpleNamespace(name="Brightness", licence="CC0", labels=NAMES, ndim=2)
@@ -54,51 +59,65 @@ class StandIn:
     def correction(self, network, request):
         """Bring network and image together."""
         self.made.append(request)
-        image = request.volume.array
-        part = image if request.index is None else np.take(image, request.index, axis=request.axis)
-        return SimpleNamespace(part=part, segment=lambda progress, cancelled: self.segment(part, progress, cancelled))
+        image = request.image.volume.array
+        part = image if request.place is None else np.take(image, request.place[1], axis=request.place[0])
+        return StandInCorrection(self, network, part)
 
-    def segment(self, part, progress, cancelled):
+
+class StandInCorrection:
+    """What `Correction` does, by brightness."""
+
+    def __init__(self, standIn, network, part):
+        self.standIn, self.network, self.part = standIn, network, part
+
+    def segment(self, progress, cancelled):
         """Label by brightness."""
         progress(0.5, "Window 1 of 2")
         self.work(cancelled)
-        if self.fails is not None:
-            raise self.fails
-        return ((part > 50).astype(np.int16) + (part > 150)).astype(np.int16)
+        if self.standIn.fails is not None:
+            raise self.standIn.fails
+        return ((self.part > 50).astype(np.int16) + (self.part > 150)).astype(np.int16)
 
     def work(self, cancelled):
         """Take time."""
-        until = time.monotonic() + self.seconds
+        until = time.monotonic() + self.standIn.seconds
         while time.monotonic() < until:
             if cancelled():
                 raise CancelledError("cancelled")
             time.sleep(0.002)
 
-    def refine(self, correction, painted, newNames, request, task):
+    def refine(self, corrections, names, grow, on_iteration, progress, cancelled):
         """Fill what is painted, but for the labels that are ignored."""
-        self.refined.append((painted, dict(newNames)))
-        history = [2.0 * 0.5**number for number in range(self.iterations + 1)]
+        painted, standIn = corrections.labels, self.standIn
+        standIn.refined.append((painted, dict(names)))
+        history = [2.0 * 0.5**number for number in range(standIn.iterations + 1)]
         for number, g in enumerate(history):
-            task.put((number, g))
-            task.set_progress(number / self.iterations, f"Iteration {number}")
-            self.work(lambda: task.cancelled)
-        labels = self.segment(correction.part, task.set_progress, lambda: task.cancelled)
+            on_iteration(number, g)
+            progress(number / standIn.iterations, f"Iteration {number}")
+            self.work(cancelled)
+        labels = self.segment(progress, cancelled)
         for label in np.unique(painted[painted >= 0]):
-            if label not in self.ignores:
+            if label not in standIn.ignores:
                 labels[painted == label] = label
         wrong = (painted >= 0) & (labels != painted)
         return SimpleNamespace(
             labels=labels,
-            names=(*NAMES, *newNames.values()),
+            names=(*NAMES, *names.values()),
             violations=wrong,
-            violation_counts={label: int((wrong & (painted == label)).sum()) for label in self.ignores},
+            violation_counts={label: int((wrong & (painted == label)).sum()) for label in standIn.ignores},
             g_history=tuple(history),
-            iterations=self.iterations,
+            iterations=standIn.iterations,
             satisfied=not wrong.any(),
             stopped="iterations" if wrong.any() else "satisfied",
             seconds=0.1,
             notes=("Checked.",),
         )
+
+
+class Settings(dict):
+    """What of QSettings the list of networks needs."""
+
+    value, setValue = dict.get, dict.__setitem__
 
 
 class ScribbleSegmentCorrectionTest(unittest.TestCase):
@@ -120,18 +139,17 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         slicer.util.selectModule("ScribbleSegment")
         widget = slicer.modules.scribblesegment.widgetRepresentation().self()
         self.panel = widget.panel.refinement
-        self.form, self.ui, self.control = self.panel.form, self.panel.form.ui, self.panel.control
-        self.realNetworks, self.realWork, self.realAsk = self.panel.networks, self.control.work, self.control._view.ask
-        self.form.widget.parent().collapsed = False
-        self.settings = {}
-        self.panel.networks = RefinementNetworks(self.settings.get, self.settings.__setitem__, lambda: ["own"])
+        self.ui, self.logic = self.panel.ui, self.panel.logic
+        self.realNetworks = self.panel.networks
+        self.panel.widget.parent().collapsed = False
+        self.panel.networks = NetworkList(Settings(), lambda: ["own"])
         self.standIn = StandIn()
-        self.control.work = RefinementWork(self.standIn)
+        self.standIn.use(self.logic)
         self.asked = []
         self.panel.addNetwork(__file__)
-        self.source = self.form.source
-        self.form.chooseVolume(self.volume)
-        self.form.chooseResult(None)
+        self.source = self.panel.source
+        self.panel.chooseVolume(self.volume)
+        self.panel.chooseResult(None)
         self.ui.scopeComboBox.currentIndex = 1
         self.ui.newLabelsComboBox.currentIndex = 0
         slicer.app.processEvents()
@@ -140,8 +158,11 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         """Leave nothing behind."""
         slicer.mrmlScene.Clear()
         slicer.app.processEvents()
-        self.panel.networks, self.control.work = self.realNetworks, self.realWork
-        object.__setattr__(self.control._view, "ask", self.realAsk)
+        self.panel.networks = self.realNetworks
+        for name in ("missingPackages", "loadNetwork", "newCorrection"):
+            self.logic.__dict__.pop(name, None)
+        for name in ("ask", "offerPackage"):
+            self.panel.__dict__.pop(name, None)
         self.waitFor(lambda: set(threading.enumerate()) <= self.threadsBefore, "The end of all threads")
 
     # Helpers ----------------------------------------------------------------------------------------------------
@@ -166,14 +187,14 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
     def press(self, button):
         """Press a button and wait for what it starts."""
         button.click()
-        self.waitFor(lambda: not self.control.running, "The end of the computation")
+        self.waitFor(lambda: not self.logic.running, "The end of the computation")
         slicer.app.processEvents()
 
     def run_(self):
         """Run the network; gives the result's node."""
         self.press(self.ui.runNetworkButton)
-        self.assertIsNotNone(self.form.resultNode, self.says())
-        return self.form.resultNode
+        self.assertIsNotNone(self.panel.resultNode, self.says())
+        return self.panel.resultNode
 
     def results(self):
         """All results in the scene; the Segment Editor may have made an empty segmentation besides."""
@@ -186,7 +207,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
             self.asked.append(reason)
             return yes
 
-        object.__setattr__(self.control._view, "ask", ask)
+        self.panel.ask = ask
 
     def segmentId(self, node, name):
         """Identifier of the segment of a name."""
@@ -200,7 +221,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
 
     def paint(self, name, box, overlapping=False):
         """Paint a box in the corrections, as the Segment Editor does."""
-        node = corrections_of(self.form.resultNode)
+        node = corrections_of(self.panel.resultNode)
         segmentation = node.GetSegmentation()
         names = [segmentation.GetSegment(one).GetName() for one in segmentation.GetSegmentIDs()]
         segmentId = self.segmentId(node, name) if name in names else segmentation.AddEmptySegment("", name)
@@ -257,7 +278,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
             expected[index] = dim[index]
             self.assertTrue(np.array_equal(self.mask(node, "Liver"), expected))
         self.assertEqual(self.results(), [node])
-        self.assertEqual([(one.axis, one.index) for one in self.standIn.made], [(0, 4), (0, 7)])
+        self.assertEqual([one.place for one in self.standIn.made], [(0, 4), (0, 7)])
 
     def test_aVolumeUnderATransformIsSegmentedWhereItLies(self):
         """The result follows it, also in a slice of another view."""
@@ -273,7 +294,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.sliceNode("Green").JumpSlice(*position)
         node = self.run_()
         self.assertIs(node.GetParentTransformNode(), turn)
-        self.assertEqual((self.standIn.made[0].axis, self.standIn.made[0].index), (2, 15))
+        self.assertEqual(self.standIn.made[0].place, (2, 15))
         self.assertEqual(np.flatnonzero(self.mask(node, "Liver").any(axis=(0, 1))).tolist(), [15])
 
     def test_anObliqueViewShowsNoSlice(self):
@@ -289,7 +310,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.ui.viewComboBox.currentIndex = self.ui.viewComboBox.findText("Red")
         self.press(self.ui.runNetworkButton)
         self.assertIn("oblique", self.says())
-        self.assertIsNone(self.form.resultNode)
+        self.assertIsNone(self.panel.resultNode)
 
     def test_whatCannotBeRunIsSaidAndNothingIsMade(self):
         """No node, no thread."""
@@ -297,7 +318,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.press(self.ui.runNetworkButton)
         self.assertEqual(self.says(), "The network has three channels.")
         self.assertEqual(self.results(), [])
-        self.form.chooseVolume(None)
+        self.panel.chooseVolume(None)
         self.press(self.ui.runNetworkButton)
         self.assertIn("volume", self.says())
 
@@ -318,11 +339,9 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
     def test_aMissingPackageIsOffered(self):
         """By name, after the words."""
         offered = []
-        offer = self.control._view.offerPackage
-        object.__setattr__(self.control._view, "offerPackage", lambda error: offered.append(error.package))
+        self.panel.offerPackage = lambda error: offered.append(error.package)
         self.standIn.fails = MissingPackageError("An nnU-Net needs nnunetv2.", "nnunetv2")
         self.press(self.ui.runNetworkButton)
-        object.__setattr__(self.control._view, "offerPackage", offer)
         self.assertEqual(offered, ["nnunetv2"])
         self.assertIn("nnunetv2", self.says())
 
@@ -334,9 +353,9 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
             slicer.mrmlScene.Clear()
             return True
 
-        object.__setattr__(self.control._view, "ask", ask)
+        self.panel.ask = ask
         self.ui.runNetworkButton.click()
-        self.waitFor(lambda: not self.control.running, "The end")
+        self.waitFor(lambda: not self.logic.running, "The end")
         self.waitFor(lambda: set(threading.enumerate()) <= self.threadsBefore, "The end of the thread")
         self.assertEqual(self.results(), [])
 
@@ -347,7 +366,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.waitFor(lambda: self.ui.refinementProgressBar.value == 50, "Progress")
         self.assertFalse(self.ui.refineButton.enabled)
         self.ui.cancelRefinementButton.click()
-        self.waitFor(lambda: not self.control.running, "The end")
+        self.waitFor(lambda: not self.logic.running, "The end")
         self.assertIn("Cancelled", self.says())
         self.assertEqual(self.results(), [])
 
@@ -413,7 +432,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.standIn.seconds = 0.3
         seen = set()
         self.ui.refineButton.click()
-        while self.control.running:
+        while self.logic.running:
             slicer.app.processEvents()
             if self.ui.iterationLabel.visible:
                 seen.add(self.ui.iterationLabel.text)
@@ -453,7 +472,7 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.assertIn("do not have their label: 20", self.says())
         self.assertEqual(self.ui.violationsList.count, 1)
         self.assertIn("background: marked voxels with another label: 20", self.ui.violationsList.item(0).text())
-        self.form._onViolation(self.ui.violationsList.item(0))
+        self.panel._onViolation(self.ui.violationsList.item(0))
         self.assertAlmostEqual(self.sliceNode("Red").GetSliceOffset(), 12.0, delta=0.01)
 
     def test_overlappingPaintIsAContradictionAndIsShown(self):
@@ -504,8 +523,8 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.assertIn("another network", self.says())
         second = self.run_()
         self.assertIsNot(first, second)
-        self.form.ui.refinementResultSelector.setCurrentNode(first)
-        self.assertEqual(self.form.source, self.source)
+        self.ui.refinementResultSelector.setCurrentNode(first)
+        self.assertEqual(self.panel.source, self.source)
 
     # Scenes and nodes -------------------------------------------------------------------------------------------
 
@@ -517,16 +536,16 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.standIn.seconds = 0.05
         self.ui.refineButton.click()
         slicer.mrmlScene.RemoveNode(node)
-        self.waitFor(lambda: not self.control.running, "The end")
+        self.waitFor(lambda: not self.logic.running, "The end")
         self.assertIn("removed meanwhile", self.says())
-        self.assertTrue(self.mask(self.form.resultNode, "Tumour")[3, 12:14, 10:20].all())
+        self.assertTrue(self.mask(self.panel.resultNode, "Tumour")[3, 12:14, 10:20].all())
 
     def test_aVolumeThatWasRemovedMeanwhileIsSaid(self):
         """Nothing breaks."""
         self.standIn.seconds = 0.2
         self.ui.runNetworkButton.click()
         slicer.mrmlScene.RemoveNode(self.volume)
-        self.waitFor(lambda: not self.control.running, "The end")
+        self.waitFor(lambda: not self.logic.running, "The end")
         self.assertIn("Blocks was removed meanwhile", self.says())
 
     def test_aSceneThatClosesEndsEverything(self):
@@ -536,8 +555,8 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.ui.runNetworkButton.click()
         slicer.mrmlScene.Clear()
         slicer.app.processEvents()
-        self.assertFalse(self.control.running)
-        self.assertFalse(self.control._timer.isActive())
+        self.assertFalse(self.logic.running)
+        self.assertFalse(self.logic._timer.isActive())
         self.assertTrue(self.ui.runNetworkButton.enabled)
         self.assertFalse(self.ui.undoRefinementButton.enabled)
         self.assertEqual(self.rows(), {})
@@ -545,11 +564,11 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
     def test_anAddedNetworkIsChosenAndARemovedOneIsNot(self):
         """The one that was added before takes its place."""
         self.panel.addNetwork(str(Path(__file__).parent))
-        self.assertEqual(self.form.source, str(Path(__file__).parent))
-        self.form._tell("removeNetwork")
-        self.assertEqual(self.form.source, self.source)
-        self.form._tell("removeNetwork")
-        self.assertEqual(self.form.source, "")
+        self.assertEqual(self.panel.source, str(Path(__file__).parent))
+        self.panel.removeNetwork()
+        self.assertEqual(self.panel.source, self.source)
+        self.panel.removeNetwork()
+        self.assertEqual(self.panel.source, "")
         self.press(self.ui.runNetworkButton)
         self.assertIn("Add one", self.says())
 
@@ -565,19 +584,19 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
             slicer.util.loadScene(file)
         slicer.util.selectModule("ScribbleSegment")
         slicer.app.processEvents()
-        self.form.chooseResult(None)
+        self.panel.chooseResult(None)
         self.ui.refinementResultSelector.setCurrentNode(self.results()[0])
-        self.assertEqual(self.form.source, self.source)
-        self.assertEqual(self.form.volumeNode.GetName(), "Blocks")
+        self.assertEqual(self.panel.source, self.source)
+        self.assertEqual(self.panel.volumeNode.GetName(), "Blocks")
         self.assertEqual(self.rows()["Tumour"], "label 2")
         self.press(self.ui.refineButton)
-        self.assertTrue(self.mask(self.form.resultNode, "Tumour")[3, 12:14, 10:20].all(), self.says())
+        self.assertTrue(self.mask(self.panel.resultNode, "Tumour")[3, 12:14, 10:20].all(), self.says())
 
     def test_aResultOfANetworkThatIsNotThereIsSaid(self):
         """With its name."""
         node = self.run_()
         self.panel.networks.remove(self.source)
-        self.form.chooseResult(None)
+        self.panel.chooseResult(None)
         self.ui.refinementResultSelector.setCurrentNode(node)
         self.assertIn(Path(__file__).name, self.says())
         self.assertIn("Add it", self.says())
@@ -589,16 +608,16 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         panel.networks = self.panel.networks
         panel.setup(qt.QVBoxLayout(window))
         self.assertEqual(self.standIn.loaded, [])
-        panel.control.work = RefinementWork(self.standIn)
+        self.standIn.use(panel.logic)
         panel.enter()
         panel.addNetwork(__file__)
-        panel.form.ui.scopeComboBox.currentIndex = 1
+        panel.ui.scopeComboBox.currentIndex = 1
         self.standIn.seconds = 0.3
-        panel.form.ui.runNetworkButton.click()
-        self.assertTrue(panel.control.running)
+        panel.ui.runNetworkButton.click()
+        self.assertTrue(panel.logic.running)
         panel.cleanup()
-        self.assertFalse(panel.control.running)
-        self.assertFalse(panel.control._timer.isActive())
+        self.assertFalse(panel.logic.running)
+        self.assertFalse(panel.logic._timer.isActive())
         self.assertEqual(list(panel.Observations), [])
         window.deleteLater()
         slicer.app.processEvents()
@@ -614,9 +633,9 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         self.standIn.seconds = 0.1
         self.ui.refineButton.click()
         slicer.util.selectModule("SegmentEditor")
-        self.assertIsNone(self.panel._watched)
-        self.waitFor(lambda: not self.control.running, "The end")
-        self.assertFalse(self.control._timer.isActive())
+        self.assertIsNone(self.panel._observed)
+        self.waitFor(lambda: not self.logic.running, "The end")
+        self.assertFalse(self.logic._timer.isActive())
         self.assertTrue(self.mask(node, "Tumour")[3, 12:14, 10:20].all())
         slicer.util.selectModule("ScribbleSegment")
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scribblesegment.refinement.adapters import PreparedImage, RefinableNetwork
+from scribblesegment.refinement.adapters import NetworkAdapter, PreparedImage
 
 
-def tiled_logits(network: RefinableNetwork, prepared: PreparedImage) -> NDArray[np.float32]:
+def tiled_logits(network: NetworkAdapter, prepared: PreparedImage) -> NDArray[np.float32]:
     """Class logits (labels, *grid) of a prepared image."""
     tiling = prepared.tiling
     padded = tiling.padded(prepared.tensor)

@@ -1,4 +1,4 @@
-"""Correcting what a network says about a volume, or about one slice of it: the one door for applications.
+"""Correcting what a network predicts for a volume, or for one slice of it: the one door for applications.
 
 It joins the parts: a network in its own format, its way from the image to its grid and back, region growing of the
 corrections, and the refinement of the network.
@@ -18,12 +18,10 @@ from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import PromptError
 from scribblesegment.inference.devices import resolve_device
-from scribblesegment.refinement.adapters.base import PreparedImage, RefinableNetwork
+from scribblesegment.refinement.adapters.base import NetworkAdapter, PreparedImage
 from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Cancelled, Progress, Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
-
-LabelArray = NDArray[np.int16]
 
 # A distance between slices that no growing bridges.
 _NEVER_MM = 1e9
@@ -31,29 +29,17 @@ _NEVER_MM = 1e9
 
 @dataclass(frozen=True, eq=False)
 class CorrectionResult:
-    """What a correction came to.
+    """What a correction came to."""
 
-    Attributes:
-        labels: int16 of the image's or the slice's shape.
-        names: Names of the labels, new ones included; the index is the label.
-        violations: bool of the same shape: pixels that were drawn on and do not have the label that was drawn.
-        violation_counts: Number of such pixels for each label that was asked for in vain.
-        g_history: The constraint loss before the first update of the network, and after each one.
-        stopped: Why refinement ended: "satisfied", "iterations", "stalled" or "not finite".
-        grown: Number of pixels that region growing added to those drawn.
-        seconds: How long it took.
-        notes: What the user should know, as sentences.
-    """
-
-    labels: LabelArray
-    names: tuple[str, ...]
-    violations: NDArray[np.bool_]
-    violation_counts: Mapping[int, int]
-    g_history: tuple[float, ...]
-    stopped: str
-    grown: int
+    labels: NDArray[np.int16]  # of the image's or the slice's shape
+    names: tuple[str, ...]  # of the labels, new ones included; the index is the label
+    violations: NDArray[np.bool_]  # of the same shape: pixels that were drawn on and do not have the label drawn
+    violation_counts: Mapping[int, int]  # number of such pixels by the label drawn
+    g_history: tuple[float, ...]  # the constraint loss before the first update of the network, and after each one
+    stopped: str  # "satisfied", "iterations", "stalled" or "not finite"
+    grown: int  # number of pixels that region growing added to those drawn
     seconds: float
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what the user should know, as sentences
 
     @property
     def iterations(self) -> int:
@@ -67,16 +53,11 @@ class CorrectionResult:
 
 
 class Correction:
-    """A network and an image whose result is corrected, in as many rounds as the user likes.
-
-    Attributes:
-        network: The network; never changed.
-        shape: Of the image, (K, J, I), or of the slice, (H, W).
-    """
+    """A network and an image whose result is corrected, in as many rounds as the user likes; neither is changed."""
 
     def __init__(
         self,
-        network: RefinableNetwork,
+        network: NetworkAdapter,
         volume: Volume,
         *,
         axis: int = 0,
@@ -102,28 +83,26 @@ class Correction:
         self._volume = volume
         self._axis, self._index = axis, index
         self._image = volume.array if index is None else volume.slice(axis, index).image
-        spacing = volume.spacing_kji_mm if index is None else volume.slice(axis, index).spacing_mm
-        self._spacing_mm = tuple(spacing)
+        self._spacing_mm = volume.spacing_kji_mm if index is None else volume.slice(axis, index).spacing_mm
         self._device = resolve_device(device)
         self._config = config or RefinementConfig()
-        self._prepared: PreparedImage | None = None
-        self._refiner: Refiner | None = None
+        self._ready: tuple[PreparedImage, Refiner] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, (K, J, I), or of the slice, (H, W)."""
         return tuple(self._image.shape)
 
-    def segment(self, *, progress: Progress | None = None, cancelled: Cancelled | None = None) -> LabelArray:
+    def segment(self, *, progress: Progress | None = None, cancelled: Cancelled | None = None) -> NDArray[np.int16]:
         """Run the network as it is: int16 labels of the image's shape.
 
         Raises:
             NetworkError: The network cannot run on this image.
-            CancelledError: `cancelled` said so.
+            CancelledError: `cancelled` returned True.
             DeviceError: Out of memory.
         """
-        prepared, refiner = self._ready(None)
-        return _labels(prepared, refiner.infer(progress=progress, cancelled=cancelled))
+        prepared, refiner = self._prepared(None)
+        return prepared.to_labels(refiner.infer(progress=progress, cancelled=cancelled))
 
     def refine(
         self,
@@ -141,37 +120,44 @@ class Correction:
             corrections: Of the image's shape.
             names: Names of the labels that the network lacks and that are to be added; others are refused.
             grow: How corrections grow into pixels like them; None to leave them as drawn.
-            on_iteration: Told the number of updates so far and g.
-            progress: Told the fraction done and what is being done.
-            cancelled: Asked in every iteration and for every window.
+            on_iteration: Called with the number of updates so far and g.
+            progress: Called with the fraction done and what is being done.
+            cancelled: Called in every iteration and for every window; True ends it.
 
         Raises:
             PromptError: No corrections, of another shape, or of labels that are neither the network's nor named.
             NetworkError: The network cannot run on this image, or take the new labels.
-            CancelledError: `cancelled` said so.
+            CancelledError: `cancelled` returned True.
             DeviceError: Out of memory.
         """
         began = time.perf_counter()
         validation.same_shape(corrections.shape, self.shape, name="The corrections", error=PromptError)
-        new = self._new_labels(corrections, names or {})
-        grown = corrections if grow is None else self._grown(corrections, grow)
-        prepared, refiner = self._ready(corrections)
+        new_names = self._new_names(corrections, names or {})
+        grown = corrections
+        if grow is not None:
+            spacing = list(self._spacing_mm)
+            if self.network.ndim == 2 and self._index is None:
+                # To a network that sees one slice at a time, marks on one mean nothing for the next, and every slice
+                # with a mark costs time in every iteration.
+                spacing[self._axis] = _NEVER_MM
+            grown = grow_scribbles(self._image, corrections, grow, spacing_mm=spacing)
+        prepared, refiner = self._prepared(corrections)
         result = refiner.refine(
             prepared.to_grid(corrections),
             grown=prepared.to_grid(grown),
-            new_labels=bool(new),
+            new_labels=bool(new_names),
             on_iteration=on_iteration,
             progress=progress,
             cancelled=cancelled,
         )
-        labels = _labels(prepared, result.logits)
+        labels = prepared.to_labels(result.logits)
         violations = corrections.marked & (labels != corrections.labels)
-        asked, counts = np.unique(corrections.labels[violations], return_counts=True)
+        drawn, counts = np.unique(corrections.labels[violations], return_counts=True)
         return CorrectionResult(
             labels=labels,
-            names=(*self.network.labels, *new),
+            names=(*self.network.labels, *new_names),
             violations=violations,
-            violation_counts=dict(zip(asked.tolist(), counts.tolist(), strict=True)),
+            violation_counts=dict(zip(drawn.tolist(), counts.tolist(), strict=True)),
             g_history=result.g_history,
             stopped=result.stopped,
             grown=grown.count - corrections.count,
@@ -179,32 +165,23 @@ class Correction:
             notes=result.notes,
         )
 
-    def _grown(self, corrections: LabelScribbles, grow: GrowthConfig) -> LabelScribbles:
-        spacing = list(self._spacing_mm)
-        if self.network.ndim == 2 and self._index is None:
-            # What was drawn on a slice says nothing about the next one to a network that sees one at a time, and every
-            # slice with a mark costs time in every iteration.
-            spacing[self._axis] = _NEVER_MM
-        return grow_scribbles(self._image, corrections, grow, spacing_mm=spacing)
-
-    def _ready(self, corrections: LabelScribbles | None) -> tuple[PreparedImage, Refiner]:
-        """Prepare the image once; again for every round only where the network also takes what was drawn."""
-        if self._prepared is None or self._refiner is None or self.network.takes_scribbles:
-            self._prepared = self.network.prepare(
-                self._volume, axis=self._axis, index=self._index, scribbles=corrections
-            )
-            self._refiner = Refiner(
+    def _prepared(self, corrections: LabelScribbles | None) -> tuple[PreparedImage, Refiner]:
+        """Prepare the image once; again for every round only where the network's input holds the scribbles."""
+        if self._ready is None or self.network.takes_scribbles:
+            prepared = self.network.prepare(self._volume, axis=self._axis, index=self._index, scribbles=corrections)
+            refiner = Refiner(
                 self.network.module,
-                self._prepared.tensor,
+                prepared.tensor,
                 config=self._config,
-                tiling=self._prepared.tiling,
+                tiling=prepared.tiling,
                 output=self.network.output,
                 device=self._device,
             )
-        return self._prepared, self._refiner
+            self._ready = prepared, refiner
+        return self._ready
 
-    def _new_labels(self, corrections: LabelScribbles, names: Mapping[int, str]) -> list[str]:
-        """Give the names of the labels to add, in the order of their numbers."""
+    def _new_names(self, corrections: LabelScribbles, names: Mapping[int, str]) -> list[str]:
+        """Names of the labels to add, in the order of their numbers."""
         lacking = [label for label in corrections.values() if label >= len(self.network.labels)]
         unnamed = [label for label in lacking if not names.get(label, "").strip()]
         if unnamed:
@@ -214,7 +191,3 @@ class Correction:
                 "label, or draw with one of these."
             )
         return [names[label] for label in lacking]
-
-
-def _labels(prepared: PreparedImage, logits: NDArray[np.float32]) -> LabelArray:
-    return np.asarray(prepared.to_image(logits).argmax(axis=0), dtype=np.int16)

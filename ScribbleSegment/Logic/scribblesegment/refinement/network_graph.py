@@ -1,8 +1,9 @@
-"""Any network as two graphs: what comes before the refined layers, run once, and what is run in every iteration.
+"""Any network in two parts: what comes before the refined layers, run once, and what is run in every iteration.
 
 The network is traced into a graph of PyTorch's elementary operations. Every operation that no refined weight reaches
 belongs to the prefix, whichever module it was written in: skip connections, shared modules and networks without any
-module structure (TorchScript, exported programs) are all split at the right place.
+module structure (TorchScript, exported programs) are all split at the right place. Networks that cannot be traced run
+as a whole.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,62 +26,238 @@ Weights = Mapping[str, Tensor]
 
 Features = tuple[Tensor, ...]
 
+# Largest difference, relative to the largest logit, between a network and its graph.
+_TRACE_TOLERANCE = 1e-3
+
+_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default)
+
+# Operations that multiply by a weight, and which of their arguments may be weights: where a network hides its
+# parameters (a frozen TorchScript has only constants), these are taken for them.
+_WEIGHT_ARGUMENTS = {
+    **dict.fromkeys(_CONVOLUTIONS, (1, 2)),
+    torch.ops.aten.addmm.default: (0, 2),
+    torch.ops.aten.mm.default: (1,),
+}
+
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights that are refined together: a convolution or a linear map with the normalisation behind it.
+    """Weights that are refined together: a convolution or a linear map with the normalisation behind it."""
 
-    Attributes:
-        name: Path of the module, as in its state dict.
-        weights: Names of its parameters.
-    """
-
-    name: str
-    weights: tuple[str, ...]
+    name: str  # path of the module, as in its state dict
+    weights: tuple[str, ...]  # names of its parameters
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The last convolution, whose output channels are the labels.
+    """The last convolution, whose output channels are the labels."""
 
-    Attributes:
-        weight: Name of its weight (K, C, *kernel).
-        bias: Name of its bias (K,), or None.
-        ends: Maps the refined weights and the cached features to its input (B, C, *grid) and output (B, K, *grid).
-    """
-
-    weight: str
-    bias: str | None
-    ends: fx.GraphModule
+    weight: str  # name of its weight (K, C, *kernel)
+    bias: str | None  # name of its bias (K,)
+    ends: fx.GraphModule  # maps refined weights and features to its input (B, C, *grid) and output (B, K, *grid)
 
 
-class SplitNetwork(Protocol):
+@dataclass(frozen=True, eq=False)
+class SplitNetwork:
     """A network cut in front of the layers that are refined."""
 
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The refined layers, in the order in which they run."""
-
-    @property
-    def pretrained(self) -> Weights:
-        """Their weights, by name; the network's own tensors, never written to."""
+    layers: tuple[Layer, ...]  # those that are refined, in the order in which they run
+    pretrained: Weights  # their weights by name; the network's own tensors, never written to
+    features: Callable[[Tensor], Features]  # what the refined layers need of an input (B, C, *spatial); no gradients
+    run: Callable[[Weights, Features], Tensor]  # everything behind the cut: the network's output (B, K, *spatial)
+    _head: Head | str  # a str says why there is none
 
     @property
     def head(self) -> Head:
-        """The last convolution.
+        """The last convolution; raises NetworkError if none is known whose output channels are the labels."""
+        if isinstance(self._head, str):
+            raise NetworkError(f"No label can be added to this network: {self._head}")
+        return self._head
+
+
+class TracedNetwork:
+    """A network as a graph that is valid for inputs of one shape."""
+
+    def __init__(self, module: nn.Module, example: Tensor, output: Output) -> None:
+        """Trace a module in evaluation mode, on fake tensors, which cost neither time nor memory.
+
+        Raises whatever the module or PyTorch raises where the flow of control depends on values.
+        """
+        with _differentiable_attention():
+            self._module: fx.GraphModule = make_fx(
+                # In-place operations would write into the cached features: they are replaced by ordinary ones.
+                functionalize(lambda network_input: output.tensor(module(network_input))),
+                tracing_mode="fake",
+                _allow_non_fake_inputs=True,
+            )(example)
+        self._weights = self._named_weights(module)
+        used: dict[str, fx.Node] = {}  # by the first operation that uses them, one node a name
+        for node in self._module.graph.nodes:
+            for item in node.all_input_nodes:
+                if item in self._weights and node.op == "call_function":
+                    used.setdefault(self._weights[item], item)
+        self.layers = _grouped_layers({name: self._constant(node) for name, node in used.items()})
+
+    def run(self, network_input: Tensor) -> Tensor:
+        """Run the whole graph with the pretrained weights, without gradients."""
+        with torch.no_grad():
+            output: Tensor = self._module(network_input)
+        return output
+
+    def split(self, layers: int | tuple[str, ...]) -> SplitNetwork:
+        """Cut the network in front of the last layers, or of layers named by themselves or by a module around them.
 
         Raises:
-            NetworkError: The network does not end in one whose output channels are the labels.
+            NetworkError: No layer has such a name, or the network has none.
         """
+        chosen = _chosen_layers(self.layers, layers)
+        names = [name for layer in chosen for name in layer.weights]
+        refined = {node: name for node, name in self._weights.items() if name in set(names)}
+        nodes = self._module.graph.nodes
+        reached = set(refined)
+        for node in nodes:
+            if any(item in reached for item in node.all_input_nodes):
+                reached.add(node)
+        boundary = [
+            node
+            for node in nodes
+            if node not in reached and node.op != "get_attr" and any(user in reached for user in node.users)
+        ]
+        (last,) = (node.all_input_nodes[0] for node in nodes if node.op == "output")
+        tensors = {name: self._constant(node) for node, name in refined.items()}
+        prefix = self._prefix(boundary)
+        suffix = self._suffix(refined, names, boundary, last)
 
-    def features(self, network_input: Tensor) -> Features:
-        """Compute what the refined layers need of an input (B, C, *spatial), without gradients."""
+        def features(network_input: Tensor) -> Features:
+            with torch.no_grad():
+                return tuple(prefix(network_input))
 
-    def run(self, weights: Weights, features: Features) -> Tensor:
-        """Run the refined layers and what lies between and behind them: the network's output (B, K, *spatial)."""
+        def run(weights: Weights, features: Features) -> Tensor:
+            output: Tensor = suffix(*(weights[name] for name in names), *features)
+            return output
+
+        head = self._find_head(refined, names, boundary)
+        return SplitNetwork(chosen, {name: tensors[name] for name in names}, features, run, head)
+
+    def _named_weights(self, module: nn.Module) -> dict[fx.Node, str]:
+        """Name the graph's weights as the module does."""
+        # By memory: a loaded TorchScript hands out new tensor objects for the same weights at each access.
+        names = {parameter.data_ptr(): name for name, parameter in module.named_parameters() if parameter.numel()}
+        constants = {node: self._constant(node) for node in self._module.graph.nodes if node.op == "get_attr"}
+        found = {
+            node: names[value.data_ptr()]
+            for node, value in constants.items()
+            if isinstance(value, Tensor) and value.numel() and value.data_ptr() in names
+        }
+        if names:
+            return found
+        hidden = 0
+        for node in self._module.graph.nodes:
+            arguments = _WEIGHT_ARGUMENTS.get(node.target, ()) if node.op == "call_function" else ()
+            hidden += bool(arguments)
+            for position, kind in zip(arguments, ("weight", "bias"), strict=False):
+                if node.args[position] in constants:
+                    found.setdefault(node.args[position], f"operation{hidden}.{kind}")
+        return found
+
+    def _constant(self, node: fx.Node) -> Tensor:
+        value = operator.attrgetter(str(node.target))(self._module)
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def _prefix(self, boundary: list[fx.Node]) -> fx.GraphModule:
+        """The graph from the input to the boundary."""
+        graph = fx.Graph()
+        copied: dict[fx.Node, fx.Node] = {}
+        for node in self._module.graph.nodes:
+            if node.op != "output":
+                copied[node] = graph.node_copy(node, lambda argument: copied[argument])
+        return self._completed(graph, tuple(copied[node] for node in boundary))
+
+    def _suffix(
+        self, refined: Mapping[fx.Node, str], order: list[str], boundary: list[fx.Node], *ends: fx.Node
+    ) -> fx.GraphModule:
+        """The graph from the weights, in this order, and the boundary to some ends."""
+        graph = fx.Graph()
+        holders = {name: graph.placeholder(f"weight_{number}") for number, name in enumerate(order)}
+        copied = {node: holders[name] for node, name in refined.items()}
+        copied.update({node: graph.placeholder(f"feature_{number}") for number, node in enumerate(boundary)})
+        for node in self._module.graph.nodes:
+            computed = node.op not in ("output", "placeholder") and node not in copied
+            if computed and all(argument in copied for argument in node.all_input_nodes):
+                copied[node] = graph.node_copy(node, lambda argument: copied[argument])
+        results = tuple(copied[node] for node in ends)
+        return self._completed(graph, results if len(ends) > 1 else results[0])
+
+    def _completed(self, graph: fx.Graph, results: tuple[fx.Node, ...] | fx.Node) -> fx.GraphModule:
+        graph.output(results)
+        graph.eliminate_dead_code()
+        return fx.GraphModule(self._module, graph)
+
+    def _find_head(self, refined: Mapping[fx.Node, str], order: list[str], boundary: list[fx.Node]) -> Head | str:
+        """Find the last convolution, if its weights are refined and it is no transposed one."""
+        convolutions = [node for node in self._module.graph.nodes if node.target in _CONVOLUTIONS]
+        if convolutions:
+            values, weight, bias, *_, transposed = convolutions[-1].args[:7]
+            if not transposed and weight in refined and (bias is None or bias in refined):
+                ends = self._suffix(refined, order, boundary, values, convolutions[-1])
+                return Head(refined[weight], None if bias is None else refined[bias], ends)
+        return "it does not end in a refined convolution with one output channel a label. Correct the labels it has."
 
 
-def grouped_layers(weights: Weights) -> tuple[Layer, ...]:
+class WholeNetwork:
+    """A network that is not traced: the refined layers run together with all the others."""
+
+    def __init__(self, module: nn.Module, example: Tensor, output: Output) -> None:
+        """Run a module in evaluation mode once, to see in which order its layers run.
+
+        Raises:
+            NetworkError: A TorchScript, whose weights cannot be exchanged for the duration of a call.
+        """
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NetworkError(
+                "PyTorch cannot trace this TorchScript, as its flow of control depends on the image's values. Save the "
+                "network with torch.jit.trace or torch.export instead."
+            )
+        self._module = module
+        self._output = output
+        ordered: dict[str, Tensor] = {}
+
+        def note(prefix: str, owner: nn.Module) -> None:
+            for name, parameter in owner.named_parameters(recurse=False):
+                ordered.setdefault(f"{prefix}.{name}" if prefix else name, parameter)
+
+        hooks = [
+            owner.register_forward_pre_hook(lambda owner, _inputs, prefix=prefix: note(prefix, owner))
+            for prefix, owner in module.named_modules()
+            if next(owner.parameters(recurse=False), None) is not None
+        ]
+        try:
+            with torch.no_grad():
+                module(example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.layers = _grouped_layers(ordered)
+
+    def split(self, layers: int | tuple[str, ...]) -> SplitNetwork:
+        """Choose the layers to refine as `TracedNetwork.split` does; the features are the input itself."""
+        chosen = _chosen_layers(self.layers, layers)
+        own = {name: parameter.detach() for name, parameter in self._module.named_parameters()}
+
+        def run(weights: Weights, features: Features) -> Tensor:
+            # The call puts the weights in for its own duration, also when it fails; the module keeps its own. Those
+            # that are not refined are handed over too, detached, so that nothing is written into their gradients.
+            return self._output.tensor(functional_call(self._module, {**own, **weights}, features))
+
+        reason = (
+            "PyTorch cannot trace it, so its last convolution is not known. Correct the labels that it has, or export "
+            "it with torch.export first."
+        )
+        pretrained = {name: own[name] for layer in chosen for name in layer.weights}
+        return SplitNetwork(chosen, pretrained, lambda network_input: (network_input,), run, reason)
+
+
+def _grouped_layers(weights: Weights) -> tuple[Layer, ...]:
     """Group weights, in the order in which they are first used, into layers.
 
     A module with a weight of two or more dimensions begins a layer; one that only scales and shifts channels, as a
@@ -99,348 +275,30 @@ def grouped_layers(weights: Weights) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def chosen_layers(layers: tuple[Layer, ...], choice: int | tuple[str, ...]) -> tuple[Layer, ...]:
-    """Choose the last layers by their number, or layers by name or by the name of a module that contains them.
+def _chosen_layers(layers: tuple[Layer, ...], choice: int | tuple[str, ...]) -> tuple[Layer, ...]:
+    def within(layer: Layer, name: str) -> bool:
+        return any(f"{weight}.".startswith(f"{name}.") for weight in (layer.name, *layer.weights))
 
-    Raises:
-        NetworkError: There is no layer to refine, or none of that name.
-    """
     if not layers:
         raise NetworkError("The network has no weights that can be refined.")
     if isinstance(choice, int):
         return layers[-choice:]
     for name in choice:
-        if not any(_belongs(layer, name) for layer in layers):
+        if not any(within(layer, name) for layer in layers):
             raise NetworkError(
                 f"The network has no layer {name!r}. Its last layers are "
                 f"{', '.join(layer.name for layer in layers[-8:])}."
             )
-    return tuple(layer for layer in layers if any(_belongs(layer, name) for name in choice))
-
-
-def _belongs(layer: Layer, name: str) -> bool:
-    return any(f"{weight}.".startswith(f"{name}.") for weight in (layer.name, *layer.weights))
-
-
-_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default)
-
-
-# Operations that multiply by a weight, and which of their arguments may be weights: where a network hides its
-# parameters (a frozen TorchScript has only constants), these are taken for them.
-_WEIGHT_ARGUMENTS = {
-    **dict.fromkeys(_CONVOLUTIONS, (1, 2)),
-    torch.ops.aten.addmm.default: (0, 2),
-    torch.ops.aten.mm.default: (1,),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class TracedSplit:
-    """A traced network, cut in two; a `SplitNetwork`."""
-
-    layers: tuple[Layer, ...]
-    pretrained: Weights
-    _prefix: fx.GraphModule
-    _suffix: fx.GraphModule
-    _head: Head | None
-
-    def features(self, network_input: Tensor) -> Features:
-        """Compute what the refined layers need of an input (B, C, *spatial), without gradients."""
-        with torch.no_grad():
-            return tuple(self._prefix(network_input))
-
-    def run(self, weights: Weights, features: Features) -> Tensor:
-        """Run the refined layers and what lies between and behind them: the network's output (B, K, *spatial)."""
-        output: Tensor = self._suffix(*(weights[name] for name in self.pretrained), *features)
-        return output
-
-    @property
-    def head(self) -> Head:
-        """The last convolution.
-
-        Raises:
-            NetworkError: The network does not end in one whose output channels are the labels.
-        """
-        if self._head is None:
-            raise NetworkError(
-                "This network does not end in a convolution with one output channel a label, so no label can be "
-                "added to it. Correct the labels that it has."
-            )
-        return self._head
-
-
-class TracedNetwork:
-    """A network as a graph.
-
-    Attributes:
-        layers: All its layers, in the order in which they run.
-    """
-
-    def __init__(self, module: nn.Module, example: Tensor, output: Output) -> None:
-        """Trace a network.
-
-        Args:
-            module: In evaluation mode; it is run on fake tensors, which cost neither time nor memory.
-            example: (1, C, *spatial); the graph is valid for inputs of this shape.
-            output: Which of the module's outputs to take.
-
-        Raises:
-            Exception: Whatever the module or PyTorch raises where the flow of control depends on values.
-        """
-        with _differentiable_attention():
-            traced = make_fx(
-                # In-place operations would write into the cached features: they are replaced by ordinary ones.
-                functionalize(lambda network_input: output.tensor(module(network_input))),
-                tracing_mode="fake",
-                _allow_non_fake_inputs=True,
-            )(example)
-        self._module: fx.GraphModule = traced
-        self._weights = _weights_of(traced, module)
-        self._uses = _first_uses(traced.graph, self._weights)
-        self.layers = grouped_layers({self._weights[node]: self._tensor(node) for node in self._uses})
-
-    def run(self, network_input: Tensor) -> Tensor:
-        """Run the whole graph with the pretrained weights, without gradients."""
-        with torch.no_grad():
-            output: Tensor = self._module(network_input)
-        return output
-
-    def split(self, layers: int | tuple[str, ...]) -> TracedSplit:
-        """Cut the network in front of some layers.
-
-        Args:
-            layers: How many of the last layers are refined (all, if there are fewer), or the names of layers or of
-                modules that contain them.
-
-        Raises:
-            NetworkError: No layer has such a name, or the network has none.
-        """
-        chosen = chosen_layers(self.layers, layers)
-        names = [name for layer in chosen for name in layer.weights]
-        refined = {node: name for node, name in self._weights.items() if name in set(names)}
-        reached = _reached(self._module.graph, refined)
-        boundary = [
-            node
-            for node in self._module.graph.nodes
-            if node not in reached and node.op != "get_attr" and any(user in reached for user in node.users)
-        ]
-        tensors = {name: self._tensor(node) for node, name in refined.items()}
-        (last,) = (node.all_input_nodes[0] for node in self._module.graph.nodes if node.op == "output")
-        return TracedSplit(
-            chosen,
-            {name: tensors[name] for name in names},
-            self._subgraph({}, [], boundary),
-            self._subgraph(refined, names, boundary, last),
-            self._find_head(refined, names, boundary),
-        )
-
-    def _tensor(self, node: fx.Node) -> Tensor:
-        value = operator.attrgetter(str(node.target))(self._module)
-        return value.detach() if isinstance(value, Tensor) else value
-
-    def _subgraph(
-        self,
-        refined: Mapping[fx.Node, str],
-        order: list[str],
-        boundary: list[fx.Node],
-        *ends: fx.Node,
-    ) -> fx.GraphModule:
-        """Build the prefix (no ends: from the input to the boundary) or the suffix (from there to the ends)."""
-        graph = fx.Graph()
-        copied: dict[fx.Node, fx.Node] = {}
-        if ends:
-            holders = {name: graph.placeholder(f"weight_{number}") for number, name in enumerate(order)}
-            copied.update({node: holders[name] for node, name in refined.items()})
-            copied.update({node: graph.placeholder(f"feature_{number}") for number, node in enumerate(boundary)})
-        wanted = list(ends) or boundary
-        for node in self._module.graph.nodes:
-            if node in copied or node.op == "output":
-                continue
-            if not ends or all(argument in copied for argument in node.all_input_nodes):
-                if ends and node.op == "placeholder":
-                    continue
-                copied[node] = graph.node_copy(node, lambda argument: copied[argument])
-        results = tuple(copied[node] for node in wanted)
-        graph.output(results if not ends or len(ends) > 1 else results[0])
-        graph.eliminate_dead_code()
-        return fx.GraphModule(self._module, graph)
-
-    def _find_head(self, refined: Mapping[fx.Node, str], order: list[str], boundary: list[fx.Node]) -> Head | None:
-        """Find the last convolution, if its weights are refined and it is no transposed one."""
-        convolutions = [node for node in self._module.graph.nodes if node.target in _CONVOLUTIONS]
-        if not convolutions:
-            return None
-        values, weight, bias, *_, transposed = convolutions[-1].args[:7]
-        refines_all = weight in refined and (bias is None or bias in refined)
-        if transposed or not refines_all:
-            return None
-        ends = self._subgraph(refined, order, boundary, values, convolutions[-1])
-        return Head(refined[weight], None if bias is None else refined[bias], ends)
-
-
-@contextlib.contextmanager
-def _differentiable_attention() -> Iterator[None]:
-    """Keep attention modules from a fast path for inference, which has no gradient."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _weights_of(traced: fx.GraphModule, module: nn.Module) -> dict[fx.Node, str]:
-    """Name the graph's weights as the module does."""
-    # By memory: a loaded TorchScript hands out new tensor objects for the same weights at each access.
-    names = {parameter.data_ptr(): name for name, parameter in module.named_parameters() if parameter.numel()}
-    found: dict[fx.Node, str] = {}
-    hidden = 0
-    constants = {node for node in traced.graph.nodes if node.op == "get_attr"}
-    for node in traced.graph.nodes:
-        arguments = _WEIGHT_ARGUMENTS.get(node.target, ()) if node.op == "call_function" else ()
-        matched = {item: names.get(_pointer(traced, item)) for item in node.all_input_nodes if item in constants}
-        found.update({item: name for item, name in matched.items() if name is not None})
-        if names or not arguments:
-            continue
-        hidden += 1
-        for position, kind in zip(arguments, ("weight", "bias"), strict=False):
-            if node.args[position] in constants:
-                found.setdefault(node.args[position], f"operation{hidden}.{kind}")
-    return found
-
-
-def _pointer(traced: fx.GraphModule, node: fx.Node) -> int:
-    value = operator.attrgetter(str(node.target))(traced)
-    return value.data_ptr() if isinstance(value, Tensor) and value.numel() else 0
-
-
-def _first_uses(graph: fx.Graph, weights: Mapping[fx.Node, str]) -> list[fx.Node]:
-    """List the nodes of weights by the first operation that uses them, one node a name."""
-    seen: dict[str, fx.Node] = {}
-    for node in graph.nodes:
-        for item in node.all_input_nodes:
-            if item in weights and node.op == "call_function":
-                seen.setdefault(weights[item], item)
-    return list(seen.values())
-
-
-def _reached(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
-    """Find everything that depends on some nodes, themselves included."""
-    reached = set(sources)
-    for node in graph.nodes:
-        if any(item in reached for item in node.all_input_nodes):
-            reached.add(node)
-    return reached
-
-
-@dataclass(frozen=True, eq=False)
-class WholeSplit:
-    """A network whose refined layers are run together with all the others; a `SplitNetwork`."""
-
-    layers: tuple[Layer, ...]
-    pretrained: Weights
-    _module: nn.Module
-    _output: Output
-
-    def features(self, network_input: Tensor) -> Features:
-        """Give the input itself, (B, C, *spatial): nothing is known about what the network computes of it."""
-        return (network_input,)
-
-    def run(self, weights: Weights, features: Features) -> Tensor:
-        """Run the network with other weights: its output (B, K, *spatial)."""
-        # The call puts the weights in for its own duration, also when it fails; the module keeps its own. Those that
-        # are not refined are handed over too, detached, so that nothing is written into their gradients.
-        others = {name: parameter.detach() for name, parameter in self._module.named_parameters()}
-        return self._output.tensor(functional_call(self._module, {**others, **weights}, features))
-
-    @property
-    def head(self) -> Head:
-        """There is none.
-
-        Raises:
-            NetworkError: Always.
-        """
-        raise NetworkError(
-            "No label can be added to this network: PyTorch cannot trace it, so its last convolution is not known. "
-            "Correct the labels that it has, or export it with torch.export first."
-        )
-
-
-class WholeNetwork:
-    """A network that is not traced; used like a `TracedNetwork`.
-
-    Attributes:
-        layers: All its layers, in the order in which they run.
-    """
-
-    def __init__(self, module: nn.Module, example: Tensor, output: Output) -> None:
-        """Run a network once, to see in which order its layers run.
-
-        Args:
-            module: In evaluation mode.
-            example: (1, C, *spatial).
-            output: Which of the module's outputs to take.
-
-        Raises:
-            NetworkError: A TorchScript, whose weights cannot be exchanged for the duration of a call.
-        """
-        if isinstance(module, torch.jit.ScriptModule):
-            raise NetworkError(
-                "PyTorch cannot trace this TorchScript, as its flow of control depends on the image's values. Save the "
-                "network with torch.jit.trace or torch.export instead."
-            )
-        self._module = module
-        self._output = output
-        self.layers = grouped_layers(_weights_by_use(module, example))
-
-    def split(self, layers: int | tuple[str, ...]) -> WholeSplit:
-        """Choose the layers to refine.
-
-        Args:
-            layers: How many of the last layers, or the names of layers or of modules that contain them.
-
-        Raises:
-            NetworkError: No layer has such a name, or the network has none.
-        """
-        chosen = chosen_layers(self.layers, layers)
-        own = dict(self._module.named_parameters())
-        pretrained = {name: own[name].detach() for layer in chosen for name in layer.weights}
-        return WholeSplit(chosen, pretrained, self._module, self._output)
-
-
-def _weights_by_use(module: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """Give a module's parameters in the order in which the modules that own them run."""
-    ordered: dict[str, Tensor] = {}
-
-    def note(prefix: str, owner: nn.Module) -> None:
-        for name, parameter in owner.named_parameters(recurse=False):
-            ordered.setdefault(f"{prefix}.{name}" if prefix else name, parameter)
-
-    hooks = [
-        owner.register_forward_pre_hook(lambda owner, _inputs, prefix=prefix: note(prefix, owner))
-        for prefix, owner in module.named_modules()
-        if next(owner.parameters(recurse=False), None) is not None
-    ]
-    try:
-        with torch.no_grad():
-            module(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return ordered
-
-
-# Largest difference, relative to the largest logit, between a network and its graph.
-_TRACE_TOLERANCE = 1e-3
+    return tuple(layer for layer in layers if any(within(layer, name) for name in choice))
 
 
 def prepare_network(
     module: nn.Module, example: Tensor, output: Output
 ) -> tuple[TracedNetwork | WholeNetwork, Output, int, tuple[str, ...]]:
-    """Check a network, run it once, and trace it.
+    """Check a network, run it once, and trace it; it is as before afterwards, training flags included.
 
     Args:
-        module: The network; it is as before afterwards, training flags included.
+        module: The network.
         example: (1, C, *spatial) float32; decides the device.
         output: How to read what it returns.
 
@@ -483,7 +341,7 @@ def prepare_network(
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode, and give every part of it back its own mode."""
     modes = [(entry, entry.training) for entry in module.modules()]
-    # An exported program is in evaluation mode for good, and refuses to be told so.
+    # An exported program is in evaluation mode for good, and refuses any change of it.
     with contextlib.suppress(NotImplementedError):
         module.eval()
     try:
@@ -495,11 +353,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_errors(where: str) -> Iterator[None]:
-    """Turn a lack of memory into a DeviceError.
-
-    Args:
-        where: The device, as in the message.
-    """
+    """Turn a lack of memory on the device `where` into a DeviceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as cause:
@@ -512,6 +366,17 @@ def memory_errors(where: str) -> Iterator[None]:
             f"There is not enough memory on {where} to run or refine the network. Refine fewer layers or one slice "
             "instead of the volume, use smaller patches, or choose another device. Nothing was changed."
         ) from cause
+
+
+@contextlib.contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Keep attention modules from a fast path for inference, which has no gradient."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _own_prediction(module: nn.Module, example: Tensor, output: Output) -> Tensor:

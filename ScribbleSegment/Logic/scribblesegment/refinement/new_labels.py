@@ -31,28 +31,19 @@ _RIDGE = 1e-2
 def samples_at_head(
     head: Head, weights: Weights, features: Features, positions: Tensor, patch_size: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Read the head's input and output under pixels of a patch.
+    """Read the head's input (n, C) and output (n, K), float32, under pixels (n, ndim) of a patch of a given size.
 
-    Args:
-        head: The last convolution.
-        weights: Of the refined layers.
-        features: Of the patch.
-        positions: (n, ndim) int64 pixels of the patch.
-        patch_size: Of the network's input; the head may work on a coarser grid.
-
-    Returns:
-        (n, C) features and (n, K) raw outputs, float32.
+    The head may work on a coarser grid than the patch.
     """
     with torch.no_grad():
         values, raw = head.ends(*weights.values(), *features)
-    return _under(values, positions, patch_size), _under(raw, positions, patch_size)
 
+    def under(maps: Tensor) -> Tensor:
+        grid = torch.tensor(maps.shape[2:], device=positions.device)
+        index = positions * grid // torch.tensor(patch_size, device=positions.device)
+        return maps[(0, slice(None), *index.T)].T.float()
 
-def _under(maps: Tensor, positions: Tensor, patch_size: tuple[int, ...]) -> Tensor:
-    """Read maps (1, C, *grid) of a patch under its pixels: (n, C)."""
-    grid = torch.tensor(maps.shape[2:], device=positions.device)
-    index = positions * grid // torch.tensor(patch_size, device=positions.device)
-    return maps[(0, slice(None), *index.T)].T.float()
+    return under(values), under(raw)
 
 
 def with_new_labels(
@@ -65,7 +56,7 @@ def with_new_labels(
         weights: Of the refined layers.
         rows: (n, C) its input under scribbled pixels and a sample of the others.
         raw: (n, K) its output there.
-        labels: (n,) int64, the labels asked for; -1 for pixels without a scribble. Every new label occurs.
+        labels: (n,) int64, the target labels; -1 for pixels without a scribble. Every new label occurs.
         output: How its channels are labels.
         count: Number of labels of the network, the background included; the new ones follow.
 
@@ -79,17 +70,23 @@ def with_new_labels(
     if kernel.shape[1] != rows.shape[1]:
         raise NetworkError("No label can be added to this network: its last convolution works in groups of channels.")
     # A structure of a network with sigmoid outputs also competes with the background, whose logit is zero.
-    others = raw if output.activation == "softmax" else functional.pad(raw, (1, 0))
-    highest = others.max(dim=1).values
+    highest = (raw if output.activation == "softmax" else functional.pad(raw, (1, 0))).max(dim=1).values
     bias = None if head.bias is None else weights[head.bias]
     kernels, biases = [kernel], [] if bias is None else [bias]
     for label in range(count, int(labels.max()) + 1):
-        asked = highest + torch.where(labels == label, _MARGIN, -_MARGIN)
-        channel, constant = _ridge(rows, asked, _sample_weights(labels, label), with_constant=bias is not None)
+        wanted = highest + torch.where(labels == label, _MARGIN, -_MARGIN)
+        # The new label, the other scribbles and the rest count the same, however many pixels they are.
+        sample_weights = torch.zeros(labels.shape, device=labels.device)
+        for group, share in (
+            (labels == label, 1.0),
+            ((labels != label) & (labels >= 0), 1.0),
+            (labels < 0, _UNMARKED_WEIGHT),
+        ):
+            sample_weights[group] = share / max(1, int(group.sum()))
+        channel, constant = _ridge(rows, wanted, sample_weights, with_constant=bias is not None)
         added = torch.zeros_like(kernel[:1])
         # Where the kernel is more than one pixel wide, the features of its centre decide.
-        centre = math.prod(kernel.shape[2:]) // 2
-        added.flatten(2)[0, :, centre] = channel.to(kernel.dtype)
+        added.flatten(2)[0, :, math.prod(kernel.shape[2:]) // 2] = channel.to(kernel.dtype)
         kernels.append(added)
         if bias is not None:
             biases.append(constant.to(bias.dtype).reshape(1))
@@ -100,47 +97,29 @@ def with_new_labels(
 
 
 def require_labels(network: SplitNetwork, weights: Weights, features: Features, output: Output, count: int) -> None:
-    """Run a network with added output channels, to see that what lies behind the last convolution takes them.
-
-    Raises:
-        NetworkError: It does not.
-    """
+    """Run a network with added output channels; raises NetworkError if what follows the head does not take them."""
+    cause: RuntimeError | None = None
+    labels = 0
     try:
-        labels = output.class_logits(network.run(weights, features)).shape[1]
-    except RuntimeError as cause:
-        raise _fixed_channels(count) from cause
+        with torch.no_grad():
+            labels = output.class_logits(network.run(weights, features)).shape[1]
+    except RuntimeError as error:
+        cause = error
     if labels != count:
-        raise _fixed_channels(count)
+        raise NetworkError(
+            f"No label can be added to this network: what follows its last convolution does not work with {count} "
+            "labels. Use a network that returns the output of its last convolution."
+        ) from cause
 
 
-def _fixed_channels(count: int) -> NetworkError:
-    return NetworkError(
-        f"No label can be added to this network: what follows its last convolution does not work with {count} labels. "
-        "Use a network that returns the output of its last convolution."
-    )
-
-
-def _sample_weights(labels: Tensor, label: int) -> Tensor:
-    """Let the new label, the other scribbles and the rest count the same, however many pixels they are."""
-    weights = torch.zeros(labels.shape, device=labels.device)
-    for group, share in (
-        (labels == label, 1.0),
-        ((labels != label) & (labels >= 0), 1.0),
-        (labels < 0, _UNMARKED_WEIGHT),
-    ):
-        weights[group] = share / max(1, int(group.sum()))
-    return weights
-
-
-def _ridge(rows: Tensor, asked: Tensor, weights: Tensor, *, with_constant: bool) -> tuple[Tensor, Tensor]:
-    """Fit asked ~ rows @ channel + constant by weighted least squares with a small ridge on the channel."""
-    total = weights.sum()
+def _ridge(rows: Tensor, wanted: Tensor, weights: Tensor, *, with_constant: bool) -> tuple[Tensor, Tensor]:
+    """Fit wanted ~ rows @ channel + constant by weighted least squares with a small ridge on the channel."""
     zero = torch.zeros((), device=rows.device, dtype=torch.float64)
-    rows, asked, weights = rows.double(), asked.double(), weights.double() / total
-    mean, level = (weights @ rows, weights @ asked) if with_constant else (torch.zeros_like(rows[0]), zero)
+    rows, wanted, weights = rows.double(), wanted.double(), weights.double() / weights.sum()
+    mean, level = (weights @ rows, weights @ wanted) if with_constant else (torch.zeros_like(rows[0]), zero)
     centred = rows - mean
     moments = centred.T @ (weights[:, None] * centred)
     ridge = _RIDGE * moments.diagonal().mean().clamp_min(1e-12)
     identity = torch.eye(len(moments), device=rows.device, dtype=moments.dtype)
-    channel = torch.linalg.solve(moments + ridge * identity, centred.T @ (weights * (asked - level)))
+    channel = torch.linalg.solve(moments + ridge * identity, centred.T @ (weights * (wanted - level)))
     return channel, level - mean @ channel

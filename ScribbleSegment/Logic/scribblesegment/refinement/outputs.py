@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scribblesegment.errors import ConfigError, NetworkError
 
@@ -28,21 +27,13 @@ _SUM_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Output:
-    """How to read what a network returns.
+    """How to read what a network returns; raises ConfigError for another activation."""
 
-    Attributes:
-        activation: "softmax": the channels are labels that exclude each other, the background first; "sigmoid": each
-            channel is one structure, without a background. One channel is always read as "sigmoid".
-        probabilities: Whether the network already applied the activation; None finds out from its values.
-        pick: Index or key of the logits when the network returns several outputs; None takes the first, which is the
-            one at full resolution in networks with deep supervision.
-
-    Raises:
-        ConfigError: Another activation.
-    """
-
+    # "softmax": labels that exclude each other, the background first; "sigmoid": one structure a channel, no
+    # background. A single channel is always read as "sigmoid".
     activation: str = "softmax"
-    probabilities: bool | None = None
+    probabilities: bool | None = None  # whether the network already applied the activation; None: by its values
+    # Index or key of the logits among several outputs; None: the first, which with deep supervision is the full size.
     pick: int | str | None = None
 
     def __post_init__(self) -> None:
@@ -50,16 +41,16 @@ class Output:
             raise ConfigError(f"activation is one of {', '.join(ACTIVATIONS)}, got {self.activation!r}.")
 
     def tensor(self, returned: Any) -> Tensor:
-        """Find the logits among what the network returned.
-
-        Raises:
-            NetworkError: No such output, or no tensor.
-        """
+        """Find the logits among what the network returned; raises NetworkError if they are not there."""
         chosen = returned
-        if isinstance(returned, dict):
-            chosen = self._entry(returned, next(iter(returned), None) if self.pick is None else self.pick)
-        elif isinstance(returned, (list, tuple)):
-            chosen = self._entry(returned, 0 if self.pick is None else self.pick)
+        if isinstance(returned, (dict, list, tuple)):
+            names = list(returned) if isinstance(returned, dict) else list(range(len(returned)))
+            key = self.pick if self.pick is not None else names[0] if names else None
+            try:
+                chosen = returned[key]  # type: ignore[index]
+            except (KeyError, IndexError, TypeError) as cause:
+                known = ", ".join(map(repr, names)) or "none"
+                raise NetworkError(f"The network returns no output {key!r}; it has {known}.") from cause
         if not isinstance(chosen, Tensor):
             raise NetworkError(
                 f"The network returns {type(chosen).__name__} instead of a tensor of logits. Choose which of its "
@@ -67,24 +58,8 @@ class Output:
             )
         return chosen
 
-    @staticmethod
-    def _entry(returned: Any, key: Any) -> Any:
-        try:
-            return returned[key]
-        except (KeyError, IndexError, TypeError) as cause:
-            known = ", ".join(map(repr, returned)) if isinstance(returned, dict) else f"0 to {len(returned) - 1}"
-            raise NetworkError(f"The network returns no output {key!r}; it has {known or 'none'}.") from cause
-
     def require_logits(self, values: Tensor, network_input: Tensor) -> None:
-        """Refuse what cannot be refined.
-
-        Args:
-            values: What the network returned.
-            network_input: (B, C, *spatial), what it was given.
-
-        Raises:
-            NetworkError: Integers, as from an argmax; another number of axes, another image size, no channel, or NaN.
-        """
+        """Refuse, with a NetworkError, output `values` of (B, C, *spatial) that cannot be refined."""
         if not values.is_floating_point():
             raise NetworkError(
                 f"The network returns {str(values.dtype).removeprefix('torch.')} values, which have no gradient. Take "
@@ -107,37 +82,23 @@ class Output:
         activation = "sigmoid" if values.shape[1] == 1 else self.activation
         probabilities = self.probabilities
         if probabilities is None:
-            within = bool((values >= 0).all() and (values <= 1).all())
-            sums_to_one = activation == "sigmoid" or bool(
-                ((values.float().sum(dim=1) - 1).abs() < _SUM_TOLERANCE).all()
+            sums_to_one = (values.float().sum(dim=1) - 1).abs() < _SUM_TOLERANCE
+            probabilities = (
+                bool((values >= 0).all() and (values <= 1).all())
+                and (activation == "sigmoid" or bool(sums_to_one.all()))
+                and bool((values > 0).any())  # zeros everywhere look the same both ways: logits
             )
-            # A network that says 0 everywhere looks the same both ways.
-            probabilities = within and sums_to_one and bool((values > 0).any())
         return dataclasses.replace(self, activation=activation, probabilities=probabilities)
 
     def class_logits(self, values: Tensor) -> Tensor:
         """Turn a network's output (B, K, *spatial) into class logits (B, labels, *spatial), with gradients."""
-        logits = values
         if self.probabilities:
             bounded = values.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
-            logits = bounded.log() if self.activation == "softmax" else torch.logit(bounded)
+            values = bounded.log() if self.activation == "softmax" else torch.logit(bounded)
         if self.activation == "softmax":
-            return logits
-        return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+            return values
+        return torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)
 
     def label_count(self, channels: int) -> int:
         """Number of labels, the background included, of a network with so many output channels."""
         return channels if self.activation == "softmax" else channels + 1
-
-
-def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the logarithm of the probability of labels.
-
-    Args:
-        logits: (n, labels) class logits.
-        labels: (n,) int64.
-
-    Returns:
-        (n,), at most 0.
-    """
-    return -functional.cross_entropy(logits, labels, reduction="none")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +18,12 @@ from scipy.sparse import csgraph
 
 from scribblesegment.data import validation
 from scribblesegment.data.labels import UNMARKED, LabelScribbles
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
 
 CONNECTIVITIES = ("faces", "full")
 
-REACH_PIXELS = 5
-"""Default reach, in pixels of the finest spacing."""
+REACH_PIXELS = 5  # default reach, in pixels of the finest spacing
 
 # The threshold is this part of the median difference between neighbours at most so many pixels from a mark. Both were
 # chosen on CT, MRI and microscopy, see docs/refinement.md: nearly all that grows then carries the right label.
@@ -39,31 +39,21 @@ _Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """How scribbles grow.
+    """How scribbles grow; raises ConfigError for values out of range."""
 
-    Attributes:
-        threshold: Neighbours whose intensities differ by less join (the paper's T), in the image's units; 0 lets
-            nothing grow. None: for each label 0.75 times the median difference between neighbours at most 3 pixels from
-            its marks, and at least so much that equal neighbours join.
-        reach_mm: Longest path from a mark, in millimetres; 0 lets nothing grow. None: five pixels of the finest
-            spacing.
-        connectivity: "faces": pixels that share an edge (3D: a face) are neighbours. "full": a corner suffices, but no
-            path slips diagonally between marks.
-
-    Raises:
-        ConfigError: A threshold or reach that is negative, infinite or NaN, or another connectivity.
-    """
-
-    threshold: float | None = None
-    reach_mm: float | None = None
+    # Neighbours whose intensities differ by less join (the paper's T), in the image's units; 0 lets nothing grow. None:
+    # for each label 0.75 times the median difference between neighbours at most 3 pixels from its marks, and at least
+    # so much that equal neighbours join.
+    threshold: Annotated[float | None, Range(0)] = None
+    reach_mm: Annotated[float | None, Range(0)] = (
+        None  # longest path from a mark; None: five pixels of the finest spacing
+    )
+    # "faces": pixels that share an edge (3D: a face) are neighbours. "full": a corner suffices, but no path slips
+    # diagonally between marks.
     connectivity: str = "faces"
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        for name in ("threshold", "reach_mm"):
-            value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} is {value}, expected a number from 0, or None for the default.")
+        check_ranges(self)
         if self.connectivity not in CONNECTIVITIES:
             raise ConfigError(f"connectivity is {self.connectivity!r}, expected one of {', '.join(CONNECTIVITIES)}.")
 
@@ -88,91 +78,90 @@ def grow_scribbles(
 
     Args:
         image: (H, W) or (K, J, I), real numbers.
-        scribbles: marks on the pixels of the image.
-        config: threshold, reach and connectivity.
-        spacing_mm: size of a pixel along each axis, in millimetres; 1 by default.
+        scribbles: Marks on the pixels of the image.
+        config: Threshold, reach and connectivity.
+        spacing_mm: Size of a pixel along each axis; 1 by default.
         allowed: bool, of the image's shape: only pixels where it is True are added. None: all.
 
     Returns:
         The grown scribbles; they hold all marks of `scribbles`.
 
     Raises:
-        ImageError: no image of real numbers with two or three dimensions.
-        PromptError: scribbles or `allowed` of another shape than the image.
-        GeometryError: spacings of another number, or not above zero.
+        ImageError: No image of real numbers with two or three dimensions.
+        PromptError: Scribbles or `allowed` of another shape than the image.
+        GeometryError: Spacings of another number, or not above zero.
     """
     array = validation.image_array(image)
     validation.same_shape(scribbles.shape, array.shape, name="scribbles", error=PromptError)
     spacing = validation.spacing_mm((1.0,) * array.ndim if spacing_mm is None else spacing_mm, array.ndim)
+    barred = scribbles.marked
     if allowed is not None:
         validation.same_shape(np.shape(allowed), array.shape, name="allowed", error=PromptError)
-    reach = REACH_PIXELS * min(spacing) if config.reach_mm is None else config.reach_mm
-    barred = scribbles.marked if allowed is None else scribbles.marked | ~np.asarray(allowed, bool)
-    terrain = _Terrain(array.ravel(), array.shape, spacing, config, reach, barred.ravel(), scribbles.marked.ravel())
-    flat_labels = scribbles.labels.ravel()
-    rivals = {label: terrain.paths_from(np.flatnonzero(flat_labels == label)) for label in scribbles.values()}
-    return LabelScribbles(_divided(flat_labels, rivals, _TIE * min(spacing)).reshape(array.shape))
+        barred = barred | ~np.asarray(allowed, bool)
+    grid = _PixelGraph(array, spacing, config, barred, scribbles.marked)
+    labels = scribbles.labels.ravel()
+    reached = {label: grid.paths_from(np.flatnonzero(labels == label)) for label in scribbles.values()}
+    return LabelScribbles(_assign_to_nearest(labels, reached, _TIE * min(spacing)).reshape(array.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class _Paths:
-    """What one label can reach: flat indices of pixels, their distances in millimetres (inf: none), the steps."""
+    """What one label can reach."""
 
-    pixels: _Integers
-    distances: _Floats
+    pixels: _Integers  # flat indices
+    distances: _Floats  # in millimetres, inf for none
     steps: sparse.csr_matrix
 
 
-@dataclass(frozen=True, eq=False)
-class _Terrain:
-    """An image, flattened, with what may be walked on: pixels by their flat index.
+class _PixelGraph:
+    """An image, flattened, as a graph of neighbouring pixels; `barred` ones take part only as a label's own marks."""
 
-    `barred` pixels are left out but for the label's own marks; `marked` are those of any label.
-    """
-
-    values: NDArray[np.generic]
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    config: GrowthConfig
-    reach: float
-    barred: NDArray[np.bool_]
-    marked: NDArray[np.bool_]
+    def __init__(
+        self,
+        array: NDArray[np.generic],
+        spacing: tuple[float, ...],
+        config: GrowthConfig,
+        barred: NDArray[np.bool_],
+        marked: NDArray[np.bool_],
+    ) -> None:
+        self._values, self._shape = array.ravel(), array.shape
+        self._spacing = spacing
+        self._strides = [int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim)]
+        self._config = config
+        self._reach = REACH_PIXELS * min(spacing) if config.reach_mm is None else config.reach_mm
+        self._barred, self._marked = barred.ravel(), marked.ravel()
 
     def paths_from(self, marks: _Integers) -> _Paths:
         """Follow all admissible paths from the marks of one label, flat indices, at least one."""
-        around = self._box_around(marks, self.reach)
-        pixels = around[~self.barred[around] | np.isin(around, marks, assume_unique=True)]
-        threshold = self._threshold(marks) if self.config.threshold is None else self.config.threshold
-        edges = [
-            (start, stop, np.full(start.size, length))
-            for start, stop, difference, length in self._edges(pixels)
-            for close in [difference < threshold]
-            for start, stop in [(start[close], stop[close])]
-        ]
+        around = self._box_around(marks, self._reach)
+        pixels = around[~self._barred[around] | np.isin(around, marks, assume_unique=True)]
+        threshold = self._config.threshold
+        if threshold is None:
+            near = self._box_around(marks, _NOISE_PIXELS * min(self._spacing))
+            differences = np.concatenate([difference for *_, difference, _ in self._edges(near, faces=True)])
+            differences = differences[np.isfinite(differences)]
+            median = float(np.median(differences)) if differences.size else 0.0
+            threshold = max(_PART_OF_MEDIAN * median, float(np.finfo(np.float64).tiny))
+        edges = []
+        for start, stop, difference, length in self._edges(pixels, faces=self._config.connectivity == "faces"):
+            close = difference < threshold
+            edges.append((start[close], stop[close], np.full(int(close.sum()), length)))
         start, stop, lengths = (np.concatenate(parts) for parts in zip(*edges, strict=True))
         steps = sparse.csr_matrix((lengths, (start, stop)), shape=(pixels.size, pixels.size))
         distances = csgraph.dijkstra(
             steps,
             directed=False,
             indices=np.searchsorted(pixels, marks),
-            limit=self.reach + _TIE * min(self.spacing),
+            limit=self._reach + _TIE * min(self._spacing),
             min_only=True,
         )
         return _Paths(pixels, distances, steps)
 
-    def _threshold(self, marks: _Integers) -> float:
-        near = self._box_around(marks, _NOISE_PIXELS * min(self.spacing))
-        differences = np.concatenate([difference for *_, difference, _ in self._edges(near, faces=True)])
-        differences = differences[np.isfinite(differences)]
-        median = float(np.median(differences)) if differences.size else 0.0
-        return max(_PART_OF_MEDIAN * median, float(np.finfo(np.float64).tiny))
-
     def _box_around(self, marks: _Integers, reach: float) -> _Integers:
         """Return the flat indices, ascending, of pixels at most `reach` millimetres from a mark along every axis."""
-        near = np.zeros(self.values.size, bool)
+        near = np.zeros(self._values.size, bool)
         near[marks] = True
-        for axis, (side, spacing) in enumerate(zip(self.shape, self.spacing, strict=True)):
-            stride = int(np.prod(self.shape[axis + 1 :]))
+        for side, spacing, stride in zip(self._shape, self._spacing, self._strides, strict=True):
             farthest = min(int(reach / spacing + _TIE), side - 1)
             flat = np.flatnonzero(near)
             at = flat // stride % side
@@ -181,61 +170,55 @@ class _Terrain:
                 near[flat[inside] + shift * stride] = True
         return np.flatnonzero(near)
 
-    def _edges(self, pixels: _Integers, *, faces: bool = False) -> list[tuple[_Integers, _Integers, _Floats, float]]:
+    def _edges(self, pixels: _Integers, *, faces: bool) -> list[tuple[_Integers, _Integers, _Floats, float]]:
         """Find the pairs of neighbours among `pixels`, for each direction.
 
         Returns:
             For each direction: positions in `pixels` of both ends, their differences of intensity (NaN where either is
             NaN or both are infinite), and the distance in millimetres.
         """
-        at = np.unravel_index(pixels, self.shape)
-        values = self.values[pixels].astype(np.float64)
+        at = np.unravel_index(pixels, self._shape)
+        values = self._values[pixels].astype(np.float64)
         found = []
-        for direction in product((-1, 0, 1), repeat=len(self.shape)):
-            corners = sum(map(abs, direction))
-            if direction <= (0,) * len(self.shape) or (corners > 1 and (faces or self.config.connectivity == "faces")):
+        for direction in product((-1, 0, 1), repeat=len(self._shape)):
+            diagonal = sum(map(abs, direction)) > 1
+            if direction <= (0,) * len(self._shape) or (diagonal and faces):
                 continue
             inside = np.ones(pixels.size, bool)
-            for position, step, side in zip(at, direction, self.shape, strict=True):
+            for position, step, side in zip(at, direction, self._shape, strict=True):
                 if step:
                     inside &= (position + step >= 0) & (position + step < side)
             start = np.flatnonzero(inside)
             stop_pixels = pixels[start] + self._offset(direction)
             stop = np.minimum(np.searchsorted(pixels, stop_pixels), pixels.size - 1)
             there = pixels[stop] == stop_pixels
-            if corners > 1:
-                there &= ~self._between_marks(pixels[start], direction)
+            if diagonal:
+                # A step past a mark could cross a thin line that the mark is part of.
+                for part in product(*[(0, step) if step else (0,) for step in direction]):
+                    if any(part) and part != direction:
+                        there &= ~self._marked[pixels[start] + self._offset(part)]
             start, stop = start[there], stop[there]
             with np.errstate(invalid="ignore"):
                 difference = np.abs(values[start] - values[stop])
-            length = float(np.linalg.norm(np.multiply(direction, self.spacing)))
-            found.append((start, stop, difference, length))
+            found.append((start, stop, difference, float(np.linalg.norm(np.multiply(direction, self._spacing)))))
         return found
 
-    def _between_marks(self, pixels: _Integers, direction: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Tell where a diagonal step from `pixels` passes a mark, which could be part of a thin line it would cross."""
-        passed = np.zeros(pixels.size, bool)
-        for part in product(*[(0, step) if step else (0,) for step in direction]):
-            if any(part) and part != direction:
-                passed |= self.marked[pixels + self._offset(part)]
-        return passed
-
     def _offset(self, direction: tuple[int, ...]) -> int:
-        return sum(step * int(np.prod(self.shape[axis + 1 :])) for axis, step in enumerate(direction))
+        return sum(step * stride for step, stride in zip(direction, self._strides, strict=True))
 
 
-def _divided(labels: NDArray[np.int16], rivals: dict[int, _Paths], tie: float) -> NDArray[np.int16]:
+def _assign_to_nearest(labels: NDArray[np.int16], reached: dict[int, _Paths], tie: float) -> NDArray[np.int16]:
     """Give each pixel to the label with the shortest path; flat labels of the marks in, of the grown scribbles out."""
     owners = np.array(labels)
     nearest = np.full(labels.size, np.inf)
-    for label, paths in rivals.items():
-        reached = np.isfinite(paths.distances)
-        pixels, distances = paths.pixels[reached], paths.distances[reached]
+    for label, paths in reached.items():
+        finite = np.isfinite(paths.distances)
+        pixels, distances = paths.pixels[finite], paths.distances[finite]
         lead = nearest[pixels] - distances
         owners[pixels[lead > tie]] = label
         owners[pixels[np.abs(lead) <= tie]] = UNMARKED
         nearest[pixels] = np.minimum(nearest[pixels], distances)
-    for label, paths in rivals.items():
+    for label, paths in reached.items():
         # Where labels have different thresholds, one may have been cut off from its marks by a nearer one.
         own = np.flatnonzero(owners[paths.pixels] == label)
         _, pieces = csgraph.connected_components(paths.steps[own][:, own], directed=False)

@@ -27,22 +27,13 @@ _LEAST_WEIGHT = 1e-6
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut for the network.
+    """How an image is cut for the network; made by `whole`, `patches` or `slices`."""
 
-    Attributes:
-        shape: Of the image, (H, W) or (D, H, W).
-        patch_size: Size of every window; where the image is smaller it is padded with zeros around.
-        windows: Where each window lies in the padded image.
-        slice_axis: Axis of a volume that a 2D network does not see, along which every window is one voxel thick; None
-            when network and image have the same number of dimensions.
-        gaussian: Whether predictions weigh less towards a window's border.
-    """
-
-    shape: tuple[int, ...]
-    patch_size: tuple[int, ...]
-    windows: tuple[Window, ...] = field(repr=False)
-    slice_axis: int | None = None
-    gaussian: bool = False
+    shape: tuple[int, ...]  # of the image, (H, W) or (D, H, W)
+    patch_size: tuple[int, ...]  # of every window; a smaller image is padded with zeros around
+    windows: tuple[Window, ...] = field(repr=False)  # in the padded image
+    slice_axis: int | None = None  # of a volume that a 2D network does not see: windows are one voxel thick along it
+    gaussian: bool = False  # whether predictions weigh less towards a window's border
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Tiling:
@@ -54,13 +45,7 @@ class Tiling:
     def patches(
         cls, shape: Sequence[int], patch_size: Sequence[int], *, overlap: float = 0.5, gaussian: bool = True
     ) -> Tiling:
-        """Cover the image with patches.
-
-        Args:
-            shape: Of the image.
-            patch_size: Of the network's input.
-            overlap: Least overlap of neighbouring patches, a fraction of their side in [0, 1).
-            gaussian: Whether predictions weigh less towards a patch's border.
+        """Cover the image with patches that overlap by at least `overlap`, a fraction of their side in [0, 1).
 
         Raises:
             ConfigError: An overlap out of range.
@@ -98,6 +83,11 @@ class Tiling:
         return cls(size, full, _windows(size, full, overlap), axis, gaussian and patch_size is not None)
 
     @property
+    def network_patch(self) -> tuple[int, ...]:
+        """Size of the patch as the network sees it, without the slice axis."""
+        return tuple(side for axis, side in enumerate(self.patch_size) if axis != self.slice_axis)
+
+    @property
     def padded_shape(self) -> tuple[int, ...]:
         """Shape of the image with its padding."""
         return tuple(map(max, self.shape, self.patch_size))
@@ -125,9 +115,7 @@ class Tiling:
     def cut(self, padded: Tensor, index: int) -> Tensor:
         """Cut a window out of (C, *padded_shape), as the network takes it: (1, C, *patch) without the slice axis."""
         patch = padded[(slice(None), *self.windows[index])]
-        if self.slice_axis is not None:
-            patch = patch.squeeze(1 + self.slice_axis)
-        return patch[None]
+        return (patch if self.slice_axis is None else patch.squeeze(1 + self.slice_axis))[None]
 
     def placed(self, values: Tensor) -> Tensor:
         """Give a network's output (1, K, *patch) back the slice axis: (K, *patch_size)."""
@@ -143,22 +131,18 @@ class Tiling:
         smooth /= smooth.max()
         return torch.from_numpy(np.maximum(smooth, _LEAST_WEIGHT).astype(np.float32))
 
-    def touched(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Find the windows that see given pixels.
-
-        Args:
-            positions: (n, ndim) indices into the image, without padding.
+    def touched(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Find the windows that see given pixels (n, ndim) of the image.
 
         Yields:
-            A window's index and the numbers, within `positions`, of the pixels that it sees.
+            A window's index; the numbers, within `positions`, of the pixels that it sees; their places in it (m, ndim).
         """
         padded = positions + np.asarray(self.offset)
         for index, window in enumerate(self.windows):
-            starts = np.array([part.start for part in window])
-            stops = np.array([part.stop for part in window])
-            inside = np.flatnonzero(((padded >= starts) & (padded < stops)).all(axis=1))
-            if inside.size:
-                yield index, inside
+            local = padded - [part.start for part in window]
+            rows = np.flatnonzero(((local >= 0) & (local < self.patch_size)).all(axis=1))
+            if rows.size:
+                yield index, rows, local[rows]
 
 
 def _sides(shape: Sequence[int], name: str) -> tuple[int, ...]:
@@ -172,10 +156,7 @@ def _windows(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> 
     if not 0 <= overlap < 1:
         raise ConfigError(f"overlap is a fraction from 0 to below 1, got {overlap}.")
     starts = [_starts(side, size, 1 - overlap) for side, size in zip(shape, patch, strict=True)]
-    return tuple(
-        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
-        for corner in itertools.product(*starts)
-    )
+    return windows_at(starts, patch)
 
 
 def _starts(side: int, size: int, step: float) -> list[int]:
@@ -184,3 +165,11 @@ def _starts(side: int, size: int, step: float) -> list[int]:
     # A step below one pixel would ask for windows without end.
     count = math.ceil(room / max(1.0, size * step)) + 1
     return [round(room * number / (count - 1)) for number in range(count)] if count > 1 else [0]
+
+
+def windows_at(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> tuple[Window, ...]:
+    """Windows of one size at every combination of starts along the axes."""
+    return tuple(
+        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
+        for corner in itertools.product(*starts)
+    )

@@ -1,4 +1,4 @@
-"""Telling what kind of network lies somewhere, and loading it."""
+"""Loading a network whose result is to be corrected, of whatever kind lies somewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from scribblesegment.errors import ConfigError, NetworkError, WeightsError
 from scribblesegment.refinement.adapters.base import (
     Confirm,
+    NetworkAdapter,
     NetworkSettings,
     PreparedImage,
-    RefinableNetwork,
     read_settings,
     settings_path,
 )
@@ -35,7 +35,6 @@ from scribblesegment.refinement.adapters.nnunet import is_nnunet, load_nnunet
 if TYPE_CHECKING:
     from scribblesegment.inference.predictor import Predictor
 
-
 _KINDS = (
     "a TorchScript or torch.export file, file.py:function or package.module:function, the trained-model folder of an "
     "nnU-Net v2 (with plans.json), a MONAI bundle (with configs/inference.json), or a name of list_weights()"
@@ -51,18 +50,18 @@ def load_network(
     weights: str | Path | None = None,
     fold: str | None = None,
     **settings: Any,
-) -> RefinableNetwork:
-    """Load a network that is to be corrected; what kind it is, is told from what lies there.
+) -> NetworkAdapter:
+    """Load a network that is to be corrected, of any kind.
 
     Args:
         source: A module or predictor in memory; the path of a TorchScript or torch.export file, of an nnU-Net v2
             trained-model folder, or of a MONAI bundle; "file.py:function" or "package.module:function", which makes a
             module; or a name of `list_weights`, or "default".
-        confirm: Shown the reason why foreign code would run, and asked whether it may. Without it, none does.
+        confirm: Called with the reason why foreign code would run; returns whether it may. Without it, none does.
         weights: File of parameters, for a function that makes an empty module.
         fold: Fold of an nnU-Net; the first there is by default.
         **settings: Fields of `NetworkSettings` that differ from those in the file beside the network, for modules,
-            functions, TorchScript and torch.export. The other kinds know all about themselves.
+            functions, TorchScript and torch.export. The other kinds describe themselves.
 
     Returns:
         The network, on the CPU, in evaluation mode.
@@ -83,7 +82,7 @@ def load_network(
     if path.is_dir():
         return _load_folder(path, confirm, fold, settings)
     if path.is_file():
-        return _load_file(path, confirm, weights, fold, settings)
+        return _load_file(path, confirm, fold, settings)
     if names_function(str(source)):
         return _load_function(str(source), confirm, weights, settings)
     if path.suffix or len(path.parts) > 1:
@@ -92,7 +91,7 @@ def load_network(
     return load_embedded(str(source))
 
 
-def _load_folder(folder: Path, confirm: Confirm | None, fold: str | None, settings: dict[str, Any]) -> RefinableNetwork:
+def _load_folder(folder: Path, confirm: Confirm | None, fold: str | None, settings: dict[str, Any]) -> NetworkAdapter:
     for home, chosen in ((folder, fold), (folder.parent, _fold_of(folder))):
         if is_nnunet(home) and (home == folder or chosen is not None):
             _refuse(settings, "an nnU-Net")
@@ -105,9 +104,7 @@ def _load_folder(folder: Path, confirm: Confirm | None, fold: str | None, settin
     raise NetworkError(f"The folder {folder} holds no network that is known here.{hint} A network is {_KINDS}.")
 
 
-def _load_file(
-    path: Path, confirm: Confirm | None, weights: str | Path | None, fold: str | None, settings: dict[str, Any]
-) -> RefinableNetwork:
+def _load_file(path: Path, confirm: Confirm | None, fold: str | None, settings: dict[str, Any]) -> NetworkAdapter:
     if is_bundle(path):
         _refuse(settings, "a MONAI bundle")
         return load_bundle(path, confirm)
@@ -156,14 +153,14 @@ def _load_function(
 
 
 def _fold_of(folder: Path) -> str | None:
-    """Tell the fold of an nnU-Net from the name of its folder."""
+    """The fold of an nnU-Net that a folder of this name holds."""
     found = re.fullmatch(r"fold_(\w+)", folder.name)
     return found[1] if found else None
 
 
 def _refuse(settings: dict[str, Any], kind: str) -> None:
     if settings:
-        raise ConfigError(f"{kind} knows all about itself; it takes no settings {', '.join(sorted(settings))}.")
+        raise ConfigError(f"{kind} describes itself; it takes no settings {', '.join(sorted(settings))}.")
 
 
-__all__ = ["EmbeddedNetwork", "ModuleNetwork", "NetworkSettings", "PreparedImage", "RefinableNetwork", "load_network"]
+__all__ = ["EmbeddedNetwork", "ModuleNetwork", "NetworkAdapter", "NetworkSettings", "PreparedImage", "load_network"]

@@ -1,4 +1,4 @@
-"""Networks that are a Python module: given in code, or made by a function in a file or a package."""
+"""Networks that are a Python module, from code or a function in a file, and TorchScript and torch.export files."""
 
 from __future__ import annotations
 
@@ -22,31 +22,28 @@ from scribblesegment.data.volume import Volume
 from scribblesegment.errors import NetworkError, WeightsError
 from scribblesegment.refinement.adapters.base import (
     Confirm,
+    FloatArray,
     ImageGrid,
     NetworkSettings,
     PreparedImage,
     copies_of_image,
-    require_confirmation,
+    require_consent,
     require_slices,
 )
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.tiling import Tiling
 from scribblesegment.weights.checkpoints import fill_parameters, open_safetensors, read_pickle
 
-FloatArray = NDArray[np.float32]
-
-
 _LARGEST_PATCH = 128
 
 _TRIAL_SIDE = 64
-
 
 # Training tools put one of these before every parameter's name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 class ModuleNetwork:
-    """A Python module with the settings it was trained with; see `RefinableNetwork`.
+    """A Python module with the settings it was trained with; a `NetworkAdapter`.
 
     Without settings, intensities are mapped to 0..1 by the volume's robust range and nothing is resampled.
     """
@@ -54,10 +51,10 @@ class ModuleNetwork:
     takes_scribbles = False
 
     def __init__(self, module: nn.Module, settings: NetworkSettings | None = None, **changes: Any) -> None:
-        """Take a module.
+        """Take a module that maps (B, C, *spatial) to logits (B, K, *spatial); it is put into evaluation mode.
 
         Args:
-            module: Maps (B, C, *spatial) to logits (B, K, *spatial). It is put into evaluation mode.
+            module: The module.
             settings: What is known of it.
             **changes: Settings that differ from these; fields of `NetworkSettings`.
 
@@ -82,7 +79,7 @@ class ModuleNetwork:
     def _found(self, name: str, value: int | None) -> int:
         if value is None:
             raise NetworkError(
-                f"The {name} of the network {self.name} cannot be told from its parameters. Give it as an option of "
+                f"The {name} of the network {self.name} cannot be found in its parameters. Give it as an option of "
                 "load_network, or in the settings beside its file."
             )
         return value
@@ -90,52 +87,43 @@ class ModuleNetwork:
     def prepare(
         self, image: Volume, *, axis: int = 0, index: int | None = None, scribbles: LabelScribbles | None = None
     ) -> PreparedImage:
-        """Normalise, resample and tile an image; see `RefinableNetwork.prepare`."""
+        """Normalise, resample and tile an image; see `NetworkAdapter.prepare`."""
         require_slices(self.ndim, index, self.name)
         part: NDArray[Any] = image.array
         spacing: tuple[float, ...] = image.spacing_kji_mm
-        missing = axis if self.ndim == 2 else None
+        slice_axis = axis if self.ndim == 2 else None
         if index is not None:
             cut = image.slice(axis, index)
-            part, spacing, missing = cut.image, cut.spacing_mm, None
+            part, spacing, slice_axis = cut.image, cut.spacing_mm, None
         wanted: list[float | None] = list(self.settings.spacing_mm or (None,) * self.ndim)
-        if missing is not None:
-            wanted.insert(missing, None)
+        if slice_axis is not None:
+            wanted.insert(slice_axis, None)
         grid = ImageGrid.lay_out(part.shape, spacing, wanted)
         on_grid = grid.image_to_grid(normalised(part, image.array, self.settings.normalise))
         tensor = torch.from_numpy(on_grid)[None].expand(self._copies, *grid.shape).contiguous()
-        return PreparedImage(
-            tensor, grid.spacing_mm, self._tiling(grid.shape, missing), part.shape, grid.matrix, grid.logits_from_grid
-        )
+        tiling = self._tiling(grid.shape, slice_axis)
+        return PreparedImage(tensor, tiling, part.shape, grid.matrix, grid.logits_from_grid)
 
-    def _tiling(self, shape: Sequence[int], missing: int | None) -> Tiling:
+    def _tiling(self, shape: Sequence[int], slice_axis: int | None) -> Tiling:
         """Lay out the windows; where no patch size is known, a slice is one window, padded to the multiple."""
-        seen = [side for axis, side in enumerate(shape) if axis != missing]
+        seen = [side for axis, side in enumerate(shape) if axis != slice_axis]
         patch = self.settings.patch_size
         if patch is None:
             largest = _LARGEST_PATCH if self.ndim == 3 else max(seen) + self.settings.multiple_of
             patch = tuple(_rounded_up(min(side, largest), self.settings.multiple_of) for side in seen)
         gaussian = any(side > size for side, size in zip(seen, patch, strict=True))
-        options: dict[str, Any] = {"overlap": self.settings.overlap, "gaussian": gaussian}
-        if missing is not None:
-            return Tiling.slices(shape, missing, patch_size=patch, **options)
-        return Tiling.patches(shape, patch, **options)
+        if slice_axis is None:
+            return Tiling.patches(shape, patch, overlap=self.settings.overlap, gaussian=gaussian)
+        return Tiling.slices(shape, slice_axis, patch_size=patch, overlap=self.settings.overlap, gaussian=gaussian)
 
 
 def labels_by_trial(
     module: nn.Module, output: Output, channels: int, sides: Sequence[int], name: str
 ) -> tuple[str, ...]:
-    """Run a network once on zeros to see how many labels it has.
-
-    Args:
-        module: In evaluation mode.
-        output: How to read what it returns.
-        channels: Of its input.
-        sides: Of its input.
-        name: What messages call it.
+    """Run a network, in evaluation mode, once on zeros (1, channels, *sides) to see how many labels it has.
 
     Raises:
-        NetworkError: It fails, or returns no logits.
+        NetworkError: It fails, or returns no logits; the message calls the network `name`.
     """
     example = next(module.parameters(), torch.zeros(()))
     trial = torch.zeros((1, channels, *sides), device=example.device, dtype=example.dtype)
@@ -157,20 +145,16 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 
 
 def normalised(part: NDArray[Any], whole: NDArray[Any], how: str | tuple[float, float]) -> FloatArray:
-    """Normalise intensities of a part of a volume as the settings say.
-
-    Args:
-        part: (*spatial), the volume or a slice of it.
-        whole: The volume, so that its slices agree.
-        how: See `NetworkSettings.normalise`.
+    """Normalise a volume's part, a slice or all of it, by the whole, so that its slices agree.
 
     Returns:
-        float32 of the shape of `part`, finite: NaN counts as 0, and before normalising by "zscore" as the mean.
+        float32 of the shape of `part`, finite: NaN counts as 0, and before normalising by "zscore" as the mean. See
+        `NetworkSettings.normalise` for how.
     """
     if how == "robust":
         return IntensityRange.estimate(whole).normalize(part)
     if not isinstance(how, str):
-        return IntensityRange(*how).normalize(part)
+        return IntensityRange(*map(float, how)).normalize(part)
     values = part.astype(np.float32)
     if how == "zscore":
         finite = whole[np.isfinite(whole)] if whole.dtype.kind == "f" else whole
@@ -180,23 +164,35 @@ def normalised(part: NDArray[Any], whole: NDArray[Any], how: str | tuple[float, 
     return np.nan_to_num(values, copy=False, nan=0.0, posinf=largest, neginf=-largest)
 
 
+def first_convolution(module: nn.Module) -> Tensor | None:
+    """Find the weights (out, in, *kernel) of the first convolution, which show dimension and channels; None if none.
+
+    Parameters come in the order in which layers were made, which is nearly always that of their use.
+    """
+    return next((value for value in module.parameters() if value.ndim in (4, 5)), None)
+
+
+def _rounded_up(side: int, multiple: int) -> int:
+    return math.ceil(side / multiple) * multiple
+
+
+# Functions that make a network --------------------------------------------------------------------------------------
+
+
 def names_function(source: str) -> bool:
     """Whether this is "file.py:function" or "package.module:function"."""
     place, separator, function = source.rpartition(":")
-    return bool(separator) and function.isidentifier() and bool(place.endswith(".py") or _is_dotted(place))
-
-
-def _is_dotted(name: str) -> bool:
-    return bool(re.fullmatch(r"\w+(\.\w+)*", name)) and len(name) > 1  # one letter is a drive: C:model
+    dotted = bool(re.fullmatch(r"\w+(\.\w+)*", place)) and len(place) > 1  # one letter is a drive: C:model
+    return bool(separator) and function.isidentifier() and (place.endswith(".py") or dotted)
 
 
 def make_module(source: str, confirm: Confirm | None, *, folder: Path | None = None) -> nn.Module:
-    """Call the function that makes a network.
+    """Call the function, "file.py:function" or "package.module:function", that makes a network, after consent.
 
     Args:
-        source: "file.py:function" or "package.module:function".
-        confirm: See `trust.require_confirmation`.
-        folder: Where a relative path of the file starts; the working folder by default.
+        source: The function; a relative path of a file starts in `folder`.
+        confirm: See `require_consent`.
+        folder: By default the working folder.
 
     Raises:
         NetworkError: Not confirmed, no such file, module or function, it fails, or it returns no module.
@@ -207,7 +203,7 @@ def make_module(source: str, confirm: Confirm | None, *, folder: Path | None = N
     path = (folder or Path()) / place
     if place.endswith(".py") and not path.is_file():
         raise NetworkError(f"There is no file {path}. Check the path.")
-    require_confirmation(
+    require_consent(
         confirm, f"The network is made by the function {function} of {place}: Python code, which can do anything."
     )
     try:
@@ -239,35 +235,16 @@ def load_parameters(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(f"There is no file of parameters {path}. Check the path.")
     parameters = open_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
-    fill_parameters(module, _unprefixed(parameters, set(module.state_dict())), path)
-
-
-def _unprefixed(parameters: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Take away what training tools put before every name, one after the other."""
+    known = set(module.state_dict())
     while parameters and not known & set(parameters):
         prefix = next((each for each in _PREFIXES if all(name.startswith(each) for name in parameters)), None)
         if prefix is None:
             break
         parameters = {name.removeprefix(prefix): value for name, value in parameters.items()}
-    return parameters
+    fill_parameters(module, parameters, path)
 
 
-def first_convolution(module: nn.Module) -> Tensor | None:
-    """Find the weights (out, in, *kernel) of the first convolution, which tell dimension and channels; None if none.
-
-    Parameters come in the order in which layers were made, which is nearly always that of their use.
-    """
-    return next((value for value in module.parameters() if value.ndim in (4, 5)), None)
-
-
-def _rounded_up(side: int, multiple: int) -> int:
-    return math.ceil(side / multiple) * multiple
-
-
-def is_torchscript(path: Path) -> bool:
-    """Tell a TorchScript file from one of parameters by what is in it, without loading it."""
-    names = archive_names(path)
-    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
+# Files that hold a network with its code ----------------------------------------------------------------------------
 
 
 def archive_names(path: Path) -> list[str]:
@@ -279,15 +256,15 @@ def archive_names(path: Path) -> list[str]:
         return []
 
 
-def load_torchscript(path: Path, settings: NetworkSettings, confirm: Confirm | None) -> ModuleNetwork:
-    """Load a TorchScript network.
+def is_torchscript(path: Path) -> bool:
+    """Distinguish a TorchScript file from one of parameters by what is in it, without loading it."""
+    names = archive_names(path)
+    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
 
-    Raises:
-        NetworkError: Not confirmed, or the file cannot be loaded.
-    """
-    require_confirmation(
-        confirm, f"{path.name} is a TorchScript file: it holds the network's code, which is run as it is."
-    )
+
+def load_torchscript(path: Path, settings: NetworkSettings, confirm: Confirm | None) -> ModuleNetwork:
+    """Load a TorchScript network; raises NetworkError if that is not confirmed or fails."""
+    require_consent(confirm, f"{path.name} is a TorchScript file: it holds the network's code, which is run as it is.")
     try:
         module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # a damaged file fails in arbitrary ways
@@ -298,8 +275,8 @@ def load_torchscript(path: Path, settings: NetworkSettings, confirm: Confirm | N
 class ExportedModule(nn.Module):
     """An exported program as a module.
 
-    A program runs in the mode it was exported in, and PyTorch's own module of it raises an error when it is asked for
-    another; this one lets `eval` and `train` pass.
+    A program runs in the mode it was exported in, and PyTorch's own module of it raises an error when another one is
+    set; this one lets `eval` and `train` pass.
     """
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
@@ -319,11 +296,9 @@ class ExportedModule(nn.Module):
 
 
 def is_exported(path: Path) -> bool:
-    """Tell an exported program by what is in the archive, without loading it."""
-    names = archive_names(path)
-    return any(
-        name.endswith(("serialized_exported_program.json", "archive_format", "models/model.json")) for name in names
-    )
+    """Recognise an exported program by what is in the archive, without loading it."""
+    known = ("serialized_exported_program.json", "archive_format", "models/model.json")
+    return any(name.endswith(known) for name in archive_names(path))
 
 
 def load_exported(path: Path, settings: NetworkSettings, confirm: Confirm | None) -> ModuleNetwork:
@@ -332,7 +307,7 @@ def load_exported(path: Path, settings: NetworkSettings, confirm: Confirm | None
     Raises:
         NetworkError: Not confirmed, the file cannot be loaded, or it takes no single image.
     """
-    require_confirmation(
+    require_consent(
         confirm, f"{path.name} is a torch.export file: reading it can run code, and so can the operations it names."
     )
     try:
@@ -343,15 +318,6 @@ def load_exported(path: Path, settings: NetworkSettings, confirm: Confirm | None
             f"{path} cannot be loaded by torch.export of PyTorch {torch.__version__}: {error}. Export it again with "
             "this version."
         ) from error
-    changes: dict[str, Any] = {"name": settings.name or path.stem}
-    sides = _fixed_sides(program, path)
-    if sides is not None and settings.patch_size is None:
-        changes["patch_size"] = sides
-    return ModuleNetwork(module.eval(), settings, **changes)
-
-
-def _fixed_sides(program: torch.export.ExportedProgram, path: Path) -> tuple[int, ...] | None:
-    """Find the image size a program was exported for; None if it takes any."""
     inputs = set(program.graph_signature.user_inputs)
     images = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
     if len(images) != 1 or not isinstance(images[0], torch.Tensor):
@@ -359,4 +325,7 @@ def _fixed_sides(program: torch.export.ExportedProgram, path: Path) -> tuple[int
     batch, _, *sides = images[0].shape
     if isinstance(batch, int) and batch != 1:
         raise NetworkError(f"{path} was exported for {batch} images at a time. Export it for one, or for any number.")
-    return tuple(sides) if all(isinstance(side, int) for side in sides) else None
+    changes: dict[str, Any] = {"name": settings.name or path.stem}
+    if settings.patch_size is None and all(isinstance(side, int) for side in sides):
+        changes["patch_size"] = tuple(sides)
+    return ModuleNetwork(module, settings, **changes)

@@ -1,4 +1,4 @@
-"""MONAI bundles: network, preprocessing and sliding window as the bundle's inference configuration says.
+"""MONAI bundles: network, preprocessing and sliding window as the bundle's inference configuration describes them.
 
 The configuration's transforms run on the image in memory in place of its loader, and their inverse brings logits back.
 MONAI indexes arrays (I, J, K), so that the grid's axes run the other way round than the image's.
@@ -7,7 +7,6 @@ MONAI indexes arrays (I, J, K), so that the grid's axes run the other way round 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 import sys
 import tempfile
@@ -28,12 +27,15 @@ from scribblesegment.data.volume import Volume
 from scribblesegment.errors import MissingPackageError, NetworkError, ScribbleSegmentError
 from scribblesegment.refinement.adapters.base import (
     Confirm,
+    DoubleArray,
+    FloatArray,
     PreparedImage,
     copies_of_image,
     outside_logits,
-    require_confirmation,
+    require_consent,
     require_package,
     require_slices,
+    stacked_matrix,
 )
 from scribblesegment.refinement.adapters.modules import (
     archive_names,
@@ -43,18 +45,24 @@ from scribblesegment.refinement.adapters.modules import (
     numbered_labels,
 )
 from scribblesegment.refinement.outputs import Output
-from scribblesegment.refinement.tiling import Tiling
+from scribblesegment.refinement.tiling import Tiling, windows_at
+
+_CONFIGURATIONS = tuple(f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml"))
+
+_METADATA = "configs/metadata.json"
+
+# Pixels of the image that take less than this part of their logits from the grid are taken for cut off.
+_LEAST_COVER = 1e-3
+
+
+# Windows ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class MonaiTiling(Tiling):
-    """Windows whose weights are those of MONAI, which centres its Gaussian between pixels.
+    """Windows whose weights are those of MONAI, which centres its Gaussian between pixels."""
 
-    Attributes:
-        sigma: Of the Gaussian, as a fraction of a window's side.
-    """
-
-    sigma: float | Sequence[float] = 0.125
+    sigma: float | Sequence[float] = 0.125  # of the Gaussian, as a fraction of a window's side
 
     def weights(self) -> torch.Tensor:
         """Weights of a window's pixels, float32 of the patch size, in (0, 1]."""
@@ -65,13 +73,13 @@ class MonaiTiling(Tiling):
 
 
 def monai_tiling(shape: Sequence[int], inferer: Any, slice_axis: int | None, name: str) -> Tiling:
-    """Lay out the windows of a bundle's inferer.
+    """Lay out the windows of a bundle's inferer on a grid.
 
     Args:
         shape: Of the grid.
         inferer: A sliding window, or one that gives the network the whole image; None is the latter.
         slice_axis: Axis that a 2D network does not see.
-        name: What messages call the network.
+        name: Of the network, for messages.
 
     Raises:
         NetworkError: Another inferer.
@@ -88,54 +96,31 @@ def monai_tiling(shape: Sequence[int], inferer: Any, slice_axis: int | None, nam
             "SlidingWindowInferer or a SimpleInferer."
         )
     patch = [int(side) for side in fall_back_tuple(inferer.roi_size, seen)]
-    overlaps = ensure_tuple_rep(inferer.overlap, len(patch))
-    starts = [_starts(side, size, overlap) for side, size, overlap in zip(seen, patch, overlaps, strict=True)]
+    starts = []
+    for side, size, overlap in zip(seen, patch, ensure_tuple_rep(inferer.overlap, len(patch)), strict=True):
+        # At equal steps, the last window moved back to end with the image.
+        last = max(side, size) - size
+        starts.append([*range(0, last, max(1, int(size * (1 - overlap)))), last])
     if slice_axis is not None:
         patch.insert(slice_axis, 1)
         starts.insert(slice_axis, list(range(shape[slice_axis])))
-    windows = tuple(
-        tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
-        for corner in itertools.product(*starts)
-    )
     sides = tuple(int(side) for side in shape)
     gaussian = str(getattr(inferer.mode, "value", inferer.mode)) == "gaussian"
-    sigma = inferer.sigma_scale
-    return MonaiTiling(sides, tuple(patch), windows, slice_axis, gaussian, sigma)
+    return MonaiTiling(sides, tuple(patch), windows_at(starts, patch), slice_axis, gaussian, inferer.sigma_scale)
 
 
-def _starts(side: int, size: int, overlap: float) -> list[int]:
-    """Where windows begin on one axis: at equal steps, the last one moved back to end with the image."""
-    last = max(side, size) - size
-    step = max(1, int(size * (1 - overlap)))
-    starts = [*range(0, last, step), last]
-    return starts
-
-
-FloatArray = NDArray[np.float32]
-
-
-_CONFIGURATIONS = tuple(f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml"))
-
-_METADATA = "configs/metadata.json"
-
-
-# Pixels of the image that take less than this part of their logits from the grid are taken for cut off.
-_LEAST_COVER = 1e-3
+# Reading a bundle ------------------------------------------------------------------------------------------------
 
 
 def is_bundle(path: Path) -> bool:
-    """Tell a bundle, a folder or a zip file of one, by its inference configuration."""
+    """Recognise a bundle, a folder or a zip file of one, by its inference configuration."""
     if path.is_dir():
         return any((path / name).is_file() for name in _CONFIGURATIONS)
     return path.suffix == ".zip" and any(name.endswith(_CONFIGURATIONS) for name in archive_names(path))
 
 
 def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
-    """Load a bundle.
-
-    Args:
-        path: Its folder, or a zip file of it.
-        confirm: See `trust.require_confirmation`; always asked.
+    """Load a bundle from its folder or a zip file of it; consent is always asked.
 
     Raises:
         NetworkError: Not confirmed, without parameters, several input images, channels that may overlap, or a
@@ -143,7 +128,7 @@ def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
         MissingPackageError: MONAI is not installed.
     """
     bundle = require_package("monai.bundle", "monai", "A MONAI bundle")
-    require_confirmation(
+    require_consent(
         confirm,
         f"{path.name} is a MONAI bundle: its configuration builds any Python object and holds expressions, all of "
         "which can run any code.",
@@ -174,20 +159,35 @@ def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
 
 @contextlib.contextmanager
 def _own_scripts(folder: Path) -> Iterator[None]:
-    """Let a bundle import its own scripts, and forget them afterwards: other bundles' have the same names."""
+    """Let a bundle import its own scripts, and unload them afterwards: other bundles' have the same names."""
     own = {each.stem for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").is_file()}
 
-    def take() -> dict[str, ModuleType]:
+    def unload() -> dict[str, ModuleType]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
 
-    others = take()
+    others = unload()
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        take()
+        unload()
         sys.modules.update(others)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a bundle describes besides its network."""
+
+    name: str
+    licence: str
+    preprocessing: Any
+    key: str  # of the image in the transforms' dictionary
+    channel_first: bool  # whether the loader, which is replaced, puts channels first
+    inferer: Any
+    activation: str
+    inputs: dict[str, Any]  # metadata of the input image
+    outputs: dict[str, Any]  # metadata of the prediction
 
 
 def _read(parser: Any, folder: Path, name: str) -> BundleNetwork:
@@ -196,61 +196,44 @@ def _read(parser: Any, folder: Path, name: str) -> BundleNetwork:
         parser.read_meta(str(folder / _METADATA))
     parser.read_config(str(configuration))
     parser["bundle_root"] = str(folder)
-    loader = _without_loader(parser)
+    key, channel_first = _take_out_loader(parser)
     module = _module(parser, folder)
+    activations = [step for step in _steps(parser, "postprocessing") or [] if _target(step).startswith("Activations")]
     parts = _Parts(
         name=str(parser.get("_meta_::name") or name),
         licence=str(parser.get("_meta_::license") or ""),
         preprocessing=parser.get_parsed_content("preprocessing"),
-        key=loader.key,
-        channel_first=loader.channel_first,
+        key=key,
+        channel_first=channel_first,
         inferer=parser.get_parsed_content("inferer") if "inferer" in parser else None,
-        activation="sigmoid" if _applies_sigmoid(parser) else "softmax",
-        inputs=dict(_described(parser, "inputs::image")),
-        outputs=dict(_described(parser, "outputs::pred")),
+        activation="sigmoid" if any(step.get("sigmoid") for step in activations) else "softmax",
+        inputs=dict(parser.get("_meta_::network_data_format::inputs::image") or {}),
+        outputs=dict(parser.get("_meta_::network_data_format::outputs::pred") or {}),
     )
     return BundleNetwork(module, parts)
 
 
-@dataclass(frozen=True)
-class _Loader:
-    """What the transform that reads image files, and is replaced, would have done."""
+def _take_out_loader(parser: Any) -> tuple[str, bool]:
+    """Take the transforms that load files out of the preprocessing, before anything of it is built.
 
-    key: str = "image"
-    channel_first: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What a bundle says, besides its network."""
-
-    name: str
-    licence: str
-    preprocessing: Any
-    key: str
-    channel_first: bool
-    inferer: Any
-    activation: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-
-
-def _without_loader(parser: Any) -> _Loader:
-    """Take the transforms that load files out of the preprocessing, before anything of it is built."""
+    Returns:
+        The key of the image, and whether the loader puts channels first.
+    """
     steps = _steps(parser, "preprocessing")
     if steps is None:
         raise NetworkError(
-            "The bundle's inference configuration has no list of transforms under `preprocessing`, so that there is "
-            "no telling what the network wants to see."
+            "The bundle's inference configuration has no list of transforms under `preprocessing`, so that what the "
+            "network wants to see is not known."
         )
-    found = _Loader()
+    key, channel_first = "image", False
     for step in [step for step in steps if _target(step).startswith("LoadImage")]:
         steps.remove(step)
-        keys = step.get("keys", found.key)
+        keys = step.get("keys", key)
         if isinstance(keys, str) and keys.startswith("@"):
             keys = parser.get_parsed_content(keys[1:])
-        found = _Loader(keys if isinstance(keys, str) else str(keys[0]), bool(step.get("ensure_channel_first")))
-    return found
+        key = keys if isinstance(keys, str) else str(keys[0])
+        channel_first = bool(step.get("ensure_channel_first"))
+    return key, channel_first
 
 
 def _steps(parser: Any, name: str) -> list[Any] | None:
@@ -267,16 +250,6 @@ def _steps(parser: Any, name: str) -> list[Any] | None:
 def _target(step: Any) -> str:
     """Name of a transform's class, without its package."""
     return str(step.get("_target_", "")).rpartition(".")[2] if isinstance(step, dict) else ""
-
-
-def _applies_sigmoid(parser: Any) -> bool:
-    steps = _steps(parser, "postprocessing") or []
-    return any(_target(step).startswith("Activations") and step.get("sigmoid") for step in steps)
-
-
-def _described(parser: Any, place: str) -> Any:
-    """Read what the metadata say of an input or output; nothing where they are silent."""
-    return parser.get(f"_meta_::network_data_format::{place}") or {}
 
 
 def _module(parser: Any, folder: Path) -> nn.Module:
@@ -299,13 +272,16 @@ def _module(parser: Any, folder: Path) -> nn.Module:
     )
 
 
+# The network -----------------------------------------------------------------------------------------------------
+
+
 class BundleNetwork:
-    """The network of a MONAI bundle; see `RefinableNetwork`."""
+    """The network of a MONAI bundle; a `NetworkAdapter`."""
 
     takes_scribbles = False
 
     def __init__(self, module: nn.Module, parts: _Parts) -> None:
-        """Take a network with what its bundle says; `load_bundle` makes it."""
+        """Take a network with what its bundle describes; `load_bundle` makes it."""
         self.module = module.eval()
         self.name = parts.name
         self.licence = parts.licence
@@ -316,27 +292,28 @@ class BundleNetwork:
         self._copies = copies_of_image(int(channels), self.ndim, self.name)
         self.output = Output(parts.activation)
         count = parts.outputs.get("num_channels")
-        self.labels = (
+        labels = (
             labels_by_trial(module, self.output, self._copies, (64,) * self.ndim, self.name)
             if count is None
             else numbered_labels(max(2, int(count)))
         )
-        if parts.activation == "sigmoid" and len(self.labels) > 2:
+        if parts.activation == "sigmoid" and len(labels) > 2:
             raise NetworkError(
-                f"{self.name} gives each of {len(self.labels)} structures a probability of its own, so that they may "
+                f"{self.name} gives each of {len(labels)} structures a probability of its own, so that they may "
                 "overlap. Only networks with labels that exclude each other can be corrected."
             )
         names = parts.outputs.get("channel_def") or {}
-        first_named = 1 if len(names) < len(self.labels) else 0  # a network of one channel names no background
-        self.labels = tuple(str(names.get(str(value - first_named), name)) for value, name in enumerate(self.labels))
+        first_named = 1 if len(names) < len(labels) else 0  # a network of one channel names no background
+        self.labels = tuple(str(names.get(str(value - first_named), name)) for value, name in enumerate(labels))
         self._parts = parts
 
     def prepare(
         self, image: Volume, *, axis: int = 0, index: int | None = None, scribbles: LabelScribbles | None = None
     ) -> PreparedImage:
-        """Run the bundle's preprocessing; see `RefinableNetwork.prepare`.
+        """Run the bundle's preprocessing; see `NetworkAdapter.prepare`.
 
-        A 2D network's slices are preprocessed one by one, as if each was an image of its own.
+        A 2D network's slices are preprocessed one by one, as if each was an image of its own, and stacked on a grid of
+        (slices, I, J).
 
         Raises:
             NetworkError: A slice is asked of a 3D network, the preprocessing fails, or slices come out of it in
@@ -345,17 +322,34 @@ class BundleNetwork:
         """
         require_slices(self.ndim, index, self.name)
         if self.ndim == 3:
-            return self._prepared(self._run(image.array.T, image.ijk_to_ras), image.shape)
+            return self._as_prepared(self._preprocessed(image.array.T, image.ijk_to_ras), image.shape)
         cuts = [image.slice(axis, each) for each in (range(image.shape[axis]) if index is None else [index])]
         row_mm, column_mm = cuts[0].spacing_mm
         affine = np.diag([column_mm, row_mm, 1.0, 1.0])
-        planes = [self._run(cut.image.T, affine) for cut in cuts]
+        planes = [self._preprocessed(cut.image.T, affine) for cut in cuts]
         if index is not None:
-            return self._prepared(planes[0], cuts[0].image.shape)
-        return self._stacked(planes, image, axis)
+            return self._as_prepared(planes[0], cuts[0].image.shape)
+        sizes = {tuple(plane.result.shape) for plane in planes}
+        if len(sizes) > 1:
+            raise NetworkError(
+                f"The preprocessing of {self.name} gives slices different sizes, {sorted(sizes)[:3]}; correct one "
+                "slice at a time."
+            )
+        tensor = torch.stack([plane.result.as_tensor() for plane in planes], dim=1)
 
-    def _run(self, array_ijk: NDArray[Any], affine: NDArray[np.float64]) -> _Seen:
-        """Run the transforms on an image whose axes are in MONAI's order, and give it and its map to the result."""
+        def way_back(logits: FloatArray) -> FloatArray:
+            return np.stack([plane.way_back(logits[:, each]) for each, plane in enumerate(planes)], axis=axis + 1)
+
+        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, 0, self.name)
+        return PreparedImage(tensor, tiling, image.shape, stacked_matrix(planes[0].matrix, axis), way_back, slack=0.5)
+
+    def _as_prepared(self, preprocessed: _Preprocessed, shape: tuple[int, ...]) -> PreparedImage:
+        tensor = preprocessed.result.as_tensor().contiguous()
+        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, None, self.name)
+        return PreparedImage(tensor, tiling, tuple(shape), preprocessed.matrix, preprocessed.way_back, slack=0.5)
+
+    def _preprocessed(self, array_ijk: NDArray[Any], affine: DoubleArray) -> _Preprocessed:
+        """Run the transforms on an image whose axes are in MONAI's order."""
         from monai.data import MetaTensor
 
         values = torch.from_numpy(np.ascontiguousarray(array_ijk, np.float32))
@@ -386,69 +380,29 @@ class BundleNetwork:
                 f"{type(result).__name__} {tuple(getattr(result, 'shape', ()))}; expected a MetaTensor of "
                 f"{self._copies} channels and {self.ndim} axes, which knows where it lies."
             )
-        return _Seen(result.float(), affine, self._parts)
-
-    def _prepared(self, seen: _Seen, shape: tuple[int, ...]) -> PreparedImage:
-        tensor = seen.result.as_tensor().contiguous()
-        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, None, self.name)
-        return PreparedImage(tensor, seen.spacing_mm, tiling, tuple(shape), seen.matrix, seen.back, slack=0.5)
-
-    def _stacked(self, planes: Sequence[_Seen], image: Volume, axis: int) -> PreparedImage:
-        """Put preprocessed slices on top of each other: a grid of (slices, I, J)."""
-        sizes = {tuple(plane.result.shape) for plane in planes}
-        if len(sizes) > 1:
-            raise NetworkError(
-                f"The preprocessing of {self.name} gives slices different sizes, {sorted(sizes)[:3]}; correct one "
-                "slice at a time."
-            )
-        tensor = torch.stack([plane.result.as_tensor() for plane in planes], dim=1)
-        tiling = monai_tiling(tensor.shape[1:], self._parts.inferer, 0, self.name)
-        others = [other for other in range(3) if other != axis]
-        matrix = np.zeros((4, 4))
-        matrix[0, axis] = 1.0
-        matrix[np.ix_([1, 2, 3], [*others, 3])] = planes[0].matrix
-
-        def back(logits: FloatArray) -> FloatArray:
-            return np.stack([plane.back(logits[:, each]) for each, plane in enumerate(planes)], axis=axis + 1)
-
-        spacing = (image.spacing_kji_mm[axis], *planes[0].spacing_mm)
-        return PreparedImage(tensor, spacing, tiling, image.shape, matrix, back, slack=0.5)
+        return _Preprocessed(result.float(), affine, self._parts)
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """An image after the bundle's preprocessing.
+class _Preprocessed:
+    """An image after the bundle's preprocessing."""
 
-    Attributes:
-        result: MetaTensor (C, *grid), which remembers what was done to it.
-        affine: (4, 4) of the image before, for indices in MONAI's order.
-        parts: Of the bundle.
-    """
-
-    result: Any
-    affine: NDArray[np.float64]
+    result: Any  # MetaTensor (C, *grid), which remembers what was done to it
+    affine: DoubleArray  # (4, 4) of the image before, for indices in MONAI's order
     parts: _Parts
 
     @property
-    def _affine_after(self) -> NDArray[np.float64]:
+    def matrix(self) -> DoubleArray:
+        """Map homogeneous indices of the image, in the package's order of axes, to those of the grid."""
         from monai.data.utils import to_affine_nd
 
-        return np.asarray(to_affine_nd(self.result.ndim - 1, np.asarray(self.result.affine, np.float64)))
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Size of a cell along each axis of the grid."""
-        return tuple(np.linalg.norm(self._affine_after[:-1, :-1], axis=0).tolist())
-
-    @property
-    def matrix(self) -> NDArray[np.float64]:
-        """Map homogeneous indices of the image, in the package's order of axes, to those of the grid."""
         ndim = self.result.ndim - 1
         before = self.affine[np.ix_([*range(ndim), 3], [*range(ndim), 3])]
+        after = np.asarray(to_affine_nd(ndim, np.asarray(self.result.affine, np.float64)))
         reverse = np.eye(ndim + 1)[[*range(ndim)[::-1], ndim]]
-        return np.asarray(np.linalg.solve(self._affine_after, before @ reverse))
+        return np.asarray(np.linalg.solve(after, before @ reverse))
 
-    def back(self, logits: FloatArray) -> FloatArray:
+    def way_back(self, logits: FloatArray) -> FloatArray:
         """Undo the spatial transforms on class logits (labels, *grid); what they cut off is background."""
         from monai.data import MetaTensor
         from monai.transforms import Invertd
@@ -466,11 +420,7 @@ class _Seen:
 
 
 def _require_optional_packages(error: BaseException, name: str) -> None:
-    """Name the package that a transform of MONAI lacks, if that is what it failed for.
-
-    Raises:
-        MissingPackageError: It is.
-    """
+    """Raise MissingPackageError if a transform of MONAI failed for want of a package."""
     from monai.utils import OptionalImportError
 
     cause: BaseException | None = error

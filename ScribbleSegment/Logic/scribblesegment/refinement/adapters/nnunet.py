@@ -13,14 +13,12 @@ import inspect
 import json
 import pickle
 import pydoc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from scribblesegment.data.labels import LabelScribbles
@@ -29,10 +27,11 @@ from scribblesegment.errors import GeometryError, NetworkError
 from scribblesegment.refinement.adapters.base import (
     Confirm,
     DoubleArray,
+    FloatArray,
     PreparedImage,
     copies_of_image,
     outside_logits,
-    require_confirmation,
+    require_consent,
     require_package,
     require_slices,
     scaling,
@@ -40,56 +39,30 @@ from scribblesegment.refinement.adapters.base import (
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.tiling import Tiling
 
-FloatArray = NDArray[np.float32]
-
-
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 
 _FILES = ("plans.json", "dataset.json")
-
 
 # Where networks and their parts come from; plans that name anything else could call any function of this computer.
 _NETWORKS, _PARTS = "dynamic_network_architectures.", "torch.nn."
 
 
+# Reading a folder ------------------------------------------------------------------------------------------------
+
+
 def is_nnunet(folder: Path) -> bool:
-    """Tell a trained-model folder by its files."""
+    """Recognise a trained-model folder by its files."""
     return all((folder / name).is_file() for name in _FILES)
-
-
-def find_checkpoint(folder: Path, fold: str | None) -> Path:
-    """Find the checkpoint of a fold, by default of the first that has one.
-
-    Raises:
-        NetworkError: There is none.
-    """
-    folds = sorted(path for path in folder.glob("fold_*") if path.is_dir())
-    wanted = [path for path in folds if fold is None or path.name == f"fold_{fold}"]
-    found = [path / name for path in wanted for name in CHECKPOINTS if (path / name).is_file()]
-    if found:
-        return found[0]
-    known = ", ".join(path.name for path in folds) or "no folds"
-    raise NetworkError(
-        f"{folder} has no {' or '.join(CHECKPOINTS)} in {'any fold' if fold is None else f'fold_{fold}'}; it has "
-        f"{known}. Copy a fold of the training there, or choose another."
-    )
 
 
 @dataclass(frozen=True, eq=False)
 class NnunetModel:
-    """nnU-Net's description of a trained model.
-
-    Attributes:
-        name: What it is called.
-        plans: Its `PlansManager`.
-        configuration: Its `ConfigurationManager`.
-        dataset: What dataset.json holds.
-    """
+    """nnU-Net's description of a trained model."""
 
     name: str
-    plans: Any
-    configuration: Any
-    dataset: dict[str, Any]
+    plans: Any  # PlansManager
+    configuration: Any  # ConfigurationManager
+    dataset: dict[str, Any]  # what dataset.json holds
 
     @property
     def labels(self) -> Any:
@@ -102,15 +75,13 @@ class NnunetModel:
         return len(self.dataset.get("channel_names") or self.dataset["modality"])
 
 
-def read_nnunet(
-    folder: Path, confirm: Confirm | None = None, *, fold: str | None = None
-) -> tuple[nn.Module, NnunetModel]:
+def load_nnunet(folder: Path, confirm: Confirm | None = None, *, fold: str | None = None) -> NnunetNetwork:
     """Read a trained-model folder and build its network.
 
     Args:
         folder: With plans.json, dataset.json and fold_X/checkpoint_*.pth.
-        confirm: See `trust.require_confirmation`; asked only if the checkpoint holds more than plain data, or the plans
-            name a network from elsewhere.
+        confirm: See `require_consent`; needed only if the checkpoint holds more than plain data, or the plans name a
+            network from elsewhere.
         fold: "0", "1", ... or "all"; by default the first there is.
 
     Raises:
@@ -118,7 +89,7 @@ def read_nnunet(
             images, or trained by a trainer that is not installed.
         MissingPackageError: nnU-Net is not installed.
     """
-    checkpoint_path = find_checkpoint(folder, fold)
+    checkpoint_path = _find_checkpoint(folder, fold)
     try:
         plans, dataset = (json.loads((folder / name).read_text(encoding="utf-8")) for name in _FILES)
     except (OSError, ValueError) as error:
@@ -127,11 +98,10 @@ def read_nnunet(
         "nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2", "A trained-model folder of nnU-Net"
     )
     checkpoint = _read_checkpoint(checkpoint_path, confirm)
-    name = str(plans.get("dataset_name") or folder.name)
     try:
         manager = handler.PlansManager(plans)
         configuration = manager.get_configuration(checkpoint["init_args"]["configuration"])
-        model = NnunetModel(name, manager, configuration, dataset)
+        model = NnunetModel(str(plans.get("dataset_name") or folder.name), manager, configuration, dataset)
         _require_supported(model)
         _require_known_parts(model, confirm)
         module = _built(model, str(checkpoint["trainer_name"]))
@@ -143,23 +113,39 @@ def read_nnunet(
             f"The nnU-Net model in {folder}, trained by {checkpoint['trainer_name']}, cannot be built: "
             f"{type(error).__name__}: {error}. Check that the installed nnunetv2 can predict with it."
         ) from error
-    return module, model
+    return NnunetNetwork(module, model)
+
+
+def _find_checkpoint(folder: Path, fold: str | None) -> Path:
+    """Find the checkpoint of a fold, by default of the first that has one."""
+    folds = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    wanted = [path for path in folds if fold is None or path.name == f"fold_{fold}"]
+    found = [path / name for path in wanted for name in CHECKPOINTS if (path / name).is_file()]
+    if found:
+        return found[0]
+    known = ", ".join(path.name for path in folds) or "no folds"
+    raise NetworkError(
+        f"{folder} has no {' or '.join(CHECKPOINTS)} in {'any fold' if fold is None else f'fold_{fold}'}; it has "
+        f"{known}. Copy a fold of the training there, or choose another."
+    )
 
 
 def _read_checkpoint(path: Path, confirm: Confirm | None) -> dict[str, Any]:
     """Read a checkpoint as plain data if it is that, and else with the code in it, once that is confirmed."""
+    content: Any = None
     with contextlib.ExitStack() as stack:
         if hasattr(torch.serialization, "safe_globals"):  # PyTorch 2.5
-            stack.enter_context(torch.serialization.safe_globals(_harmless()))
+            stack.enter_context(torch.serialization.safe_globals(_safe_globals()))
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            require_confirmation(
+            # Which class it was, without the long advice of PyTorch.
+            lines = [line.strip() for line in str(error).splitlines() if "global" in line.lower()]
+            require_consent(
                 confirm,
-                f"The checkpoint {path.name} in {path.parent} holds more than parameters ({_refused_object(error)}); "
+                f"The checkpoint {path.name} in {path.parent} holds more than parameters ({[*lines, 'code'][0]}); "
                 "reading that can run any code.",
             )
-            content = None
         except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
             raise NetworkError(f"{path} is damaged or no checkpoint: {error}. Copy it again.") from error
     if content is None:
@@ -173,7 +159,7 @@ def _read_checkpoint(path: Path, confirm: Confirm | None) -> dict[str, Any]:
     return dict(content)
 
 
-def _harmless() -> list[Any]:
+def _safe_globals() -> list[Any]:
     """List what the trainer's log of numpy numbers is made of."""
     from _codecs import encode
 
@@ -185,14 +171,8 @@ def _harmless() -> list[Any]:
     return [*parts, (scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
 
 
-def _refused_object(error: Exception) -> str:
-    """Say which class it was, without the long advice of PyTorch."""
-    return next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "code")
-
-
 def _require_supported(model: NnunetModel) -> None:
-    labels = model.labels
-    if labels.has_regions:
+    if model.labels.has_regions:
         raise NetworkError(
             f"{model.name} predicts overlapping regions (region-based training), so that no pixel has one label. Only "
             "models with labels that exclude each other can be corrected."
@@ -213,7 +193,7 @@ def _require_known_parts(model: NnunetModel, confirm: Confirm | None) -> None:
     named += [(part, _PARTS) for part in parts if part is not None]
     foreign = [str(name) for name, home in named if not _is_layer(str(name), home)]
     if foreign:
-        require_confirmation(
+        require_consent(
             confirm, f"The plans of {model.name} call {', '.join(foreign)}, which is no part of nnU-Net: any code."
         )
 
@@ -238,30 +218,23 @@ def _built(model: NnunetModel, trainer_name: str) -> nn.Module:
             f"{model.name} was trained by {trainer_name}, which the installed nnunetv2 does not have. Copy the file of "
             "that trainer into it, as nnU-Net itself needs it too."
         )
-    channels = copies_of_image(model.channels, len(model.configuration.patch_size), model.name)
-    heads = model.labels.num_segmentation_heads
     configuration = model.configuration
+    channels = copies_of_image(model.channels, len(configuration.patch_size), model.name)
+    heads = model.labels.num_segmentation_heads
+    described: tuple[Any, ...] = (
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+    )
     if "plans_manager" in inspect.signature(trainer.build_network_architecture).parameters:  # nnunetv2 2.7
-        network = trainer.build_network_architecture(
-            model.plans, configuration, channels, heads, enable_deep_supervision=False
-        )
-    else:
-        network = trainer.build_network_architecture(
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-            channels,
-            heads,
-            enable_deep_supervision=False,
-        )
+        described = (model.plans, configuration)
+    network = trainer.build_network_architecture(*described, channels, heads, enable_deep_supervision=False)
     if not isinstance(network, nn.Module):
         raise NetworkError(f"The trainer {trainer_name} made {type(network).__name__}, which is no network.")
     return network
 
 
-def load_nnunet(folder: Path, confirm: Confirm | None = None, *, fold: str | None = None) -> NnunetNetwork:
-    """Load a trained-model folder; arguments and errors are those of `read_nnunet`."""
-    return NnunetNetwork(*read_nnunet(folder, confirm, fold=fold))
+# The network -----------------------------------------------------------------------------------------------------
 
 
 class NnunetTiling(Tiling):
@@ -276,14 +249,14 @@ class NnunetTiling(Tiling):
 
 
 class NnunetNetwork:
-    """A network of nnU-Net; see `RefinableNetwork`."""
+    """A network of nnU-Net; a `NetworkAdapter`."""
 
     output = Output("softmax", probabilities=False)
     licence = ""
     takes_scribbles = False
 
     def __init__(self, module: nn.Module, model: NnunetModel) -> None:
-        """Take a network with its plans; `read_nnunet` gives both."""
+        """Take a network with its plans; `load_nnunet` makes it."""
         self.module = module.eval()
         self.name = model.name
         self.ndim = len(model.configuration.patch_size)
@@ -295,11 +268,11 @@ class NnunetNetwork:
     def prepare(
         self, image: Volume, *, axis: int = 0, index: int | None = None, scribbles: LabelScribbles | None = None
     ) -> PreparedImage:
-        """Preprocess an image as nnU-Net does; see `RefinableNetwork.prepare`.
+        """Preprocess an image as nnU-Net does; see `NetworkAdapter.prepare`.
 
-        Where all slices are asked for, a 2D network sees those along the axis that its plans name, and `axis` is not
-        read. One slice is cut along `axis` out of the preprocessed volume, so that intensities are normalised with all
-        of it; the volume is kept for the next slice.
+        Where all slices are wanted, a 2D network sees those along the axis that its plans name, and `axis` is not read.
+        One slice is cut along `axis` out of the preprocessed volume, so that intensities are normalised with all of it;
+        the volume is kept for the next slice.
 
         Raises:
             NetworkError: A slice is asked of a 3D network, or nnU-Net cannot preprocess the image.
@@ -312,38 +285,38 @@ class NnunetNetwork:
         if self._last is None or self._last[0] is not image or self._last[1] != across:
             self._last = (image, across, self._preprocessed(image, across))
         volume = self._last[2]
-        return self._whole(volume, image.shape) if index is None else self._slice(volume, axis, index, image.shape)
+        if index is not None:
+            return self._slice(volume, axis, index, image.shape)
+        patch, grid = self._model.configuration.patch_size, volume.data.shape[1:]
+        tiling = NnunetTiling.slices(grid, 0, patch_size=patch) if self.ndim == 2 else NnunetTiling.patches(grid, patch)
+        data = torch.from_numpy(volume.data)
+        return PreparedImage(data, tiling, image.shape, volume.matrix, lambda logits: self._to_image(logits, volume))
 
     def _preprocessed(self, image: Volume, axis: int | None) -> _Preprocessed:
         """Run nnU-Net's preprocessor, on an array turned so that slices along `axis`, if given, are what it sees."""
         model = self._model
-        turned = _axes_of_reader(image, model.plans)
-        forward = [turned[each] for each in model.plans.transpose_forward]
+        plans, configuration = model.plans, model.configuration
+        turned = _axes_of_reader(image, plans)
+        forward = [turned[each] for each in plans.transpose_forward]
         if axis is not None:
             first = next(entry for entry in turned if entry[0] == axis)
             forward = [first, *(entry for entry in forward if entry[0] != axis)]
-        given = [forward[each] for each in model.plans.transpose_backward]
-        array = _turned(image.array, given).astype(np.float32)
+        given = [forward[each] for each in plans.transpose_backward]
+        array = image.array.transpose([old for old, _ in given])
+        array = np.flip(array, tuple(new for new, (_, flipped) in enumerate(given) if flipped)).astype(np.float32)
         spacing = [image.spacing_kji_mm[each] for each, _ in given]
-        properties: dict[str, Any] = {"spacing": spacing}
         copies = copies_of_image(model.channels, self.ndim, self.name)
-        preprocessor = model.configuration.preprocessor_class(verbose=False)
         try:
-            data, _, properties = preprocessor.run_case_npy(
-                np.repeat(array[None], copies, axis=0),
-                None,
-                properties,
-                model.plans,
-                model.configuration,
-                model.dataset,
+            data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+                np.repeat(array[None], copies, axis=0), None, {"spacing": spacing}, plans, configuration, model.dataset
             )
         except Exception as error:  # its code, its errors
             raise NetworkError(
                 f"nnU-Net cannot preprocess the image of shape {image.shape} for {self.name}: "
                 f"{type(error).__name__}: {error}."
             ) from error
-        original = [spacing[each] for each in model.plans.transpose_forward]
-        wanted = list(model.configuration.spacing)
+        original = [spacing[each] for each in plans.transpose_forward]
+        wanted = list(configuration.spacing)
         return _Preprocessed(
             np.asarray(data, np.float32),
             tuple(forward),
@@ -353,76 +326,54 @@ class NnunetNetwork:
             tuple(int(side) for side in properties["shape_before_cropping"]),
         )
 
-    def _whole(self, volume: _Preprocessed, shape: tuple[int, ...]) -> PreparedImage:
-        patch = self._model.configuration.patch_size
-        grid = volume.data.shape[1:]
-        tiling = NnunetTiling.slices(grid, 0, patch_size=patch) if self.ndim == 2 else NnunetTiling.patches(grid, patch)
-
-        def back(logits: FloatArray) -> FloatArray:
-            return self._to_image(logits, volume)
-
-        return PreparedImage(torch.from_numpy(volume.data), volume.spacing_mm, tiling, shape, volume.matrix, back)
-
     def _slice(self, volume: _Preprocessed, axis: int, index: int, shape: tuple[int, ...]) -> PreparedImage:
         """Cut one slice out of the volume; one outside of nnU-Net's crop, where the image is zero, is all zeros."""
         position = index if not volume.axes[0][1] else shape[axis] - 1 - index
         across = position - volume.crop[0].start
         seen = 0 <= across < volume.data.shape[1]
         plane = volume.data[:, across] if seen else np.zeros_like(volume.data[:, 0])
-        sides = tuple(side for other, side in enumerate(shape) if other != axis)
         others = [other for other in range(3) if other != axis]
+        sides = tuple(shape[other] for other in others)
 
-        def back(logits: FloatArray) -> FloatArray:
+        def way_back(logits: FloatArray) -> FloatArray:
             if not seen:
                 return outside_logits((len(logits), *sides))
-            return self._to_image(logits[:, None], volume, across)
+            return self._to_image(logits[:, None], volume, one_slice=True)
 
-        kept = [*others, 3]
-        matrix = volume.matrix[np.ix_([1, 2, 3], kept)]
+        matrix = volume.matrix[np.ix_([1, 2, 3], [*others, 3])]
         tiling = NnunetTiling.patches(plane.shape[1:], self._model.configuration.patch_size)
-        tensor = torch.from_numpy(np.ascontiguousarray(plane))
-        return PreparedImage(tensor, volume.spacing_mm[1:], tiling, sides, matrix, back)
+        return PreparedImage(torch.from_numpy(np.ascontiguousarray(plane)), tiling, sides, matrix, way_back)
 
-    def _to_image(self, logits: FloatArray, volume: _Preprocessed, across: int | None = None) -> FloatArray:
+    def _to_image(self, logits: FloatArray, volume: _Preprocessed, *, one_slice: bool = False) -> FloatArray:
         """Go nnU-Net's way back: resample to the crop, put it into the image, turn the axes back.
 
-        With `across`, only that slice of the crop is there, and (labels, H, W) is returned.
+        With `one_slice`, only that slice of the crop is there, and (labels, H, W) is returned.
         """
-        crop = volume.crop if across is None else (slice(0, 1), *volume.crop[1:])
-        shape = volume.shape if across is None else (1, *volume.shape[1:])
+        crop = (slice(0, 1), *volume.crop[1:]) if one_slice else volume.crop
+        shape = (1, *volume.shape[1:]) if one_slice else volume.shape
         size = tuple(part.stop - part.start for part in crop)
         resample = self._model.configuration.resampling_fn_probabilities
         inside = resample(logits, size, list(volume.spacing_mm), list(volume.original_mm))
         turned = outside_logits((len(logits), *shape))
         turned[(slice(None), *crop)] = np.asarray(inside, np.float32)
-        back = np.stack([_turned_back(each, volume.axes) for each in turned])
-        return back if across is None else back.squeeze(1 + volume.axes[0][0])
+        unflipped = np.flip(turned, tuple(1 + new for new, (_, flipped) in enumerate(volume.axes) if flipped))
+        back = unflipped.transpose([0, *(1 + np.argsort([old for old, _ in volume.axes]))])
+        return back.squeeze(1 + volume.axes[0][0]) if one_slice else back
 
 
-Axes = tuple[tuple[int, bool], ...]
-
-"""For each axis of a turned array: the axis it was, and whether it runs the other way."""
+Axes = tuple[tuple[int, bool], ...]  # for each axis of a turned array: which it was, and whether it runs backwards
 
 
 @dataclass(frozen=True, eq=False)
 class _Preprocessed:
-    """A volume as nnU-Net sees it.
+    """A volume as nnU-Net sees it."""
 
-    Attributes:
-        data: float32 (C, *grid).
-        axes: Axes of the grid within the image.
-        original_mm: Spacing of the image along the axes of the grid.
-        spacing_mm: Spacing of the grid.
-        crop: What is left of the turned image when empty borders are cut off.
-        shape: Of the turned image.
-    """
-
-    data: FloatArray
-    axes: Axes
-    original_mm: tuple[float, ...]
-    spacing_mm: tuple[float, ...]
-    crop: tuple[slice, ...]
-    shape: tuple[int, ...]
+    data: FloatArray  # (C, *grid)
+    axes: Axes  # of the grid within the image
+    original_mm: tuple[float, ...]  # spacing of the image along the axes of the grid
+    spacing_mm: tuple[float, ...]  # of the grid
+    crop: tuple[slice, ...]  # what is left of the turned image when empty borders are cut off
+    shape: tuple[int, ...]  # of the turned image
 
     @property
     def matrix(self) -> DoubleArray:
@@ -439,7 +390,7 @@ class _Preprocessed:
 
 
 def _axes_of_reader(image: Volume, plans: Any) -> Axes:
-    """Tell in which order and direction the model's reader delivers the axes (K, J, I)."""
+    """In which order and direction the model's reader delivers the axes (K, J, I)."""
     if plans.image_reader_writer_class.__name__ != "NibabelIOWithReorient":
         return ((0, False), (1, False), (2, False))
     import nibabel
@@ -447,16 +398,6 @@ def _axes_of_reader(image: Volume, plans: Any) -> Axes:
     # For each of i, j, k: which of right, anterior and superior it is nearest to, and in which direction.
     orientation = nibabel.io_orientation(image.ijk_to_ras)
     if np.isnan(orientation).any():
-        raise GeometryError("The image's axes cannot be told apart by direction; resample it to axes at right angles.")
+        raise GeometryError("The image's axes have no clear directions; resample it to axes at right angles.")
     found = {int(world): (2 - ijk, bool(sign < 0)) for ijk, (world, sign) in enumerate(orientation)}
     return found[2], found[1], found[0]
-
-
-def _turned(array: NDArray[Any], axes: Sequence[tuple[int, bool]]) -> NDArray[Any]:
-    turned = array.transpose([old for old, _ in axes])
-    return np.flip(turned, tuple(new for new, (_, flipped) in enumerate(axes) if flipped))
-
-
-def _turned_back(array: NDArray[Any], axes: Axes) -> NDArray[Any]:
-    unflipped = np.flip(array, tuple(new for new, (_, flipped) in enumerate(axes) if flipped))
-    return unflipped.transpose(np.argsort([old for old, _ in axes]))

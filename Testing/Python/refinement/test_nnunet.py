@@ -1,0 +1,247 @@
+"""Trained-model folders that nnU-Net's own classes wrote: read, refused, and predicted as nnU-Net does."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunet_models import LABELS, make_dataset, make_plans, make_volume, predicted_by_nnunet, write_model
+from tiled_inference import tiled_logits
+
+from scribblesegment.data.labels import LabelScribbles
+from scribblesegment.data.volume import Volume
+from scribblesegment.errors import GeometryError, MissingPackageError, NetworkError
+from scribblesegment.refinement.adapters import load_network
+
+pytest.importorskip("nnunetv2")
+
+
+def a_model(folder: Path, name: str = "2d", transpose: tuple[int, int, int] = (0, 1, 2)) -> Path:
+    return write_model(folder / name, name, make_plans(transpose), make_dataset())
+
+
+@pytest.fixture
+def in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net add up windows in float32; its half precision rounds to a tenth at the corners of an image."""
+    from nnunetv2.inference import predict_from_raw_data, sliding_window_prediction
+
+    class TorchWithoutHalf:
+        half = torch.float32
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    monkeypatch.setattr(predict_from_raw_data, "torch", TorchWithoutHalf())
+    gaussian = functools.partial(sliding_window_prediction.compute_gaussian, dtype=torch.float32)
+    monkeypatch.setattr(predict_from_raw_data, "compute_gaussian", gaussian)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.softmax(torch.from_numpy(logits), dim=0).numpy()
+
+
+def predicted(folder: Path, volume: Volume) -> np.ndarray:
+    """Probabilities (labels, *shape) by the adapter."""
+    network = load_network(folder)  # without confirm: everything in it is plain data
+    prepared = network.prepare(volume)
+    return softmax(prepared.to_image(tiled_logits(network, prepared)))
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+@pytest.mark.usefixtures("in_single_precision")
+def test_an_unrefined_prediction_is_that_of_nnunet(tmp_path: Path, name: str, transpose: tuple[int, int, int]):
+    folder, volume = a_model(tmp_path, name, transpose), make_volume()
+    small = Volume(volume.array[2:6, 4:13, 5:16], volume.ijk_to_ras)  # smaller than a patch in 3D
+    for image in (volume, small):
+        expected = predicted_by_nnunet(folder, image.array, image.spacing_kji_mm)
+        np.testing.assert_allclose(predicted(folder, image), expected, atol=1e-5)
+        assert expected.argmax(axis=0).max() > 0  # there is something to see
+
+
+def test_the_segmentation_is_that_of_nnunet_in_its_own_precision(tmp_path: Path):
+    folder, volume = a_model(tmp_path, "3d_fullres"), make_volume()
+    expected = predicted_by_nnunet(folder, volume.array, volume.spacing_kji_mm).argmax(axis=0)
+    assert (predicted(folder, volume).argmax(axis=0) == expected).mean() > 0.99
+
+
+@pytest.mark.usefixtures("in_single_precision")
+def test_a_model_whose_reader_turns_images_sees_them_turned(tmp_path: Path):
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+
+    plans = make_plans((1, 0, 2), reader="NibabelIOWithReorient")
+    folder = write_model(tmp_path / "model", "3d_fullres", plans, make_dataset())
+    matrix = np.zeros((4, 4))  # i runs to the back, j to the feet, k to the left
+    matrix[1, 0], matrix[2, 1], matrix[0, 2], matrix[3, 3] = -0.9, -1.0, -2.5, 1.0
+    volume = Volume(make_volume().array, matrix)
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(volume.array.T, matrix), tmp_path / "image.nii.gz")
+    array, properties = NibabelIOWithReorient().read_images([str(tmp_path / "image.nii.gz")])
+    turned = predicted_by_nnunet(folder, array[0], properties["spacing"])
+    # The reader's axes are (superior, anterior, right), the image's k, j, i run to the left, the feet and the back.
+    expected = np.flip(turned, (1, 2, 3)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(predicted(folder, volume), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2)])
+def test_a_slice_is_seen_as_it_is_within_the_volume_and_along_any_axis_in_its_shape(tmp_path: Path, transpose: Any):
+    network, volume = load_network(a_model(tmp_path, "2d", transpose)), make_volume()
+    whole = network.prepare(volume)
+    expected = whole.to_image(tiled_logits(network, whole))
+    axis = transpose[0]
+    for index in (0, 1, 5):
+        one = network.prepare(volume, axis=axis, index=index)
+        found = one.to_image(tiled_logits(network, one))
+        np.testing.assert_allclose(softmax(found), softmax(expected.take(index, axis=axis + 1)), atol=1e-4)
+    for axis in range(3):
+        prepared = network.prepare(volume, axis=axis, index=4)
+        assert prepared.shape == volume.slice(axis, 4).image.shape
+        assert prepared.to_image(tiled_logits(network, prepared)).shape == (3, *prepared.shape)
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+def test_corrections_come_to_lie_where_the_network_sees_what_they_mark(tmp_path: Path, name: str, transpose: Any):
+    network = load_network(a_model(tmp_path, name, transpose))
+    array = np.zeros((9, 21, 30), np.float32)
+    array[1:8, 3:19, 2:25] = 100
+    array[3:6, 6:12, 10:17] = 200
+    prepared = network.prepare(Volume(array, np.diag([0.9, 1.0, 2.5, 1.0])))
+    seen = prepared.to_grid(LabelScribbles.empty(array.shape).with_scribble(array > 150, 2))
+    bright = prepared.tensor[0].numpy() > float(prepared.tensor.max()) / 2
+    assert 2 * (bright & seen.mask(2)).sum() / (bright.sum() + seen.mask(2).sum()) > 0.9
+    assert seen.values() == (2,)
+
+
+def test_borders_that_nnunet_cuts_off_are_background_and_take_no_marks(tmp_path: Path):
+    network, volume = load_network(a_model(tmp_path)), make_volume()
+    prepared = network.prepare(volume)
+    assert prepared.to_grid(LabelScribbles.empty(volume.shape).with_point((0, 10, 10), 1)).is_empty
+    logits = prepared.to_image(np.ones((4, *prepared.grid), np.float32))  # one label was added
+    assert logits.shape == (4, *volume.shape)
+    assert (logits[:, 0].argmax(axis=0) == 0).all()
+    assert logits[1:, 0].max() < -10
+    border = network.prepare(volume, axis=0, index=0)
+    assert not border.tensor.any()
+    assert (border.to_labels(tiled_logits(network, border)) == 0).all()
+    with pytest.raises(GeometryError, match="outside the volume"):
+        network.prepare(volume, index=9)
+    with pytest.raises(NetworkError, match="sees volumes"):
+        load_network(a_model(tmp_path, "3d_fullres")).prepare(volume, index=3)
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def change_checkpoint(folder: Path, change: Any, fold: str = "0") -> Path:
+    path = folder / f"fold_{fold}" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    changed = change(content)
+    torch.save(content if changed is None else changed, path)
+    return path
+
+
+def test_labels_are_those_of_the_data_set_and_folds_are_chosen(tmp_path: Path):
+    dataset = make_dataset(labels={**LABELS, "ignore": 3})
+    folder = write_model(tmp_path / "model", "2d", make_plans(), dataset, folds=("1", "3"))
+
+    def fill(content: dict[str, Any]) -> None:
+        for value in content["network_weights"].values():
+            value.fill_(0.5)
+
+    path = change_checkpoint(folder, fill, "3")
+    first, third, same = load_network(folder), load_network(folder, fold="3"), load_network(path)
+    assert (first.name, first.ndim, first.labels) == ("Dataset001_Small", 2, ("background", "liver", "tumour"))
+    assert not first.module.training
+    assert not all(torch.equal(a, b) for a, b in zip(first.module.parameters(), third.module.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(same.module.parameters(), third.module.parameters(), strict=True))
+    with pytest.raises(NetworkError, match="in fold_7; it has fold_1, fold_3"):
+        load_network(folder, fold="7")
+
+
+def test_a_checkpoint_with_code_runs_nothing_before_it_is_confirmed(tmp_path: Path, attack: Any, refusal: Any):
+    folder = a_model(tmp_path)
+    change_checkpoint(folder, lambda content: {**content, "extra": attack})
+    reasons: list[str] = []
+    with pytest.raises(NetworkError, match="can run any code"):
+        load_network(folder, confirm=refusal)
+    with pytest.raises(NetworkError, match="not confirmed"):
+        load_network(folder, confirm=lambda reason: reasons.append(reason))  # type: ignore[func-returns-value]
+    assert "mkdir" in reasons[0]
+    assert not attack.folder.exists()
+    assert load_network(folder, confirm=lambda _: True).labels == tuple(LABELS)
+    assert attack.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("network_class_name", "subprocess.Popen"),
+        ("conv_op", "os.system"),
+        ("conv_op", "torch.nn.modules.module.torch.hub.load"),
+        ("nonlin", "torch.nn.functional.relu"),
+    ],
+)
+def test_plans_that_call_something_else_are_confirmed_first(tmp_path: Path, entry: str, value: str):
+    folder, plans = a_model(tmp_path), make_plans()
+    architecture = plans["configurations"]["2d"]["architecture"]
+    (architecture if entry == "network_class_name" else architecture["arch_kwargs"])[entry] = value
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(NetworkError, match=f"call {value}"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}, "regions"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, "2 channels"),
+        ({"cascade": True}, "second stage of a cascade"),
+    ],
+)
+def test_a_model_that_cannot_be_corrected_is_refused(tmp_path: Path, changes: dict[str, Any], message: str):
+    cascade = changes.pop("cascade", False)
+    plans, dataset = make_plans(), make_dataset(**changes)
+    for each in plans["configurations"].values():
+        each["normalization_schemes"] *= len(dataset["channel_names"])
+        each["use_mask_for_norm"] *= len(dataset["channel_names"])
+    folder = write_model(tmp_path / "model", "2d", plans, dataset)
+    if cascade:
+        plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
+        (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(NetworkError, match=message):
+        load_network(folder)
+
+
+def test_damaged_folders_missing_trainers_and_a_missing_package_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def truncate(folder: Path) -> None:
+        path = folder / "fold_0" / "checkpoint_final.pth"
+        path.write_bytes(path.read_bytes()[:1000])
+
+    damages: dict[str, Any] = {
+        "cannot be read": lambda folder: (folder / "plans.json").write_text("{"),
+        "damaged or no checkpoint": truncate,
+        "lacks init_args": lambda folder: change_checkpoint(folder, lambda _: {"network_weights": torch.zeros(3)}),
+        "has no checkpoint_final": lambda folder: (folder / "fold_0" / "checkpoint_final.pth").unlink(),
+        "cannot be built": lambda folder: change_checkpoint(folder, lambda content: {**content, "network_weights": {}}),
+        "trained by nnUNetTrainerOfMine": lambda folder: change_checkpoint(
+            folder, lambda content: {**content, "trainer_name": "nnUNetTrainerOfMine"}
+        ),
+    }
+    for number, (message, damage) in enumerate(damages.items()):
+        folder = a_model(tmp_path / str(number))
+        damage(folder)
+        with pytest.raises(NetworkError, match=message):
+            load_network(folder)
+    folder = a_model(tmp_path)
+    monkeypatch.setitem(sys.modules, "nnunetv2.utilities.plans_handling.plans_handler", None)
+    with pytest.raises(MissingPackageError, match="pip install nnunetv2"):
+        load_network(folder)
