@@ -26,7 +26,7 @@ PUBLIC = {
         "WeightsError",
     },
     "io": {"read_labelmap", "read_volume", "write_labelmap", "write_segmentation"},
-    "predictor": {"Prediction", "Predictor", "load_predictor"},
+    "predictor": {"Network", "Prediction", "Predictor", "load_predictor"},
     "prompts": {"Prompts"},
     "propagation": {"AnnotatedSegment", "PropagatedSlice", "Propagation", "PropagationConfig", "Propagator"},
     "preprocessing": {"IntensityRange"},
