@@ -142,7 +142,7 @@ def test_the_grid_s_prompts_lie_on_the_same_places_of_the_fine_image():
 
 def test_prompts_come_back_to_the_grid_as_they_were():
     prompts = a_batch().prompts[0]
-    whole = NetworkGrid(((0, FULL), (0, FULL)), (1.0, 1.0), SIZE)
+    whole = NetworkGrid((FULL, FULL), size=SIZE)
     assert whole.prompts_to_grid(enlarge_prompts(prompts)).equals(prompts)
 
 

@@ -26,7 +26,7 @@ PUBLIC = {
         "WeightsError",
     },
     "io": {"read_labelmap", "read_volume", "write_labelmap", "write_segmentation"},
-    "inference.predictor": {"Prediction", "Predictor", "load_predictor"},
+    "inference.predictor": {"Network", "Prediction", "Predictor", "load_predictor"},
     "data.prompts": {"Prompts"},
     "propagation": {"AnnotatedSegment", "PropagatedSlice", "Propagation", "PropagationConfig", "Propagator"},
     "data.preprocessing": {"IntensityRange"},

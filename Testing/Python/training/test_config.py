@@ -17,7 +17,7 @@ from scribblesegment.training.config import (
     load_config,
 )
 
-CONFIGS = Path(__file__).resolve().parents[4] / "scripts" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "scripts" / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from scribblesegment.training.checkpoint import load_checkpoint
 from scribblesegment.weights.checkpoints import load_network
 
-SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 CONFIG = {
     "seed": 3,
     "size": 32,
