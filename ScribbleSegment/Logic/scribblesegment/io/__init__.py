@@ -1,8 +1,15 @@
-"""Images, label maps and segmentations from files and to files, with their geometry. Imports SimpleITK."""
+"""Images, label maps and segmentations from files and to files, with their geometry.
 
-from scribblesegment.io.dicom import SeriesInfo, list_series
-from scribblesegment.io.segmentation import default_segment, write_segmentation
-from scribblesegment.io.volumes import READ_EXTENSIONS, WRITE_EXTENSIONS, read_labelmap, read_volume, write_labelmap
+The names below are imported when they are first used: `io.storage` is needed everywhere, SimpleITK only here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scribblesegment.io.dicom import SeriesInfo, list_series
+    from scribblesegment.io.segmentation import default_segment, write_segmentation
+    from scribblesegment.io.volumes import READ_EXTENSIONS, WRITE_EXTENSIONS, read_labelmap, read_volume, write_labelmap
 
 __all__ = [
     "READ_EXTENSIONS",
@@ -15,3 +22,18 @@ __all__ = [
     "write_labelmap",
     "write_segmentation",
 ]
+
+_MODULE_OF = {
+    "SeriesInfo": "dicom",
+    "list_series": "dicom",
+    "default_segment": "segmentation",
+    "write_segmentation": "segmentation",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of this package from the module that defines it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULE_OF.get(name, "volumes")
+    return getattr(import_module(f"{__name__}.{module}"), name)
