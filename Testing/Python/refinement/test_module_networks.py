@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scribblesegment.models.scribble_unet import ScribbleUNet, ScribbleUNetConfig
 from small_networks import Identity, SmallNet
 from tiled_inference import tiled_logits
 from torch import nn
@@ -19,6 +18,7 @@ from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, NetworkError, PromptError
 from scribblesegment.inference.predictor import Network, Predictor
+from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork
 from scribblesegment.refinement.adapters.embedded import load_embedded
 from scribblesegment.refinement.adapters.modules import normalised

@@ -28,9 +28,6 @@ COLUMNS = (
     *("status", "error"),
 )
 
-# What an interrupted `atomic_file` leaves behind.
-LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.(json|csv|seg\.nrrd|context\.zip)")
-
 _VERSION = 1
 _LONGEST_NAME = 40  # of the readable part
 _CHUNK = 1 << 20

@@ -213,13 +213,14 @@ def _locked(output: Path) -> Iterator[None]:
 
 def _remove_leftovers(output: Path, images: Sequence[BatchImage]) -> None:
     """Remove what a killed program was writing; nothing else has such names."""
-    from scribblesegment.batch.records import FOLDER, LEFTOVER
+    from scribblesegment.batch.records import FOLDER
     from scribblesegment.context.files import EXTENSION
+    from scribblesegment.io.storage import is_temporary
 
     snapshot = re.compile(rf"context-\d+{re.escape(EXTENSION)}")
     for folder in {output, output / FOLDER, *((output / image.result_name).parent for image in images)}:
         for path in folder.iterdir() if folder.is_dir() else ():
-            if LEFTOVER.fullmatch(path.name) or (folder.name == FOLDER and snapshot.fullmatch(path.name)):
+            if is_temporary(path.name) or (folder.name == FOLDER and snapshot.fullmatch(path.name)):
                 path.unlink(missing_ok=True)
 
 
