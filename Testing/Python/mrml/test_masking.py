@@ -17,7 +17,7 @@ from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.labelmaps import segments_at
 from scribblesegment.mrml.masking import editable_at
 from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volume
-from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
+from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 
 Mode, EDITOR = slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLSegmentEditorNode
 MODES = [
@@ -185,8 +185,8 @@ def test_no_stroke_changes_what_the_settings_protect(
         for other, position in zip((other for other in range(3) if other != axis), positions, strict=True):
             point[2 - other] = min(position, DRAWN[other] - 1)
     inference = RegionInference()
-    options = ControllerOptions(protect_visible=protect)
-    controller = ScribbleController(inference, save_state=editor.logic.SaveStateForUndo, options=options)
+    options = SegmenterOptions(protect_visible=protect)
+    controller = SliceSegmenter(inference, save_state=editor.logic.SaveStateForUndo, options=options)
     before = [editor.mask(segment_id) for segment_id in ids]
     controller.paint(editor.node, view, np.linspace(*points, 9), 1.2, positive=positive)
     inference.finish()

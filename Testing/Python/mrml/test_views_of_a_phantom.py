@@ -10,7 +10,7 @@ from region_inference import RegionInference
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from scribblesegment.mrml.slice_segmenter import ScribbleController
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 
 CENTER = np.array([12.0, -7.0, 30.0])
 RADIUS_MM = 11.0
@@ -81,7 +81,7 @@ def segment_ball(new_editor, ijk_to_world, normal, across, *, parent=None, offse
     middle = CENTER + offset * normal
     view.SetSliceToRASByNTP(*normal, *across, *middle, 0)
     inference = RegionInference()
-    controller = ScribbleController(inference, save_state=editor.logic.SaveStateForUndo)
+    controller = SliceSegmenter(inference, save_state=editor.logic.SaveStateForUndo)
     points = middle + np.linspace(-5, 5, 15)[:, None] * across
     controller.paint(editor.node, view, points, 2.0, positive=True)
     inference.finish()

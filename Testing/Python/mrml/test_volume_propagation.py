@@ -19,7 +19,7 @@ from scribblesegment.data.masks import CleanUp
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.mrml.propagation import PropagationHistory, PropagationOptions, VolumePropagation, run_of
-from scribblesegment.mrml.slice_segmenter import ScribbleController
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import ACCEPTED_TAG as TAG
 from scribblesegment.mrml.tags import read_accepted, write_accepted
@@ -750,7 +750,7 @@ def test_a_damaged_list_of_accepted_slices_is_reported(at_work):
 def test_a_stroke_makes_its_slice_one_to_propagate_from(workplace):
     place = workplace()
     segment = place.editor.add_segment()
-    controller = ScribbleController(place.service, save_state=place.save_state, images=place.images)
+    controller = SliceSegmenter(place.service, save_state=place.save_state, images=place.images)
     ends = np.linspace((8.0, 15.0, 7.0), (16.0, 15.0, 7.0), 10)
     place.network.see = lambda prompts: np.where(place.network.normalized > 0.95, 5.0, -5.0)
     controller.paint(place.editor.node, place.view, ends, 1.5, positive=True)
