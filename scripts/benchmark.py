@@ -94,15 +94,15 @@ def effect(arguments: argparse.Namespace) -> None:
     Each gesture is a stroke on another slice or a correction of the one before, with the polling that the effect's
     timer does in between; the longest time that a single call holds up the window is given beside it.
     """
-    from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
+    from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
     from scribblesegment.service.service import InferenceService
 
-    module = sys.modules[ScribbleController.__module__]
+    module = sys.modules[SliceSegmenter.__module__]
     service, scene = InferenceService(), _Scene(arguments)
-    controller = ScribbleController(
+    controller = SliceSegmenter(
         service,
         save_state=scene.logic.SaveStateForUndo,
-        options=ControllerOptions(protect_visible=True),
+        options=SegmenterOptions(protect_visible=True),
     )
     times: dict[str, list[float]] = defaultdict(list)
     # The functions that the controller calls; their time is part of `paint` or `poll`.

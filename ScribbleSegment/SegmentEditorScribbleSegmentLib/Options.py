@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from scribblesegment.data.drawing import Box, Click, Gesture
 from scribblesegment.data.masks import CleanUp
-from scribblesegment.mrml.slice_segmenter import ControllerOptions
+from scribblesegment.mrml.slice_segmenter import SegmenterOptions
 
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "SegmentEditorScribbleSegment.ui"
 
@@ -116,10 +116,10 @@ class OptionsPanel:
         return bool(self._effect.integerParameter("ShowProbability"))
 
     @property
-    def controllerOptions(self) -> ControllerOptions:
+    def controllerOptions(self) -> SegmenterOptions:
         """The options as the controller takes them, within the limits of the widgets whatever a scene file says."""
         slider = self.ui.thresholdSlider
-        return ControllerOptions(
+        return SegmenterOptions(
             automatic=bool(self._effect.integerParameter("Automatic")),
             protect_visible=bool(self._effect.integerParameter("ProtectOthers")),
             learn_from_others=bool(self._effect.integerParameter("LearnFromOthers")),

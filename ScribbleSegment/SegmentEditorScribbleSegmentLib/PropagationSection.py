@@ -100,7 +100,7 @@ class PropagationControl:
         Args:
             scriptedEffect: The qSlicerSegmentEditorScriptedEffect with the parameters.
             panel: The PropagationPanel.
-            controller: The ScribbleController.
+            controller: The SliceSegmenter.
             propagation: The VolumePropagation.
             views: The SliceViews.
             tell: Called with a text for the status area, and `problem=True` if it is one.
@@ -236,7 +236,7 @@ class PropagationControl:
         try:
             sliceNode = self._shownSliceNode()
             # Going on to other slices finishes the one that was worked on.
-            self._controller.acceptance.slice_viewed()
+            self._controller.slice_viewed()
             self._axis = shown_slice(sliceNode, self._controller.target(self._editorNode))[0]
             self._propagation.start(
                 self._editorNode,

@@ -17,7 +17,7 @@ from scribblesegment import ScribbleSegmentError
 from scribblesegment.mrml.geometry import xy_to_world
 from scribblesegment.mrml.propagation import PropagationHistory, VolumePropagation
 from scribblesegment.mrml.recorder import Annotation, AnnotationRecorder
-from scribblesegment.mrml.slice_segmenter import ScribbleController
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import sharedInference
@@ -111,7 +111,7 @@ class VolumeTools:
         """
         if self.propagation is not None:
             self.propagation.leave()
-            self._controller.acceptance.slice_viewed()
+            self._controller.slice_viewed()
         endThread()
         if self.propagation is not None:
             self._engine.poll()  # so that it can be gone on from
@@ -164,7 +164,7 @@ class VolumeTools:
         """The user looks at a slice now, or at none."""
         if self.propagation is None:
             return
-        self._controller.acceptance.slice_viewed(target, plane)
+        self._controller.slice_viewed(target, plane)
         self.propagation.showSlice(target, plane)
         self.context.refresh()
 
@@ -387,7 +387,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
     def activate(self):
         """Get ready: load the network in the background, show what was drawn."""
         inference, images = sharedInference(), SourceImages()
-        self.controller = ScribbleController(
+        self.controller = SliceSegmenter(
             inference,
             save_state=self.scriptedEffect.saveStateForUndo,
             images=images,

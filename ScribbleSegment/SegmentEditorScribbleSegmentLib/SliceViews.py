@@ -46,7 +46,7 @@ class SliceViews:
 
         Args:
             scriptedEffect: The qSlicerSegmentEditorScriptedEffect.
-            controller: The ScribbleController.
+            controller: The SliceSegmenter.
             options: The OptionsPanel.
             onActiveSlice: Called with target and plane of the active view whenever it is shown anew; with nothing
                 where it shows no slice of the volume.

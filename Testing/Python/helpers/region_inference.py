@@ -49,6 +49,12 @@ class RegionInference:
             (request, task), self._waiting = self._waiting, None
             task.run(lambda task: self._answer(request))
 
+    def end(self) -> None:
+        """End the service before it has answered."""
+        if self._waiting is not None:
+            self._waiting[1].cancel()
+            self._waiting = None
+
     def _answer(self, request: SliceRequest) -> np.ndarray:
         if self.error is not None:
             raise self.error

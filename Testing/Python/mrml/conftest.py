@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
-import hypothesis
 import numpy as np
 import pytest
 
@@ -16,9 +14,6 @@ try:
     from vtkmodules.vtkCommonMath import vtkMatrix4x4
 except ModuleNotFoundError:
     pass  # without slicer-core the tests of this folder skip themselves
-
-hypothesis.settings.register_profile("scribblesegment", deadline=None, derandomize="CI" in os.environ)
-hypothesis.settings.load_profile("scribblesegment")
 
 SHAPE = (6, 8, 10)
 
@@ -117,6 +112,13 @@ class Editor:
 
     def masks(self):
         return {segment_id: self.mask(segment_id) for segment_id in self.segmentation.GetSegmentIDs()}
+
+    def target(self, segment_id, images=None):
+        """The segment together with the source volume, as the effect edits them."""
+        from scribblesegment.mrml.source_image import SourceImages
+        from scribblesegment.mrml.target import target_of
+
+        return target_of(self.node, self.segmentation_node, segment_id, images or SourceImages())
 
     def share_a_layer(self, first, second):
         return self.labelmap(first) is self.labelmap(second)

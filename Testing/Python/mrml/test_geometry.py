@@ -1,107 +1,103 @@
+"""Where voxels, slices and views lie, and that one ball is the same ball in any view of any volume."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from region_inference import RegionInference
 
-pytest.importorskip("slicer", reason="needs slicer-core")
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
+from scribblesegment.data.geometry import Grid
 from scribblesegment.errors import GeometryError
-from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_mm, world_to_xy, xy_to_world
+from scribblesegment.mrml.geometry import (
+    array_of,
+    reference_geometry,
+    view_plane,
+    world_to_mm,
+    world_to_xy,
+    xy_to_world,
+)
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
+from scribblesegment.mrml.target import align_view, grid_slice, show_slice, shown_slice
 
 TURNED = np.array([[0, -1, 0, 4.0], [1, 0, 0, -3.0], [0, 0, 1, 7.0], [0, 0, 0, 1]])
 SHEARED = np.array([[1, 0.3, 0, 1.0], [0, 1.2, 0, 0], [0.5, -0.3, 0.9, -5.0], [0, 0, 0, 1]])
+SCALED = np.array([[0, -1.5, 0, 4.0], [1.5, 0, 0, -3.0], [0, 0, 0.7, 7.0], [0, 0, 0, 1]])
 
 
-def a_nonlinear_transform(scene, kind):
-    transform = scene.AddNewNodeByClass(kind)
-    assert not transform.IsLinear()
-    return transform
+def rotation(*angles) -> np.ndarray:
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = (other for other in range(3) if other != axis)
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
 
 
-def voxel_center(editor, kji):
-    """By Slicer's matrices, not by ours."""
+# The lattice --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [(0, 0, 0), (3, -2, 5)])
+def test_the_reference_geometry_is_that_of_the_volume_counted_from_its_first_voxel(new_editor, oblique, start):
+    editor = new_editor(start_ijk=start)
+    reference = reference_geometry(editor.segmentation_node)
+    i, j, k = start
+    assert reference.grid.shape == (6, 8, 10)
+    assert reference.start_ijk == start
+    assert reference.extent == (i, i + 9, j, j + 7, k, k + 5)
+    assert reference.extent_of(((1, 3), (0, 2), (4, 5))) == (i + 4, i + 4, j, j + 1, k + 1, k + 2)
+    # By Slicer's matrices, not by ours.
     image_to_world, world = vtkMatrix4x4(), [0.0] * 4
     editor.reference_image().GetImageToWorldMatrix(image_to_world)
-    image_to_world.MultiplyPoint([*map(float, reversed(kji)), 1.0], world)
-    return world[:3]
+    image_to_world.MultiplyPoint([i + 7.0, j + 5.0, k + 2.0, 1.0], world)
+    assert np.allclose(reference.grid.to_mm((2, 5, 7)), world[:3], rtol=0, atol=1e-9)
+    assert np.allclose(world[:3], (oblique @ (i + 7, j + 5, k + 2, 1))[:3], rtol=0, atol=1e-9)
 
 
-def test_the_reference_geometry_is_that_of_the_volume(an_editor, oblique):
-    reference = reference_geometry(an_editor.segmentation_node)
-    assert reference.grid.shape == (6, 8, 10)
-    assert np.allclose(reference.grid.ijk_to_mm, oblique, rtol=0, atol=1e-12)
-    assert reference.start_ijk == (0, 0, 0)
-    assert reference.extent == (0, 9, 0, 7, 0, 5)
-
-
-def test_an_extent_that_does_not_start_at_zero_counts_from_its_first_voxel(new_editor, oblique):
-    editor = new_editor(start_ijk=(3, -2, 5))
-    reference = reference_geometry(editor.segmentation_node)
-    assert reference.start_ijk == (3, -2, 5)
-    assert reference.grid.shape == (6, 8, 10)
-    first = oblique @ (3, -2, 5, 1)
-    assert np.allclose(reference.grid.to_mm((0, 0, 0)), first[:3], rtol=0, atol=1e-9)
-    assert reference.extent_of(((1, 3), (0, 2), (4, 5))) == (7, 7, -2, -1, 6, 7)
-
-
-def test_a_segmentation_without_geometry_takes_that_of_the_source_volume_and_keeps_it(an_editor):
+def test_a_segmentation_without_geometry_takes_that_of_the_volume_and_segments_extend_it(an_editor, box):
     node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     assert reference_geometry(node, an_editor.volume).grid.shape == (6, 8, 10)
     assert reference_geometry(node).grid.shape == (6, 8, 10)
-
-
-def test_without_geometry_and_volume_the_user_is_told_to_select_one(an_editor):
-    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Liver")
-    with pytest.raises(GeometryError, match=r"'Liver'.*Select a source volume"):
-        reference_geometry(node)
-
-
-def test_a_volume_without_image_gives_no_geometry(an_editor):
-    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    empty = an_editor.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    with pytest.raises(GeometryError, match="Select a source volume"):
-        reference_geometry(node, empty)
-
-
-def test_a_volume_without_voxels_gives_no_geometry(new_volume, an_editor):
-    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    volume = new_volume(np.zeros((1, 1, 1), np.uint8))
-    volume.GetImageData().SetExtent(0, -1, 0, 5, 0, 5)
-    with pytest.raises(GeometryError, match="no voxels"):
-        reference_geometry(node, volume)
-
-
-def test_a_flat_volume_gives_no_geometry(new_editor):
-    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
-    matrix[:3, 2] = matrix[:3, 1]
-    editor = new_editor(ijk_to_ras=matrix)
-    with pytest.raises(GeometryError, match="cannot be inverted"):
-        reference_geometry(editor.segmentation_node)
-
-
-def test_geometry_that_is_no_geometry_is_reported(an_editor):
-    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    node.GetSegmentation().SetConversionParameter("Reference image geometry", "rubbish")
-    with pytest.raises(GeometryError):
-        reference_geometry(node)
-
-
-def test_segments_beyond_the_volume_extend_the_geometry(an_editor, box):
-    segment_id = an_editor.add_segment(box(((1, 3), (1, 3), (1, 3))))
-    labelmap = an_editor.labelmap(segment_id)
+    labelmap = an_editor.labelmap(an_editor.add_segment(box(((1, 3), (1, 3), (1, 3)))))
     labelmap.SetExtent(*(bound - 3 for bound in labelmap.GetExtent()))
     reference = reference_geometry(an_editor.segmentation_node)
-    assert reference.start_ijk == (-2, -2, -2)
-    assert reference.grid.shape == (8, 10, 12)
+    assert (reference.start_ijk, reference.grid.shape) == ((-2, -2, -2), (8, 10, 12))
 
 
-def test_a_segmentation_at_the_top_of_the_scene_is_in_world_already(a_segmentation_node):
-    assert np.array_equal(world_to_mm(a_segmentation_node), np.eye(4))
+def flat(node, volume):
+    volume.SetIJKToRASDirections(1, 0, 0, 0, 1, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "with_volume", "message"),
+    [
+        (lambda node, volume: None, False, r"'Liver'.*Select a source volume"),
+        (lambda node, volume: volume.SetAndObserveImageData(None), True, "Select a source volume"),
+        (lambda node, volume: volume.GetImageData().SetExtent(0, -1, 0, 5, 0, 5), True, "no voxels"),
+        (flat, True, "cannot be inverted"),
+        (
+            lambda node, volume: node.GetSegmentation().SetConversionParameter("Reference image geometry", "rubbish"),
+            True,
+            "cannot be read",
+        ),
+    ],
+)
+def test_what_gives_no_geometry_is_refused(an_editor, spoil, with_volume, message):
+    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Liver")
+    spoil(node, an_editor.volume)
+    with pytest.raises(GeometryError, match=message):
+        reference_geometry(node, an_editor.volume if with_volume else None)
 
 
 def test_parent_transforms_add_up(an_editor):
+    assert np.array_equal(world_to_mm(an_editor.segmentation_node), np.eye(4))
     outer = an_editor.put_under(an_editor.segmentation_node, TURNED)
     inner = an_editor.put_under(an_editor.segmentation_node, SHEARED)
     inner.SetAndObserveTransformNodeID(outer.GetID())
@@ -109,91 +105,242 @@ def test_parent_transforms_add_up(an_editor):
     assert np.allclose(to_mm @ TURNED @ SHEARED, np.eye(4), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["vtkMRMLBSplineTransformNode", "vtkMRMLGridTransformNode"])
-def test_a_non_linear_parent_is_refused_with_the_remedy(an_editor, kind):
-    transform = a_nonlinear_transform(an_editor.scene, kind)
-    an_editor.segmentation_node.SetAndObserveTransformNodeID(transform.GetID())
-    with pytest.raises(GeometryError, match=r"'Segmentation'.*non-linear.*Harden"):
+@pytest.mark.parametrize("kind", ["vtkMRMLBSplineTransformNode", "vtkMRMLGridTransformNode", "flat"])
+def test_a_parent_that_bends_or_flattens_space_is_refused_with_the_remedy(an_editor, kind):
+    if kind == "flat":
+        an_editor.put_under(an_editor.segmentation_node, np.diag([1.0, 1.0, 0.0, 1.0]))
+    else:
+        transform = an_editor.scene.AddNewNodeByClass(kind)
+        an_editor.segmentation_node.SetAndObserveTransformNodeID(transform.GetID())
+    message = "parent transform of 'Segmentation'" if kind == "flat" else r"'Segmentation'.*non-linear.*Harden"
+    with pytest.raises(GeometryError, match=message):
         world_to_mm(an_editor.segmentation_node)
 
 
-def test_a_parent_that_flattens_space_is_refused(an_editor):
-    an_editor.put_under(an_editor.segmentation_node, np.diag([1.0, 1.0, 0.0, 1.0]))
-    with pytest.raises(GeometryError, match="parent transform of 'Segmentation'"):
-        world_to_mm(an_editor.segmentation_node)
+# Views --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_axial_view_of_an_axial_volume_shows_one_slice(new_editor, a_slice_node):
+@pytest.mark.parametrize(("orientation", "axis"), [("Axial", 0), ("Coronal", 1), ("Sagittal", 2)])
+def test_each_standard_view_shows_the_nearest_slice_of_its_axis(new_editor, a_slice_node, orientation, axis):
     editor = new_editor(ijk_to_ras=np.diag([-1.0, -1.0, 3.0, 1.0]))
-    a_slice_node.JumpSliceByCentering(-4.0, -4.0, 6.9)
-    grid = reference_geometry(editor.segmentation_node).grid
-    plane = view_plane(a_slice_node, editor.segmentation_node, grid)
-    assert plane.voxel_slice == (0, 2)
-    assert plane.shape == (8, 10)
-
-
-@pytest.mark.parametrize(
-    ("orient", "axis"), [("SetOrientationToAxial", 0), ("SetOrientationToCoronal", 1), ("SetOrientationToSagittal", 2)]
-)
-def test_each_standard_view_shows_its_axis(new_editor, a_slice_node, orient, axis):
-    editor = new_editor(ijk_to_ras=np.diag([-1.0, -1.0, 1.0, 1.0]))
-    getattr(a_slice_node, orient)()
-    a_slice_node.JumpSliceByCentering(-4.0, -3.0, 2.0)
+    getattr(a_slice_node, f"SetOrientationTo{orientation}")()
+    a_slice_node.JumpSliceByCentering(-4.0, -3.0, 6.9)
     grid = reference_geometry(editor.segmentation_node).grid
     plane = view_plane(a_slice_node, editor.segmentation_node, grid)
     assert plane.voxel_slice == (axis, (2, 3, 4)[axis])
+    assert plane.shape == tuple(side for other, side in enumerate((6, 8, 10)) if other != axis)
 
 
-def test_a_view_of_a_turned_volume_cuts_obliquely_through_the_view_s_plane(an_editor, a_slice_node):
+@pytest.mark.parametrize("parent", [np.eye(4), TURNED, SHEARED], ids=["none", "turned", "sheared"])
+def test_a_view_of_a_turned_volume_cuts_obliquely_through_the_view_s_plane(an_editor, a_slice_node, parent):
+    an_editor.put_under(an_editor.segmentation_node, parent)
     grid = reference_geometry(an_editor.segmentation_node).grid
+    middle = parent[:3, :3] @ grid.to_mm((2.5, 3.5, 4.5)) + parent[:3, 3]
+    a_slice_node.JumpSliceByCentering(*middle)
     plane = view_plane(a_slice_node, an_editor.segmentation_node, grid)
     assert plane.voxel_slice is None
-    height = a_slice_node.GetSliceToRAS().GetElement(2, 3)
-    assert np.allclose(plane.to_mm([(0, 0), (5, 3), (2, 9)])[:, 2], height, rtol=0, atol=1e-9)
-    # Columns run along the view's own horizontal axis, to the patient's left.
-    assert np.allclose(np.cross(plane.column_step_mm, (1, 0, 0)), 0, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("parent", [TURNED, SHEARED])
-def test_the_plane_follows_the_segmentation_s_transform(an_editor, a_slice_node, parent):
-    an_editor.put_under(an_editor.segmentation_node, parent)
-    bounds = [0.0] * 6
-    an_editor.volume.GetRASBounds(bounds)
-    center = np.array([bounds[0] + bounds[1], bounds[2] + bounds[3], bounds[4] + bounds[5]]) / 2
-    a_slice_node.JumpSliceByCentering(*(parent[:3, :3] @ center + parent[:3, 3]))
-    grid = reference_geometry(an_editor.segmentation_node).grid
-    plane = view_plane(a_slice_node, an_editor.segmentation_node, grid)
-    pixels = np.array([(0, 0), (4, 7), (9, 1)])
-    world = plane.to_mm(pixels) @ parent[:3, :3].T + parent[:3, 3]
+    world = plane.to_mm(np.array([(0, 0), (4, 7), (9, 1)])) @ parent[:3, :3].T + parent[:3, 3]
     height = a_slice_node.GetSliceToRAS().GetElement(2, 3)
     assert np.allclose(world[:, 2], height, rtol=0, atol=1e-9)
-
-
-def test_a_view_beside_the_volume_is_refused(an_editor, a_slice_node):
-    grid = reference_geometry(an_editor.segmentation_node).grid
+    # Columns run along the view's own horizontal axis, to the patient's left.
+    assert np.allclose(np.cross(parent[:3, :3] @ plane.column_step_mm, (1, 0, 0)), 0, rtol=0, atol=1e-9)
     a_slice_node.JumpSliceByCentering(0.0, 0.0, 5000.0)
-    with pytest.raises(GeometryError):
+    with pytest.raises(GeometryError, match="does not cut"):
         view_plane(a_slice_node, an_editor.segmentation_node, grid)
 
 
-def test_pixels_of_a_view_and_world_are_inverse_of_each_other(a_slice_node):
+def test_pixels_of_a_view_and_world_are_inverse_of_each_other_along_the_normal(a_slice_node):
     xy = np.array([[0.0, 0.0], [99.5, 74.5], [200.25, -3.5]])
     world = xy_to_world(a_slice_node, xy)
-    assert world.shape == (3, 3)
-    assert np.allclose(world_to_xy(a_slice_node, world), xy, rtol=0, atol=1e-9)
-
-
-def test_a_view_of_a_hundred_millimetres_over_two_hundred_pixels_has_half_a_millimetre_per_pixel(a_slice_node):
+    assert np.allclose(world_to_xy(a_slice_node, np.add(world, (0, 0, 12.0))), xy, rtol=0, atol=1e-9)
+    # 100 mm over 200 pixels; right in the view is the patient's left.
     left, right = xy_to_world(a_slice_node, [(10.0, 20.0), (12.0, 20.0)])
-    assert np.linalg.norm(right - left) == pytest.approx(1.0)
-    assert right[0] - left[0] == pytest.approx(-1.0)  # right in the view is the patient's left
+    assert right - left == pytest.approx((-1.0, 0.0, 0.0))
 
 
-def test_a_position_beside_the_view_s_plane_is_seen_along_the_normal(a_slice_node):
-    on_plane = xy_to_world(a_slice_node, (40.0, 30.0))
-    assert np.allclose(world_to_xy(a_slice_node, np.add(on_plane, (0, 0, 12.0))), (40.0, 30.0), rtol=0, atol=1e-9)
+# Slices along the volume's axes -------------------------------------------------------------------------------------
 
 
-def test_positions_agree_with_slicer_s_matrices(an_editor):
-    reference = reference_geometry(an_editor.segmentation_node)
-    assert np.allclose(reference.grid.to_mm((2, 5, 7)), voxel_center(an_editor, (2, 5, 7)), rtol=0, atol=1e-9)
+@pytest.fixture
+def target(an_editor):
+    return an_editor.target(an_editor.add_segment())
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_of_the_grid_is_a_plane_of_its_voxels(target, axis):
+    grid = target.reference.grid
+    for index in (0, grid.shape[axis] - 1):
+        plane = grid_slice(grid, axis, index)
+        assert plane.voxel_slice == (axis, index)
+        assert plane.shape == tuple(side for other, side in enumerate(grid.shape) if other != axis)
+    for beyond in (-1, grid.shape[axis]):
+        with pytest.raises(GeometryError, match="choose from 0"):
+            grid_slice(grid, axis, beyond)
+
+
+def test_sheared_slices_are_refused_and_others_of_the_grid_are_not():
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.4
+    with pytest.raises(GeometryError, match="sheared"):
+        grid_slice(Grid((6, 8, 10), sheared), 0, 3)
+    assert grid_slice(Grid((6, 8, 10), sheared), 1, 3).voxel_slice == (1, 3)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.tuples(*[st.floats(-3.1, 3.1)] * 3), st.sampled_from([1.0, -1.0]), st.booleans())
+def test_an_aligned_view_shows_a_slice_of_the_volume_from_about_the_same_side(
+    an_editor, target, a_slice_node, angles, flip, transformed
+):
+    parent, before, grid = SCALED if transformed else np.eye(4), np.eye(4), target.reference.grid
+    an_editor.put_under(an_editor.segmentation_node, parent)
+    before[:3, :3] = rotation(*angles) * (1.0, flip, 1.0)
+    before[:3, 3] = parent[:3, :3] @ grid.to_mm((2.5, 3.5, 4.5)) + parent[:3, 3]
+    a_slice_node.GetSliceToRAS().DeepCopy(before.ravel().tolist())
+    a_slice_node.UpdateMatrices()
+    align_view(a_slice_node, target)
+    axis, index = shown_slice(a_slice_node, target)
+    # The middle of the view lies in the middle of the volume, between two slices.
+    assert abs(index - (grid.shape[axis] - 1) / 2) <= 0.5 + 1e-6
+    after = array_of(a_slice_node.GetSliceToRAS())
+    assert np.allclose(after[:3, :3].T @ after[:3, :3], np.eye(3), atol=1e-6)
+    assert np.sign(np.linalg.det(after)) == flip
+    # It looks along the nearest normal.
+    k, j, i = grid.steps_kji_mm @ parent[:3, :3].T
+    normals = [normal / np.linalg.norm(normal) for normal in (np.cross(j, i), np.cross(k, i), np.cross(k, j))]
+    assert after[:3, 2] @ before[:3, 2] == pytest.approx(max(abs(n @ before[:3, 2]) for n in normals), abs=1e-6)
+    assert after[:3, 0] @ before[:3, 0] >= -1e-6
+    align_view(a_slice_node, target)  # again, and it stays
+    assert np.allclose(array_of(a_slice_node.GetSliceToRAS()), after, atol=1e-6)
+    for other in (0, 3, grid.shape[axis] - 1):
+        show_slice(a_slice_node, target, other)
+        assert shown_slice(a_slice_node, target) == (axis, other)
+
+
+def test_an_oblique_view_is_refused_with_its_angle(target, a_slice_node):
+    for function in (shown_slice, lambda view, target: show_slice(view, target, 2)):
+        with pytest.raises(GeometryError, match=r"oblique, \d+° away"):
+            function(a_slice_node, target)
+
+
+# One ball -----------------------------------------------------------------------------------------------------------
+
+CENTER = np.array([12.0, -7.0, 30.0])
+RADIUS_MM = 11.0
+SHAPE = (30, 44, 48)
+
+
+def around_the_ball(linear) -> np.ndarray:
+    """ijk to world, with the middle voxel near the ball's centre."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = np.add(CENTER, (0.3, -0.2, 0.4)) - linear @ (np.array(SHAPE[::-1]) // 2)
+    return matrix
+
+
+SHEAR = np.array([[1.0, 0.2, 0.1], [0.0, 1.0, 0.15], [0.0, 0.0, 1.0]])
+GEOMETRIES = {
+    "straight": np.diag([1.2, 1.2, 2.0]),
+    "flipped": np.diag([-1.2, 1.2, -2.0]),
+    "anisotropic": np.diag([1.0, 1.1, 3.0]),
+    "permuted": np.diag([1.3, 1.5, 1.8])[:, [2, 0, 1]],
+    "rotated": rotation(0.3, -0.4, 0.6) @ np.diag([1.2, 1.2, 2.0]),
+    "sheared": SHEAR @ np.diag([1.2, 1.2, 2.0]),
+    "tilted gantry": np.array([[1.2, 0, 0], [0, 1.2, 0.7], [0, 0, 2.0]]),
+}
+VIEWS = {
+    "axial": (np.array([0.0, 0, 1]), np.array([-1.0, 0, 0])),
+    "sagittal": (np.array([-1.0, 0, 0]), np.array([0.0, -1, 0])),
+    "coronal": (np.array([0.0, 1, 0]), np.array([-1.0, 0, 0])),
+    "oblique": (rotation(0.5, 0.3, -0.4) @ (0, 0, 1), rotation(0.5, 0.3, -0.4) @ (1, 0, 0)),
+    "diagonal": (np.array([1.0, 1, 1]) / np.sqrt(3), np.array([1.0, -1, 0]) / np.sqrt(2)),
+}
+
+
+def ball_distance(ijk_to_world) -> np.ndarray:
+    """Signed distance of every voxel's centre from the ball's surface, (K, J, I) mm, negative inside."""
+    return np.linalg.norm(voxel_centers(ijk_to_world) - CENTER, axis=-1) - RADIUS_MM
+
+
+def voxel_centers(ijk_to_world) -> np.ndarray:
+    k, j, i = np.indices(SHAPE)
+    return np.stack([i, j, k], axis=-1) @ ijk_to_world[:3, :3].T + ijk_to_world[:3, 3]
+
+
+def segment_ball(new_editor, ijk_to_world, normal, across, *, parent=None, offset=0.0):
+    """Paint once through the ball in a view, and return the segment's mask (K, J, I)."""
+    # The volume is stored in its parent's frame; together they put it where `ijk_to_world` says.
+    stored = ijk_to_world if parent is None else np.linalg.inv(parent) @ ijk_to_world
+    array = np.where(ball_distance(ijk_to_world) <= 0, 200, 0).astype(np.int16)
+    editor = new_editor(array, stored)
+    if parent is not None:
+        transform = editor.put_under(editor.volume, parent)
+        editor.segmentation_node.SetAndObserveTransformNodeID(transform.GetID())
+    segment_id = editor.add_segment()
+    view = slicer.vtkMRMLSliceNode()
+    view.SetLayoutName("Red")
+    editor.scene.AddNode(view)
+    middle = CENTER + offset * normal
+    view.SetSliceToRASByNTP(*normal, *across, *middle, 0)
+    inference = RegionInference()
+    controller = SliceSegmenter(inference, save_state=editor.logic.SaveStateForUndo)
+    points = middle + np.linspace(-5, 5, 15)[:, None] * across
+    controller.paint(editor.node, view, points, 2.0, positive=True)
+    inference.finish()
+    assert controller.poll().problem is None
+    return editor.mask(segment_id)
+
+
+def assert_is_the_cut_ball(mask, ijk_to_world, normal, offset=0.0):
+    """Inside the ball and on the plane, both to within a voxel, and without holes in between."""
+    steps = ijk_to_world[:3, :3].T
+    voxel_mm = np.linalg.norm(steps, axis=1).max()
+    from_ball = ball_distance(ijk_to_world)
+    from_plane = np.abs((voxel_centers(ijk_to_world) - CENTER) @ normal - offset)
+    half_voxel_mm = np.abs(steps @ normal).sum() / 2
+    assert mask.any()
+    assert from_ball[mask].max() <= voxel_mm
+    assert from_plane[mask].max() <= 2 * half_voxel_mm
+    # A pixel's centre may lie half a voxel beside that of the voxel it decides about, in each direction.
+    surely = (from_ball < -np.linalg.norm(np.linalg.norm(steps, axis=1))) & (from_plane < 0.95 * half_voxel_mm)
+    # There are none when the plane passes half-way between two slices: one of the two is cut then.
+    assert mask[surely].all()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_ball_is_segmented_where_it_is(new_editor, geometry, view):
+    ijk_to_world = around_the_ball(GEOMETRIES[geometry])
+    normal, across = VIEWS[view]
+    mask = segment_ball(new_editor, ijk_to_world, normal, across)
+    assert_is_the_cut_ball(mask, ijk_to_world, normal)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    "linear",
+    [rotation(0.4, 0.2, -0.7), np.diag([1.4, 0.8, 1.1]), SHEAR, np.diag([-1.0, 1.0, 1.0]) @ rotation(0, 0, 0.5)],
+    ids=["turned", "scaled", "sheared", "mirrored"],
+)
+def test_a_parent_transform_makes_no_difference_in_the_world(new_editor, linear, view):
+    parent = np.eye(4)
+    parent[:3, :3], parent[:3, 3] = linear, (5.0, -20.0, 11.0)
+    ijk_to_world = around_the_ball(GEOMETRIES["straight"])
+    normal, across = VIEWS[view]
+    mask = segment_ball(new_editor, ijk_to_world, normal, across, parent=parent)
+    assert_is_the_cut_ball(mask, ijk_to_world, normal)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=st.tuples(*[st.floats(-1.5, 1.5)] * 3),
+    turn=st.tuples(*[st.floats(-1.5, 1.5)] * 3),
+    spacing=st.tuples(*[st.floats(0.9, 2.5)] * 3),
+    flips=st.tuples(*[st.sampled_from((-1.0, 1.0))] * 3),
+    offset=st.floats(-4.0, 4.0),
+)
+def test_any_view_of_any_volume_gives_the_cut_of_the_ball(new_editor, angles, turn, spacing, flips, offset):
+    ijk_to_world = around_the_ball(rotation(*turn) @ np.diag(np.multiply(spacing, flips)))
+    view = rotation(*angles)
+    normal, across = view @ (0, 0, 1), view @ (1, 0, 0)
+    mask = segment_ball(new_editor, ijk_to_world, normal, across, offset=offset)
+    assert_is_the_cut_ball(mask, ijk_to_world, normal, offset)

@@ -1,3 +1,5 @@
+"""From mouse positions to a stroke, a click or a box."""
+
 from __future__ import annotations
 
 import pytest

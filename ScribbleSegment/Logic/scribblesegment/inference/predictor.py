@@ -388,7 +388,7 @@ class Predictor:
         return Prediction(logits, grid_logits, changed_bbox(before, self._previous_mask), focus)
 
     def _chosen(self, prompts: Prompts) -> list[_Segmenter]:
-        """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0016).
+        """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0004).
 
         Without a context the network for prompts; from a context alone the network for contexts. Where there are
         prompts as well the mean of their logits counts: the one has seen what the structure looks like elsewhere, the

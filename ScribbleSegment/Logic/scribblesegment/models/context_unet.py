@@ -1,7 +1,7 @@
 """The interactive network with a context set: it is also given what the context says about the target.
 
 Where MultiverSeg (section 3.2.1) lets features of target and context meet at every level of the network, here they meet
-before it, in a few channels beside the prompts (see `docs/decisions/0014`). What the context says depends on the
+before it, in a few channels beside the prompts (see `docs/decisions/0004`). What the context says depends on the
 target's image but not on its prompts, so it is computed once an image, and a prediction takes as long with 64 context
 entries as with none. Without a context the channels are zero, and the network is the interactive one.
 

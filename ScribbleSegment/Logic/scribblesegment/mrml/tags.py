@@ -1,4 +1,4 @@
-"""Which slices of a segment the user has accepted, kept in the segment itself, as its prompts are.
+"""What was drawn for a segment, and which of its slices the user has accepted, kept in tags of the segment itself.
 
 A slice is accepted along an axis of the grid that the segmentation is edited on. What is accepted is the segment as it
 is there, so only places are kept. Undo, saving and copying take them along with the voxels.
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,17 @@ def read_drawing(segment: Any) -> Drawing:
     if not text:
         return Drawing()
     try:
-        return Drawing.from_text(text)
+        return _decoded(text)
     except FileFormatError as cause:
         raise FileFormatError(
             f"The strokes stored with the segment {segment.GetName()!r} cannot be read: {cause} The segment itself is "
             "intact; remove all its strokes to start over."
         ) from cause
+
+
+@lru_cache(maxsize=8)
+def _decoded(text: str) -> Drawing:
+    return Drawing.from_text(text)
 
 
 def write_drawing(segment: Any, gestures: Drawing) -> None:

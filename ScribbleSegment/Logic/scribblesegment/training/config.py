@@ -163,7 +163,7 @@ class DataConfig:
         superpixel_area_power: Superpixels are drawn in proportion to their area to this power.
         superpixel_variants: Different superpixel maps kept for each image.
         superpixel_union_p: Chance that a superpixel is united with others of its image, which need not touch it.
-        shapes_p: Chance that image and structure are synthetic altogether (`synthetic_images`).
+        shapes_p: Chance that image and structure are synthetic altogether (`synthesis`).
         shapes_pool: Different synthetic images; each is kept and augmented anew whenever it is drawn.
         modality_balance: 0 draws all sets alike, 1 all modalities alike and then their sets; between, a mixture.
         union_p: Chance that a real label is united with some of the other labels of its image.

@@ -1,0 +1,154 @@
+"""What is drawn over a slice view, by what its actors hold; nothing is rendered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("slicer", reason="needs slicer-core")
+
+from vtkmodules.util.numpy_support import vtk_to_numpy
+
+from scribblesegment.data.rasterize import corners_mm, finer
+from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_xy
+from scribblesegment.mrml.overlay import Outline, PlaneTexture, SliceOverlay, circle, rectangle
+
+UNIT_SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
+coordinates = st.floats(-2000, 2000, width=32)
+points = st.tuples(coordinates, coordinates)
+
+
+def shown(texture: PlaneTexture) -> np.ndarray:
+    """uint8 (rows, columns, 4), the texture's texels; the first row is at its texture coordinate 0."""
+    image = texture.actor.GetTexture().GetInput()
+    columns, rows, _ = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, 4)
+
+
+def where_shown(texture: PlaneTexture, pixels: np.ndarray) -> np.ndarray:
+    """View pixels (N, 2) at which the centres of the picture's pixels (N, 2) come to lie, by VTK's rules."""
+    data = texture.actor.GetMapper().GetInput()
+    order = [data.GetCell(0).GetPointId(corner) for corner in range(4)]
+    corners = vtk_to_numpy(data.GetPoints().GetData())[order, :2].astype(float)
+    texels = vtk_to_numpy(data.GetPointData().GetTCoords())[order]
+    wanted = (pixels[:, ::-1] + 0.5) / shown(texture).shape[1::-1]
+    # On a parallelogram, positions are affine in texture coordinates.
+    affine, *_ = np.linalg.lstsq(np.column_stack([texels, np.ones(4)]), corners, rcond=None)
+    return np.column_stack([wanted, np.ones(len(wanted))]) @ affine
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda picture: picture,
+        lambda picture: picture[:1, :1],
+        lambda picture: picture[::-1],
+        lambda picture: picture.transpose(1, 0, 2),
+        lambda picture: picture[1:4, 2:5],
+        np.asfortranarray,
+    ],
+)
+def test_a_picture_is_shown_as_it_looks_and_stays_until_there_is_another(rng, view):
+    whole = rng.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    texture, picture = PlaneTexture(), view(whole)
+    texture.set_picture(rng.integers(0, 256, (12, 3, 4), dtype=np.uint8))
+    before = texture.actor.GetTexture().GetMTime()
+    texture.set_picture(picture)
+    assert texture.actor.GetTexture().GetMTime() > before
+    expected = picture.copy()
+    whole[:] = 0
+    assert np.array_equal(shown(texture), expected)
+
+
+@given(points, points, points, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_every_pixel_lies_where_its_row_and_column_say(corner, along_row, along_column, shape):
+    corner, along_row, along_column = map(np.array, (corner, along_row, along_column))
+    texture = PlaneTexture()
+    texture.set_picture(np.zeros((*shape, 4), np.uint8))
+    texture.place([corner, corner + along_row, corner + along_row + along_column, corner + along_column])
+    pixels = np.argwhere(np.ones(shape, bool))
+    part = (pixels + 0.5) / shape
+    expected = corner + part[:, 1:] * along_row + part[:, :1] * along_column
+    np.testing.assert_allclose(where_shown(texture, pixels), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("supersampling", [1, 2])
+def test_a_picture_of_a_slice_lies_over_the_slice_in_a_view(an_editor, a_slice_node, supersampling):
+    grid = reference_geometry(an_editor.segmentation_node).grid
+    raster = finer(view_plane(a_slice_node, an_editor.segmentation_node, grid), supersampling)
+    texture = PlaneTexture()
+    texture.set_picture(np.zeros((*raster.shape, 4), np.uint8))
+    texture.place(world_to_xy(a_slice_node, corners_mm(raster)))
+    pixels = np.argwhere(np.ones(raster.shape, bool))
+    expected = world_to_xy(a_slice_node, raster.to_mm(pixels))
+    np.testing.assert_allclose(where_shown(texture, pixels), expected, rtol=0, atol=1e-3)
+
+
+def test_a_picture_has_a_place_until_it_is_hidden_and_the_renderer_notices_moves():
+    texture = PlaneTexture()
+    assert not texture.actor.GetVisibility()
+    texture.place(UNIT_SQUARE)
+    assert texture.actor.GetVisibility()
+    data = texture.actor.GetMapper().GetInput()
+    before = data.GetMTime(), data.GetPoints().GetMTime()
+    texture.place(np.multiply(UNIT_SQUARE, 7))
+    assert data.GetMTime() > before[0]
+    assert data.GetPoints().GetMTime() > before[1]
+    assert tuple(data.GetBounds()) == (0, 7, 0, 7, 0, 0)
+    texture.hide()
+    assert not texture.actor.GetVisibility()
+    # A stroke at one edge must not shine through at the opposite one.
+    assert texture.actor.GetTexture().GetWrap() == texture.actor.GetTexture().ClampToEdge
+
+
+@given(st.lists(points, min_size=1, max_size=20))
+def test_an_outline_goes_through_all_points_and_back_to_the_first(corners):
+    outline = Outline(width=3.0)
+    assert not outline.actor.GetVisibility()
+    outline.show(circle((50, 50), 20), (1, 0, 0))
+    before = outline.actor.GetMapper().GetInput().GetMTime()
+    outline.show(corners, (0.25, 0.5, 1.0))
+    data = outline.actor.GetMapper().GetInput()
+    assert (data.GetNumberOfLines(), data.GetNumberOfPoints()) == (1, len(corners))
+    assert data.GetMTime() > before
+    ids = [data.GetCell(0).GetPointId(number) for number in range(data.GetCell(0).GetNumberOfPoints())]
+    np.testing.assert_array_equal(vtk_to_numpy(data.GetPoints().GetData())[ids, :2], [*corners, corners[0]])
+    assert outline.actor.GetProperty().GetColor() == (0.25, 0.5, 1.0)
+    assert outline.actor.GetProperty().GetLineWidth() == 3.0
+    assert outline.actor.GetVisibility()
+    outline.hide()
+    assert not outline.actor.GetVisibility()
+
+
+@given(points, st.floats(0.1, 500), st.integers(3, 100))
+def test_a_circle_has_its_points_evenly_on_its_rim(center, radius, count):
+    rim = circle(center, radius, count)
+    assert rim.shape == (count, 2)
+    np.testing.assert_allclose(np.linalg.norm(rim - center, axis=1), radius, rtol=1e-9, atol=1e-9)
+    sides = np.linalg.norm(rim - np.roll(rim, 1, axis=0), axis=1)
+    np.testing.assert_allclose(sides, 2 * radius * np.sin(np.pi / count), rtol=1e-6, atol=1e-9)
+
+
+@given(points, points)
+def test_a_rectangle_goes_around_what_lies_between_two_corners(first, opposite):
+    corners = rectangle(first, opposite)
+    np.testing.assert_array_equal(corners[[0, 2]], [first, opposite])
+    np.testing.assert_array_equal(corners[[1, 3]], [(opposite[0], first[1]), (first[0], opposite[1])])
+
+
+def test_overlays_are_independent_show_nothing_at_first_and_lie_in_order():
+    first, second = SliceOverlay(), SliceOverlay()
+    parts = ("probability", "preview", "strokes", "current", "box", "brush")
+    assert first.actors == tuple(getattr(first, part).actor for part in parts)
+    assert not set(first.actors) & set(second.actors)
+    first.strokes.place(UNIT_SQUARE)
+    first.shown["strokes"] = ()
+    assert not second.shown
+    for actor in second.actors:
+        assert not actor.GetVisibility()
+        assert not actor.GetPickable()
+    # The edge of the preview is that of the voxels.
+    assert not first.preview.actor.GetTexture().GetInterpolate()
+    assert first.strokes.actor.GetTexture().GetInterpolate()

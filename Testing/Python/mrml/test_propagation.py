@@ -1,0 +1,656 @@
+"""From accepted slices to the rest of the volume, and back.
+
+The inference thread and the propagation are real; the network is a stand-in that sees what is bright.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from slice_predictors import Brightness
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.masks import CleanUp
+from scribblesegment.errors import FileFormatError, GeometryError, PromptError
+from scribblesegment.inference.devices import ExecutionPlan
+from scribblesegment.mrml.propagation import (
+    PropagationHistory,
+    PropagationOptions,
+    PropagationReport,
+    SegmentReport,
+    VolumePropagation,
+    run_of,
+)
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
+from scribblesegment.mrml.source_image import SourceImages
+from scribblesegment.mrml.tags import ACCEPTED_TAG, read_accepted, write_accepted
+from scribblesegment.mrml.target import context_entry, grid_slice
+from scribblesegment.service.service import InferenceService
+
+SHAPE = (16, 30, 34)
+STRUCTURE = (slice(3, 13), slice(8, 22), slice(6, 18))  # in slices 3 to 12
+OTHER = (slice(3, 13), slice(8, 22), slice(22, 32))
+BELOW = (slice(0, 16), slice(14, 30), slice(0, 34))  # overlaps the structure
+LONG = 60.0  # seconds that no test reaches unless it fails
+
+
+class BrightNetwork(Brightness):
+    """Sees what is bright; waits before each slice while its gate is closed."""
+
+    plan = ExecutionPlan("cpu", milliseconds=1.0)
+
+    def __init__(self, **options) -> None:
+        super().__init__(trust=1.0, **options)
+        self.gate = threading.Semaphore(10**9)
+        self.failing = False
+        self.entered = 0
+
+    def predict(self, prompts):
+        self.entered += 1
+        assert self.gate.acquire(timeout=LONG)
+        if self.failing:
+            raise ZeroDivisionError("a network with a fault")
+        return super().predict(prompts)
+
+
+def phantom() -> np.ndarray:
+    array = np.zeros(SHAPE, np.int16)
+    array[STRUCTURE], array[OTHER] = 200, 180
+    return array
+
+
+def region(*place) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[place] = True
+    return mask
+
+
+class Workplace:
+    """A user with an editor, an axial view, a selected segment and a network."""
+
+    def __init__(self, editor, network) -> None:
+        self.editor, self.network, self.node = editor, network, editor.node
+        self.service = InferenceService(lambda model, device: self.network)
+        self.saves, self.contexts, self.images = 0, {}, SourceImages()
+        self.propagation = VolumePropagation(
+            self.service,
+            save_state=self.save_state,
+            context_of=lambda target: self.contexts.get(target.segment_id),
+            images=self.images,
+            history=PropagationHistory(),
+        )
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(editor.scene)
+        self.view = editor.scene.AddNewNodeByClass("vtkMRMLSliceNode")
+        self.look("Axial", 17.0, 15.0, 7.0)
+        self.segment = editor.add_segment()
+
+    def look(self, orientation, *position):
+        getattr(self.view, f"SetOrientationTo{orientation}")()
+        self.view.JumpSliceByOffsetting(*position)
+
+    def save_state(self):
+        self.saves += 1
+        self.editor.logic.SaveStateForUndo()
+
+    def target(self, segment_id=None):
+        return self.editor.target(segment_id or self.segment, self.images)
+
+    def accept(self, mask, *slices, axis=0, segment_id=None):
+        """Put slices of a mask (K, J, I) into a segment, and accept them."""
+        part = np.zeros(SHAPE, bool)
+        for index in slices:
+            np.moveaxis(part, axis, 0)[index] = np.moveaxis(mask, axis, 0)[index]
+        self.add(part, segment_id)
+        self.mark(*slices, axis=axis, segment_id=segment_id)
+
+    def mark(self, *slices, axis=0, segment_id=None):
+        target = self.target(segment_id)
+        accepted = read_accepted(target.segment, target.reference.grid)
+        write_accepted(target.segment, accepted.added(axis, *slices))
+
+    def add(self, mask, segment_id=None):
+        self.editor.modify(segment_id or self.segment, mask, self.editor.logic.ModificationModeAdd)
+
+    def remove(self, mask):
+        self.editor.modify(self.segment, mask, self.editor.logic.ModificationModeRemove)
+
+    def neighbour(self, mask=None):
+        """Another segment, which the editor would overwrite."""
+        segment_id = self.editor.add_segment(mask, own_layer=True)
+        self.node.SetSelectedSegmentID(self.segment)
+        self.node.SetOverwriteMode(self.node.OverwriteAllSegments)
+        return segment_id
+
+    def accepted(self):
+        target = self.target()
+        return read_accepted(target.segment, target.reference.grid).indices[0]
+
+    def start(self, *, all_segments=False, **options):
+        self.propagation.start(self.node, self.view, PropagationOptions(**options), all_segments=all_segments)
+
+    def settle(self):
+        """Let it come to its end; returns its report and problem."""
+        self.network.gate.release(1000)
+        until, problem = time.monotonic() + LONG, None
+        while self.propagation.busy:
+            assert time.monotonic() < until
+            self.service.wait(0.01)
+            update = self.propagation.poll()
+            problem = update.problem or problem
+            if update.report is not None:
+                return update.report, problem
+        return None, problem
+
+    def run(self, **options):
+        self.start(**options)
+        report, problem = self.settle()
+        assert problem is None
+        return report
+
+    def made(self, count, *, written=False):
+        """Let the network make so many slices, and wait until it has made them or they are written, too."""
+        self.network.gate.release(count)
+        until = time.monotonic() + LONG
+        while self.network.entered <= count:  # at the next one, those before it have been handed over
+            assert time.monotonic() < until
+            self.service.wait(0.001)
+        while written and len(self.slices()) < count + 1:
+            assert time.monotonic() < until
+            self.propagation.poll()
+            time.sleep(0.005)
+
+    def mask(self, segment_id=None):
+        return self.editor.mask(segment_id or self.segment)
+
+    def slices(self):
+        """Indices of slices that have something in them."""
+        return np.flatnonzero(self.mask().any(axis=(1, 2))).tolist()
+
+    def state(self):
+        """Everything that undo brings back, comparable."""
+        tags = {}
+        for segment_id in self.editor.segmentation.GetSegmentIDs():
+            target = self.target(segment_id)
+            accepted = read_accepted(target.segment, target.reference.grid)
+            tags[segment_id] = (accepted.indices, run_of(target.segment), self.mask(segment_id).tobytes())
+        return tags
+
+    def close(self):
+        self.network.gate.release(1000)
+        self.propagation.forget()
+        assert self.service.close(LONG)
+
+
+@pytest.fixture
+def workplace(new_editor):
+    made = []
+
+    def make(array=None, matrix=None, network=None):
+        editor = new_editor(phantom() if array is None else array, np.eye(4) if matrix is None else matrix)
+        made.append(Workplace(editor, network or BrightNetwork()))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def at_work(workplace):
+    """Slice 7 of the structure is accepted."""
+    place = workplace()
+    place.accept(region(*STRUCTURE), 7)
+    place.editor.logic.ClearUndoState()
+    return place
+
+
+@pytest.fixture
+def gated(at_work):
+    """The network makes slices only when told to."""
+    at_work.network.gate = threading.Semaphore(0)
+    return at_work
+
+
+# What is found ------------------------------------------------------------------------------------------------------
+
+
+def test_one_accepted_slice_becomes_the_whole_structure_as_one_undo_step(at_work):
+    before = at_work.state()
+    report = at_work.run()
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+    assert not report.cancelled
+    assert not report.undone
+    assert report.axis == 0
+    (segment,) = report.segments
+    assert (segment.segment_id, segment.made, segment.kept) == (at_work.segment, 9, 0)
+    assert sorted(segment.confidence) == [3, 4, 5, 6, 8, 9, 10, 11, 12]
+    assert [(end.index, end.direction, end.reason.name) for end in segment.ends] == [(3, -1, "ENDED"), (12, 1, "ENDED")]
+    assert 0 < report.mean_confidence <= 1
+    assert report.slices_per_second > 0
+    assert not at_work.propagation.busy
+    after = at_work.state()
+    assert at_work.saves == 1
+    at_work.editor.logic.Undo()
+    assert at_work.state() == before
+    assert not at_work.editor.logic.CanUndo()
+    at_work.editor.logic.Redo()
+    assert at_work.state() == after
+
+
+@pytest.mark.parametrize(("orientation", "axis", "middle"), [("Coronal", 1, 15), ("Sagittal", 2, 12)])
+def test_it_goes_along_the_axis_of_the_view(workplace, orientation, axis, middle):
+    place = workplace()
+    place.look(orientation, 12.0, 15.0, 7.0)
+    place.accept(region(*STRUCTURE), middle, axis=axis)
+    assert place.run().axis == axis
+    assert np.array_equal(place.mask(), region(*STRUCTURE))
+
+
+def test_volumes_that_are_turned_in_space_are_no_different(workplace, oblique):
+    place = workplace(200 * region(*STRUCTURE).astype(np.int16), oblique)
+    place.accept(region(*STRUCTURE), 7)
+    axes = oblique[:3, :3] / np.linalg.norm(oblique[:3, :3], axis=0)
+    place.view.GetSliceToRAS().DeepCopy(
+        np.vstack([np.column_stack([axes, (oblique @ (17, 15, 7, 1))[:3]]), (0, 0, 0, 1)]).ravel().tolist()
+    )
+    place.view.UpdateMatrices()
+    place.run()
+    assert np.array_equal(place.mask(), region(*STRUCTURE))
+
+
+def test_a_range_and_an_accepted_slice_without_the_structure_end_it(at_work):
+    report = at_work.run(index_range=(5, 10))
+    assert at_work.slices() == [5, 6, 7, 8, 9]
+    assert {end.reason.name for end in report.segments[0].ends} == {"RANGE"}
+    at_work.editor.logic.Undo()
+    at_work.mark(10)
+    report = at_work.run()
+    assert at_work.slices() == [3, 4, 5, 6, 7, 8, 9]
+    assert "ABSENT" in {end.reason.name for end in report.segments[0].ends}
+
+
+@pytest.mark.parametrize("takes_context", [True, False])
+def test_the_context_set_is_shown_to_a_network_that_takes_one_and_strokes_to_another(workplace, takes_context):
+    place = workplace(network=BrightNetwork(capabilities=("scribbles", "context")[: 1 + takes_context]))
+    place.accept(region(*STRUCTURE), 7)
+    entry = context_entry(place.target(), grid_slice(place.target().reference.grid, 0, 7))
+    elsewhere = type(entry)(entry.image, entry.mask, entry.spacing_mm, source="another patient", axis=0, index=3)
+    place.contexts[place.segment] = ContextSet("structure", (elsewhere,))
+    place.run()
+    assert np.array_equal(place.mask(), region(*STRUCTURE))
+    if takes_context:
+        shown = [context for context in place.network.contexts if context is not None]
+        assert any(elsewhere in context.entries for context in shown)
+        assert all(len(context) == 2 for context in shown)  # the accepted slice is the other
+    else:
+        assert place.network.contexts == []
+        assert all(prompts.scribbles.any() for prompts in place.network.prompts)
+
+
+def test_holes_and_islands_are_treated_as_for_single_slices(workplace):
+    array = phantom()
+    array[:, 14:16, 11:13] = 0
+    place = workplace(array)
+    place.accept(array > 190, 7)
+    place.run(clean_up=CleanUp(fill_holes=True))
+    assert place.mask()[8, 14:16, 11:13].all()
+    assert not place.mask()[7, 14:16, 11:13].any()  # accepted as it is
+
+
+def test_a_stroke_makes_its_slice_one_to_propagate_from(workplace):
+    place = workplace()
+    segmenter = SliceSegmenter(place.service, save_state=place.save_state, images=place.images)
+    place.network.see = lambda prompts: np.where(place.network.normalized > 0.95, 5.0, -5.0)
+    ends = np.linspace((8.0, 15.0, 7.0), (16.0, 15.0, 7.0), 10)
+    segmenter.paint(place.node, place.view, ends, 1.5, positive=True)
+    while segmenter.busy:
+        place.service.wait(LONG)
+        segmenter.poll()
+    assert place.slices() == [7]
+    place.run()
+    assert np.array_equal(place.mask(), region(*STRUCTURE))
+
+
+# What stays ---------------------------------------------------------------------------------------------------------
+
+
+def test_accepted_slices_along_any_axis_are_never_changed_and_others_give_way(at_work):
+    odd, coronal = region(*STRUCTURE), region(slice(2, 15), 12, slice(2, 9))
+    odd[5, 8:15] = False  # the network would fill it
+    at_work.accept(odd, 5)
+    at_work.accept(coronal, 12, axis=1)
+    at_work.add(region(9, slice(0, 5), slice(0, 5)))
+    before = at_work.mask()
+    at_work.run()
+    mask = at_work.mask()
+    assert np.array_equal(mask[5], before[5])
+    assert np.array_equal(mask[:, 12], before[:, 12])
+    assert mask[6].any()
+    assert mask[8, 11, 6:18].all()
+    assert not mask[9, :5, :5].any()
+
+
+@pytest.mark.parametrize("protects", [True, False])
+def test_a_visible_neighbour_is_protected_unless_switched_off(at_work, protects):
+    neighbour = at_work.neighbour(region(*BELOW))
+    before = at_work.mask(neighbour)
+    at_work.run(protect_visible=protects)
+    assert np.array_equal(at_work.mask(neighbour), before) == protects
+    assert at_work.mask()[8, 8:14, 6:18].all()
+    assert at_work.mask()[8, 14:22, 6:18].any() != protects
+    if protects:  # nor does what the network sees of it lead the way
+        assert all((prompts.mask_input[14:22, 6:18] < 0).all() for prompts in at_work.network.prompts[4:])
+
+
+def test_a_neighbour_that_grows_during_a_run_is_protected(gated):
+    neighbour = gated.neighbour()
+    gated.start()
+    gated.made(1)
+    gated.add(region(slice(9, 13), *BELOW[1:]), neighbour)
+    before = gated.mask(neighbour)
+    gated.settle()
+    assert np.array_equal(gated.mask(neighbour), before)
+    assert gated.mask()[10, 8:14, 6:18].all()
+
+
+def test_voxels_outside_the_editable_intensities_or_the_editable_area_are_not_touched(workplace):
+    array = phantom()
+    array[8, 10:12, 8:10] = 250
+    place = workplace(array)
+    place.accept(region(*STRUCTURE), 7)
+    area = place.neighbour(region(slice(0, 16), slice(0, 30), slice(0, 12)))
+    place.editor.show(area, False)
+    place.node.SetOverwriteMode(place.node.OverwriteNone)
+    place.node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+    place.node.SetMaskSegmentID(area)
+    place.node.SourceVolumeIntensityMaskOn()
+    place.node.SetSourceVolumeIntensityMaskRange(190.0, 220.0)
+    place.run()
+    mask = place.mask()
+    assert not mask[8, 10:12, 8:10].any()
+    assert mask[8, 12:22, 6:12].all()
+    assert not mask[8, :, 12:].any()
+
+
+def test_accepted_slices_and_the_run_are_saved_with_the_segmentation(at_work, tmp_path):
+    at_work.accept(region(*STRUCTURE), 4, 9)
+    at_work.run()
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    at_work.editor.scene.AddNode(storage)
+    storage.SetFileName(str(tmp_path / "Segmentation.seg.nrrd"))
+    assert storage.WriteData(at_work.editor.segmentation_node)
+    read = at_work.editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert storage.ReadData(read)
+    segment = read.GetSegmentation().GetNthSegment(0)
+    assert read_accepted(segment, at_work.target().reference.grid).indices == ((4, 7, 9), (), ())
+    assert run_of(segment) == run_of(at_work.editor.segment(at_work.segment)) != ""
+
+
+@pytest.mark.parametrize("all_segments", [True, False])
+def test_all_visible_segments_with_accepted_slices_go_together_or_the_selected_one(at_work, all_segments):
+    other, hidden = at_work.editor.add_segment(), at_work.editor.add_segment()
+    at_work.accept(region(*OTHER), 6, segment_id=other)
+    at_work.accept(region(slice(0, 16), slice(24, 28), slice(24, 28)), 6, segment_id=hidden)
+    at_work.editor.show(hidden, False)
+    without = at_work.editor.add_segment(region(slice(0, 16), slice(0, 3), slice(0, 3)))
+    at_work.node.SetSelectedSegmentID(at_work.segment)
+    before = at_work.state()
+    report = at_work.run(all_segments=all_segments)
+    assert [segment.segment_id for segment in report.segments] == [at_work.segment, other][: 1 + all_segments]
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+    assert at_work.mask(other).sum() == region(*OTHER).sum() // (1 if all_segments else 10)
+    assert at_work.state()[hidden] == before[hidden]
+    assert at_work.state()[without] == before[without]
+    at_work.editor.logic.Undo()
+    assert at_work.state() == before
+
+
+# Corrections --------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_correction_only_slices_near_it_are_made_again(at_work):
+    at_work.accept(region(*STRUCTURE), 4, 10)
+    at_work.run()
+    at_work.mark(8)
+    images = len(at_work.network.images)
+    report = at_work.run()
+    assert len(at_work.network.images) - images == 1  # between the accepted slices 7 and 10
+    assert (report.segments[0].made, report.segments[0].kept) == (1, 5)
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+
+
+@pytest.mark.parametrize("reason", ["no correction", "another network", "undo"])
+def test_sometimes_everything_is_made_again(at_work, reason):
+    at_work.accept(region(*STRUCTURE), 10)
+    first = at_work.run(model="one")
+    if reason == "undo":
+        at_work.editor.logic.Undo()
+    if reason != "no correction":
+        at_work.accept(region(*STRUCTURE), 8)
+    report = at_work.run(model="two" if reason == "another network" else "one")
+    assert report.segments[0].kept == 0
+    assert report.made == first.made - (reason != "no correction")
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+
+
+def test_slices_that_were_edited_by_other_means_count_as_accepted(at_work):
+    at_work.run()
+    at_work.remove(region(9, slice(8, 12), slice(6, 18)))
+    before = at_work.mask()[9]
+    at_work.run()
+    assert np.array_equal(at_work.mask()[9], before)
+    assert at_work.accepted() == (7, 9)
+
+
+def test_slices_that_another_segment_took_voxels_from_do_not_count_as_edited(at_work):
+    at_work.run()
+    other = at_work.neighbour()
+    at_work.add(region(9, slice(8, 12), slice(6, 18)), other)
+    at_work.node.SetSelectedSegmentID(at_work.segment)
+    at_work.run()
+    assert at_work.accepted() == (7,)
+
+
+@pytest.mark.parametrize("index_range", [None, (4, 11)])
+def test_slices_beyond_a_new_end_are_taken_out_again_unless_outside_of_the_range(at_work, index_range):
+    at_work.run()
+    at_work.remove(region(10))
+    at_work.mark(10)
+    at_work.run(index_range=index_range)
+    assert at_work.slices() == [3, 4, 5, 6, 7, 8, 9] + ([] if index_range is None else [11, 12])
+
+
+# Cancelling, and what ends it ---------------------------------------------------------------------------------------
+
+
+def test_slices_are_written_as_they_come(gated):
+    gated.start()
+    gated.made(2, written=True)
+    assert gated.propagation.progress.count == 2
+    assert 0 < gated.propagation.progress.fraction < 1
+    gated.made(4, written=True)
+    assert gated.propagation.busy
+    assert gated.saves == 1
+
+
+def test_stopping_keeps_what_is_done_as_one_undo_step_and_it_goes_on_from_there(gated):
+    before = gated.state()
+    gated.start()
+    gated.made(3)
+    assert gated.propagation.stop()
+    assert not gated.propagation.stop()
+    report, problem = gated.settle()
+    assert problem is None
+    assert report.cancelled
+    assert report.made == 3
+    assert gated.slices() in ([5, 6, 7, 8], [6, 7, 8, 9])
+    gated.editor.logic.Undo()
+    assert gated.state() == before
+    gated.editor.logic.Redo()
+    assert gated.run().segments[0].kept == 3
+    assert np.array_equal(gated.mask(), region(*STRUCTURE))
+
+
+def test_stopping_before_the_first_slice_changes_nothing(gated):
+    before = gated.state()
+    gated.start()
+    assert not gated.propagation.stop()
+    report, _ = gated.settle()
+    assert report.cancelled
+    assert (report.made, gated.saves) == (0, 0)
+    assert gated.state() == before
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("idle", [True, False])
+def test_undo_during_a_run_ends_it_and_nothing_is_written_after(gated, written, idle):
+    gated.save_state()
+    gated.mark(15)  # what is undone if nothing was written yet
+    before = gated.state()
+    gated.start()
+    gated.made(2, written=written)
+    gated.editor.logic.Undo()
+    if not written:
+        before = gated.state()
+    if idle:  # noticed although nothing comes any more
+        until = time.monotonic() + LONG
+        while not gated.propagation._run.task.cancelled:
+            assert time.monotonic() < until
+            gated.propagation.poll()
+    report, problem = gated.settle()
+    assert report.undone
+    assert report.cancelled
+    assert problem is None
+    assert gated.state() == before
+
+
+def test_a_scene_that_closes_during_a_run_ends_it(gated):
+    gated.start()
+    gated.made(2)
+    gated.propagation.forget()
+    gated.editor.scene.Clear(0)
+    gated.network.gate.release(1000)
+    assert not gated.propagation.busy
+    assert gated.propagation.poll().report is None
+    while gated.service.busy:
+        gated.service.wait(LONG)
+
+
+@pytest.mark.parametrize("gone", ["segment", "segmentation", "scene"])
+def test_a_run_whose_segment_has_gone_ends_by_itself(gated, gone):
+    gated.start()
+    gated.made(2)
+    {
+        "segment": lambda: gated.editor.segmentation.RemoveSegment(gated.segment),
+        "segmentation": lambda: gated.editor.scene.RemoveNode(gated.editor.segmentation_node),
+        "scene": lambda: gated.editor.scene.Clear(0),
+    }[gone]()
+    report, problem = gated.settle()
+    assert problem is None
+    assert report.cancelled
+    assert (report.made, gated.saves) == (0, 0)
+
+
+def test_one_of_several_segments_that_is_removed_does_not_end_the_others(gated):
+    other = gated.editor.add_segment()
+    gated.accept(region(*OTHER), 7, segment_id=other)
+    gated.node.SetSelectedSegmentID(gated.segment)
+    gated.start(all_segments=True)
+    gated.made(2)
+    gated.editor.segmentation.RemoveSegment(other)
+    gated.settle()
+    assert np.array_equal(gated.mask(), region(*STRUCTURE))
+
+
+def test_another_source_volume_ends_a_run_and_what_is_done_stays(gated):
+    gated.start()
+    gated.made(2, written=True)
+    volume = gated.editor.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    volume.CopyContent(gated.editor.volume)
+    volume.GetImageData().Modified()
+    gated.node.SetAndObserveSourceVolumeNode(volume)
+    kept = gated.mask()
+    report, problem = gated.settle()
+    assert "kept" in problem
+    assert report.cancelled
+    assert np.array_equal(gated.mask(), kept)
+
+
+def test_a_network_that_fails_says_so_and_what_was_done_stays(gated):
+    gated.start()
+    gated.made(2, written=True)
+    gated.network.failing = True
+    report, problem = gated.settle()
+    assert "ZeroDivisionError" in problem
+    assert report.cancelled
+    assert len(gated.slices()) == 3
+    gated.network.failing = False
+    gated.run()
+    assert np.array_equal(gated.mask(), region(*STRUCTURE))
+
+
+def test_a_service_that_is_ended_before_it_has_begun_is_no_problem(gated):
+    gated.service.prepare()
+    gated.start()
+    gated.propagation._run.task.cancel()
+    report, problem = gated.settle()
+    assert problem is None
+    assert report.cancelled
+
+
+# What cannot be propagated ------------------------------------------------------------------------------------------
+
+
+def tilt(place):
+    turn = np.radians(20.0)
+    place.view.SetSliceToRASByNTP(0.0, -np.sin(turn), np.cos(turn), 1.0, 0.0, 0.0, 17.0, 15.0, 7.0, 0)
+
+
+def damage(place):
+    place.editor.segment(place.segment).SetTag(ACCEPTED_TAG, "1damaged")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "error", "message"),
+    [
+        (lambda place: place.add(region(*STRUCTURE)), {}, PromptError, "Accept slice"),
+        (lambda place: place.mark(4), {}, PromptError, "No slice"),  # accepted, but empty
+        (lambda place: place.accept(region(*STRUCTURE), 12, axis=1), {}, PromptError, "only in others"),
+        (tilt, {}, GeometryError, r"20°.*Align view"),
+        (lambda place: None, {"index_range": (16, 30)}, GeometryError, "holds no slice"),
+        (damage, {}, FileFormatError, "accept its slices again"),
+    ],
+)
+def test_what_cannot_be_propagated_is_refused_with_the_remedy(workplace, spoil, options, error, message):
+    place = workplace()
+    spoil(place)
+    with pytest.raises(error, match=message):
+        place.start(**options)
+    assert not place.propagation.busy
+    assert place.saves == 0
+
+
+# Reports ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_certain_slices_come_first_and_certain_ones_not_at_all():
+    report = SegmentReport("s", "liver", confidence={3: 0.8, 4: 0.95, 5: 0.2, 6: 0.8})
+    assert report.uncertain() == [(5, 0.2), (3, 0.8), (6, 0.8)]
+    assert report.uncertain(most=1) == [(5, 0.2)]
+    assert report.mean_confidence == pytest.approx(0.6875)
+
+
+def test_several_segments_are_summed_up():
+    first = SegmentReport("a", "liver", made=2, confidence={3: 0.8, 4: 1.0})
+    second = SegmentReport("b", "spleen", made=1, confidence={3: 0.6}, next_slice=7)
+    report = PropagationReport(0, (first, second))
+    assert report.made == 3
+    assert report.mean_confidence == pytest.approx(0.8)
+    assert report.worth_correcting is second
+    empty = PropagationReport(0, (SegmentReport("a", "liver"),))
+    assert (empty.mean_confidence, empty.worth_correcting, empty.segments[0].uncertain()) == (None, None, [])
