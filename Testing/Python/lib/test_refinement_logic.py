@@ -14,14 +14,14 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
-from vtkmodules.vtkCommonDataModel import vtkImageData  # noqa: E402
+from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtkmodules.vtkCommonDataModel import vtkImageData
 
-from scribblesegment.errors import CancelledError, MissingPackageError, NetworkError, PromptError  # noqa: E402
-from scribblesegment.mrml.corrections import corrections_for, corrections_of, source_of  # noqa: E402
-from scribblesegment.mrml.geometry import reference_geometry  # noqa: E402
-from scribblesegment.mrml.labelmaps import segment_at  # noqa: E402
-from ScribbleSegmentLib.RefinementLogic import (  # noqa: E402
+from scribblesegment.errors import CancelledError, MissingPackageError, NetworkError, PromptError
+from scribblesegment.mrml.corrections import corrections_for, corrections_of, source_of
+from scribblesegment.mrml.geometry import reference_geometry
+from scribblesegment.mrml.labelmaps import segment_at
+from ScribbleSegmentLib.RefinementLogic import (
     NetworkEntry,
     NetworkList,
     RefinementLogic,
