@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -184,7 +185,8 @@ class Run:
             raise TrainingError(f"The gradient is not finite at step {self.step + 1}; lower the learning rate.")
         self.optimizer.step()
         self.step += 1
-        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        # A run that starts from another one need not forget its beginning.
+        decay = config.ema if config.initial else min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
                 if value.is_floating_point():
@@ -336,7 +338,10 @@ def _windowed(maps: Tensor, windows: Tensor, size: int | None = None) -> Tensor:
 
 def _start_from(network: RidgeUNet, path: Path) -> None:
     """Take over parameters; weights of input channels that are new begin at zero, so that nothing changes."""
-    given = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
+    if path.suffix == ".safetensors":
+        given = {name: value.float() for name, value in load_file(path).items()}
+    else:
+        given = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
     wanted = network.state_dict()
     for name, value in given.items():
         added = wanted[name].shape[1] - value.shape[1] if value.ndim == 4 else 0
