@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("ScribbleSegment", "scripts")
 TESTS = Path("Testing") / "Python"
-TIMEOUT_S = 900.0
+TIMEOUT_S = 1800.0
+NO_END = -1
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def tests_of(faults: Sequence[Fault]) -> list[str]:
 
 
 def run_tests(tests: Sequence[str], checkout: Path) -> int:
-    """Run test files until one fails; returns pytest's exit code, 1 where they do not come to an end."""
+    """Run test files until one fails; returns pytest's exit code, or NO_END."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(checkout / "ScribbleSegment" / "Logic"),
@@ -82,7 +83,7 @@ def run_tests(tests: Sequence[str], checkout: Path) -> int:
             output, _ = running.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             running.kill()
-            return 1
+            return NO_END
     if running.returncode not in (0, 1):
         print(output, file=sys.stderr)
     return running.returncode
@@ -100,7 +101,7 @@ def try_fault(fault: Fault, checkout: Path) -> str:
         code = run_tests(tests_of([fault]), checkout)
     finally:
         path.write_text(right, encoding="utf-8")
-    return {0: "SURVIVED", 1: "caught"}.get(code, f"pytest ended with {code}")
+    return {0: "SURVIVED", 1: "caught", NO_END: "no end"}.get(code, f"pytest ended with {code}")
 
 
 def copy_checkout(folder: Path) -> Path:
