@@ -48,7 +48,7 @@ class Segmenter:
             kept.append(self.network.entries(features, _tensor(view.image_to_grid(mask.astype(np.float32)))))
         if kept:
             self.entries = Entries(
-                (torch.cat([one.moments[0] for one in kept], 1), torch.cat([one.moments[1] for one in kept], 1)),
+                torch.cat([one.moments for one in kept], 1),
                 torch.cat([one.keys for one in kept], 1),
                 kept[0].places,
                 torch.cat([one.values for one in kept], 1),
@@ -136,14 +136,9 @@ def load(path: Path, *, averaged: bool = True) -> tuple[RidgeUNet, int]:
     """Read a checkpoint's network, and its step."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     values = dict(state["config"]["network"])
-    network = RidgeUNet(RidgeUNetConfig(**{**values, "widths": tuple(values["widths"])}))
-    given = state["averaged" if averaged else "network"]
-    wanted = network.state_dict()
-    for name, value in given.items():  # earlier checkpoints lack input channels that came behind theirs
-        if value.ndim == 4 and wanted[name].shape[1] > value.shape[1]:
-            added = value.new_zeros(len(value), wanted[name].shape[1] - value.shape[1], *value.shape[2:])
-            given[name] = torch.cat([value, added], dim=1)
-    network.load_state_dict({**wanted, **given})
+    widths = {name: tuple(values[name]) for name in ("widths", "decoder_widths")}
+    network = RidgeUNet(RidgeUNetConfig(**{**values, **widths}))
+    network.load_state_dict(state["averaged" if averaged else "network"])
     return network.eval(), int(state["step"])
 
 

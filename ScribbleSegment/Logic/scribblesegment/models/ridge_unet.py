@@ -97,9 +97,7 @@ class Output(NamedTuple):
 class _Convolution(nn.Sequential):
     """Convolution, batch norm (folded at export) and ReLU."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, *, relu: bool = True, folded: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, relu: bool = True, folded: bool = False) -> None:
         layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=folded)]
         layers += [] if folded else [nn.BatchNorm2d(outputs)]
         super().__init__(*layers, *([nn.ReLU(inplace=True)] if relu else []))
