@@ -1,0 +1,346 @@
+"""The embedded network in NumPy, for where there is no torch: the same parameters, the same results.
+
+`scribblesegment.models.ridge_unet` says what is computed and why; functions here have the names of those there, and a
+test compares them one by one. One image at a time; maps have their channels last, (H, W, C), so that convolutions are
+matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+_IMAGE, _BOX, _POSITIVE, _NEGATIVE, _PREVIOUS = range(5)  # as in scribblesegment.models.encoding, which needs torch
+
+# As in scribblesegment.models.ridge_unet, which needs torch; the test compares them.
+LOCAL_WINDOWS = (7, 21)
+HEADS, PATCH = 2, 4
+STEP_COST, REACHES, SWEEPS, FAR, SEED = 0.002, (0.5, 0.5, 0.06), 3, 1e4, 0.2
+BOX_WEIGHT = 0.02
+
+
+class Features(NamedTuple):
+    """What the encoder says of an image."""
+
+    levels: tuple[FloatArray, ...]  # projected for the decoder, at 1/2 to 1/32
+    embedding: FloatArray  # (H/2, W/2, d + 1)
+    sparse: FloatArray  # (H/4, W/4, d + 1)
+    everywhere: FloatArray  # (d + 1, d + 1)
+    keys: FloatArray  # (heads, H/8 W/8, key)
+    places: FloatArray  # (H/8 W/8, 2)
+    summary: FloatArray  # (key,)
+
+
+class Entry(NamedTuple):
+    """A context entry."""
+
+    moments: FloatArray  # (2, d + 1, d + 1)
+    keys: FloatArray  # (heads, patches, key)
+    values: FloatArray  # (patches, PATCH ** 2)
+    summary: FloatArray  # (key,)
+
+
+class Evidence(NamedTuple):
+    """What a context says of a target."""
+
+    moments: FloatArray  # (2, d + 1, d + 1)
+    carried: FloatArray  # (H/2, W/2, heads)
+
+
+class RidgeUNetNumpy:
+    """Runs a `RidgeUNet` whose batch norms are folded."""
+
+    def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Take the parameters of the exported network, by name."""
+        self._kernels: dict[str, tuple[int, FloatArray]] = {}  # side, and (side, side * inputs, outputs)
+        self._other = {}
+        for name, value in parameters.items():
+            array = np.asarray(value, np.float32)
+            if array.ndim == 4:
+                outputs, inputs, side, _ = array.shape
+                kernel = array.transpose(2, 3, 1, 0).reshape(side, side * inputs, outputs)
+                self._kernels[name.removesuffix(".weight")] = side, np.ascontiguousarray(kernel)
+            else:
+                self._other[name] = array
+        self._levels = 1 + max(int(name.split(".")[1]) for name in self._kernels if name.startswith("strides."))
+
+    def encode(self, image: FloatArray) -> Features:
+        """Encode an image (H, W) in [0, 1]; sides divisible by 32."""
+        x = self._norm_free("stem", _local(image), relu=True)
+        levels = []
+        for index in range(self._levels + 1):
+            x = self._block(f"blocks.{index}", self._downsampled(f"strides.{index - 1}", x) if index else x)
+            levels.append(x)
+        summed = self._pointwise(f"laterals.{self._levels}", levels[-1])
+        for index in reversed(range(self._levels)):
+            summed = _add_doubled(self._pointwise(f"laterals.{index}", levels[index]), summed)
+        embedding = self._pointwise("embed", np.maximum(summed, 0.0))
+        embedding = np.concatenate([embedding, np.ones((*embedding.shape[:2], 1), np.float32)], axis=2)
+        sparse = np.ascontiguousarray(embedding[::2, ::2])
+        rows = sparse.reshape(-1, sparse.shape[2])
+        described = _add_doubled(
+            self._pointwise("key_laterals.0", levels[2]), self._pointwise("key_laterals.1", levels[3])
+        )
+        height, width, count = described.shape
+        keys = described.reshape(height * width, HEADS, count // HEADS).transpose(1, 0, 2)
+        keys = _unit(keys - keys.mean(axis=1, keepdims=True))
+        places = np.stack(
+            np.meshgrid(*((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width)), indexing="ij"),
+            axis=-1,
+        ).reshape(-1, 2)
+        mean = levels[3].mean(axis=(0, 1))
+        summary = _unit(self._other["summarise.weight"] @ mean + self._other["summarise.bias"])
+        fused = tuple(self._pointwise(f"fuse.{index}", level) for index, level in enumerate(levels))
+        return Features(fused, embedding, sparse, rows.T @ rows / np.float32(len(rows)), keys, places, summary)
+
+    def entry(self, features: Features, mask: FloatArray) -> Entry:
+        """Make a context entry of an image's features and its mask (H, W) in [0, 1]."""
+        inside = _halved(mask)
+        near = np.sqrt(np.clip(_local_mean(inside, 15), 0.0, 1.0))
+        weights = np.stack([inside, (1.0 - inside) * (0.2 + near)])[:, ::2, ::2]
+        moments = _moments(features.sparse, weights) * np.float32(4 / inside.size)
+        height, width = (side // PATCH for side in inside.shape)
+        values = (2.0 * inside - 1.0).reshape(height, PATCH, width, PATCH).transpose(0, 2, 1, 3)
+        return Entry(moments, features.keys, values.reshape(height * width, PATCH**2), features.summary)
+
+    def evidence(self, features: Features, entries: Sequence[Entry], *, most: int = 0) -> Evidence:
+        """Compute what context entries, at least one, say of an image; see `RidgeUNet.evidence`."""
+        likeness = np.exp(self._other["entry_scale"]) * np.stack([one.summary for one in entries]) @ features.summary
+        shares = np.exp(likeness - likeness.max())
+        shares = shares / shares.sum()
+        moments = np.tensordot(shares, np.stack([one.moments for one in entries]), 1)
+        chosen = np.argsort(-likeness, kind="stable")[: most or None]
+        scale, preference = (np.exp(self._other[name])[:, None, None] for name in ("key_scale", "preferences"))
+        places = features.places
+        apart = ((places[:, None] - places[None]) ** 2).sum(axis=2)  # (patches, patches)
+        keys = np.concatenate([entries[n].keys for n in chosen], axis=1)
+        scores = scale * (features.keys @ keys.transpose(0, 2, 1))  # (heads, patches, S patches)
+        bias = -preference * apart
+        scores = scores.reshape(HEADS, len(places), len(chosen), len(places))
+        scores += bias[:, :, None] + likeness[chosen][:, None]
+        scores = scores.reshape(HEADS, len(places), -1)
+        scores = np.exp(scores - scores.max(axis=2, keepdims=True))
+        values = np.concatenate([entries[n].values for n in chosen])
+        taken = (scores @ values) / scores.sum(axis=2, keepdims=True)
+        height, width = (side // PATCH for side in features.embedding.shape[:2])
+        carried = taken.reshape(HEADS, height, width, PATCH, PATCH).transpose(1, 3, 2, 4, 0)
+        return Evidence(moments, carried.reshape(height * PATCH, width * PATCH, HEADS).astype(np.float32))
+
+    def decode(
+        self, features: Features, prompts: FloatArray, evidence: Evidence | None = None
+    ) -> tuple[FloatArray, float]:
+        """Predict logits (H, W), and the logit of the structure being in the image at all; see `RidgeUNet.decode`."""
+        halved = np.stack([_halved(channel) for channel in prompts])
+        previous = prompts[_PREVIOUS]
+        has_previous = bool(previous.any())
+        scores, valid = self._classify(features, halved, has_previous, evidence)
+        best = scores[..., 3] if valid[3] else scores[..., 0]
+        paths = measure_paths(halved, 1.0 / (1.0 + np.exp(-3.0 * best)))
+        height, width = halved.shape[1:]
+        clamped = np.clip(scores, -3.0, 3.0)
+        flags = np.array([valid[0], has_previous, evidence is not None], np.float32)
+        seen = np.concatenate([prompts[:_PREVIOUS], np.tanh(0.25 * previous)[None]])
+        x = np.concatenate(
+            [
+                _unshuffled(seen),
+                clamped,
+                paths,
+                np.zeros((height, width, HEADS), np.float32) if evidence is None else evidence.carried,
+                np.broadcast_to(flags, (height, width, len(flags))),
+            ],
+            axis=2,
+            dtype=np.float32,
+        )
+        x = self._norm_free("enter", x, relu=False)
+        skips: list[FloatArray] = []
+        for index, level in enumerate(features.levels):
+            if index > 0:
+                x = self._downsampled(f"downs.{index - 1}", x)
+            x = self._block(f"mixes.{index}", np.maximum(x + level, 0.0))
+            skips.append(x)
+        pooled = np.concatenate([x.mean(axis=(0, 1)), x.max(axis=(0, 1))])
+        presence = float(self._other["appears.weight"][0] @ pooled + self._other["appears.bias"][0])
+        for index in reversed(range(len(skips) - 1)):
+            x = np.maximum(_add_doubled(skips[index].copy(), self._pointwise(f"narrow.{index}", x)), 0.0)
+            x = self._block(f"ups.{index}", x)
+        four = self._pointwise("leave", x) + (clamped @ self._other["score_gain"])[..., None]
+        logits = four.reshape(height, width, 2, 2).transpose(0, 2, 1, 3).reshape(2 * height, 2 * width)
+        return np.ascontiguousarray(logits, np.float32), presence
+
+    def _classify(
+        self, features: Features, halved: FloatArray, has_previous: bool, evidence: Evidence | None
+    ) -> tuple[FloatArray, tuple[bool, ...]]:
+        """Scores (h, w, 4), and which are valid."""
+        everywhere = features.everywhere
+        strokes = np.stack(
+            [
+                _moments(features.embedding[marked][None], halved[channel][marked][None, None])[0]
+                for channel in (_POSITIVE, _NEGATIVE)
+                for marked in (halved[channel] > 0.0,)
+            ]
+        )
+        box, before = halved[_BOX, ::2, ::2], 1.0 / (1.0 + np.exp(-halved[_PREVIOUS, ::2, ::2]))
+        inner = _moments(features.sparse, np.stack([box, before]))
+        total = everywhere * np.float32(box.size)
+        outer = np.stack([total * np.float32(box.max()) - inner[0], total - inner[1]])
+        labelled = strokes + np.float32(4.0 * BOX_WEIGHT) * np.stack([inner[0], outer[0]])
+        background, by_previous, by_strokes = np.exp(self._other["log_prior"])
+        inside, outside = (_mean(one) for one in labelled)
+        outside = outside + background * everywhere
+        use = by_previous * has_previous
+        context_in, context_out = (
+            (np.zeros_like(inside), np.zeros_like(inside)) if evidence is None else map(_mean, evidence.moments)
+        )
+        pairs = [
+            (inside, outside),
+            (inside + use * _mean(inner[1]), outside + use * _mean(outer[1])),
+            (context_in, context_out),
+            (context_in + by_strokes * inside, context_out + by_strokes * outside),
+        ]
+        has_inside = bool(labelled[0, -1, -1] > 1e-6)
+        has_example = evidence is not None and bool(evidence.moments[0, -1, -1] > 1e-6)
+        valid = has_inside, has_inside or has_previous, has_example, has_example or has_inside
+        penalty = np.ones(len(everywhere), np.float32)
+        penalty[-1] = 1e-2
+        scores = np.zeros((*features.embedding.shape[:2], len(pairs)), np.float32)
+        for index, (first, second) in enumerate(pairs):
+            if valid[index]:
+                matrix = first + second + np.diag(penalty * np.exp(self._other["log_ridge"][index]))
+                scores[..., index] = features.embedding @ np.linalg.solve(matrix, first[:, -1] - second[:, -1])
+        return scores, valid
+
+    # Layers.
+
+    def _pointwise(self, name: str, x: FloatArray) -> FloatArray:
+        _, kernel = self._kernels[name]
+        result = x.reshape(-1, x.shape[2]) @ kernel[0]
+        result += self._other[f"{name}.bias"]
+        return result.reshape(*x.shape[:2], -1)
+
+    def _downsampled(self, name: str, x: FloatArray) -> FloatArray:
+        """Convolve with 2 x 2 pixels, every second."""
+        height, width, channels = x.shape
+        _, kernel = self._kernels[name]
+        gathered = x.reshape(height // 2, 2, width // 2, 2 * channels).transpose(0, 2, 1, 3)
+        result = gathered.reshape(-1, 4 * channels) @ kernel.reshape(4 * channels, -1)
+        result += self._other[f"{name}.bias"]
+        return result.reshape(height // 2, width // 2, -1)
+
+    def _norm_free(self, name: str, x: FloatArray, *, relu: bool) -> FloatArray:
+        """A convolution whose batch norm is folded, with ReLU."""
+        side, kernel = self._kernels[f"{name}.0"]
+        if side == 1:
+            result = self._pointwise(f"{name}.0", x)
+        else:
+            # Rows of the padded image lie behind each other, so a shift is an offset, and a row of the kernel one
+            # product; what it computes beside the image is cut away.
+            height, width, channels = x.shape
+            padded = np.zeros((height + 2, width + 2, channels), np.float32)
+            padded[1:-1, 1:-1] = x
+            flat = padded.reshape(-1, channels)
+            count = height * (width + 2) - 2
+            shifted = np.concatenate([flat[shift : len(flat) - 2 + shift] for shift in range(3)], axis=1)
+            total = shifted[:count] @ kernel[0]
+            for row in (1, 2):
+                total += shifted[row * (width + 2) : row * (width + 2) + count] @ kernel[row]
+            total += self._other[f"{name}.0.bias"]
+            result = np.empty((height * (width + 2), kernel.shape[2]), np.float32)
+            result[:count] = total
+            result = result.reshape(height, width + 2, -1)[:, :width]
+        return np.maximum(result, 0.0, out=result) if relu else result
+
+    def _block(self, name: str, x: FloatArray) -> FloatArray:
+        y = x + self._norm_free(f"{name}.second", self._norm_free(f"{name}.first", x, relu=True), relu=False)
+        return np.maximum(y, 0.0, out=y)
+
+
+def measure_paths(halved: FloatArray, score: FloatArray) -> FloatArray:
+    """Measure shortest paths to the prompts (h, w, 9); see `ridge_unet.measure_paths`."""
+    _, height, width = halved.shape
+    box, positive, negative = halved[_BOX], halved[_POSITIVE], halved[_NEGATIVE]
+    outside = np.maximum(box.max() - box, 0.0)
+    negative = np.maximum(negative, np.where(positive > 0.0, 0.0, outside))
+    seeds = np.stack([positive, negative]) > SEED
+    seeds &= ~seeds[::-1]
+    terrains = np.stack([halved[_IMAGE], score]).astype(np.float32)
+    distances = np.where(seeds, np.float32(0.0), np.float32(FAR))[None].repeat(len(REACHES), axis=0)  # (T, 2, h, w)
+    distances = np.ascontiguousarray(distances.transpose(3, 0, 1, 2))
+    costs = [_step_costs(terrains.transpose(axes)) for axes in ((2, 0, 1), (1, 0, 2))]
+    room = np.empty(distances.shape[1:], np.float32)
+    for _ in range(SWEEPS):
+        for steps in costs:
+            if room.shape != distances.shape[1:]:
+                room = np.empty(distances.shape[1:], np.float32)
+            for index in range(1, len(distances)):
+                np.add(distances[index - 1], steps[index - 1], out=room)
+                np.minimum(distances[index], room, out=distances[index])
+            for index in range(len(distances) - 2, -1, -1):
+                np.add(distances[index + 1], steps[index], out=room)
+                np.minimum(distances[index], room, out=distances[index])
+            distances = np.ascontiguousarray(distances.transpose(3, 1, 2, 0))
+    distances = distances.transpose(1, 2, 3, 0)
+    near = np.exp(-distances / np.array(REACHES, np.float32)[:, None, None, None])
+    to_positive, to_negative = distances[:, 0], distances[:, 1]
+    known = (distances < FAR / 2).all(axis=1)
+    nearer = np.where(known, (to_negative - to_positive) / (to_negative + to_positive + np.float32(1e-3)), 0.0)
+    result = np.concatenate([near, nearer[:, None]], axis=1).reshape(3 * len(REACHES), height, width)
+    return np.asarray(result.transpose(1, 2, 0), np.float32)
+
+
+def _step_costs(terrains: FloatArray) -> FloatArray:
+    steps = np.float32(STEP_COST) + np.abs(terrains[1:] - terrains[:-1])
+    flat = np.full_like(steps[:, :1], 1.0 / len(terrains))
+    return np.concatenate([steps, flat], axis=1)[:, :, None]
+
+
+def _local(image: FloatArray) -> FloatArray:
+    halved = _halved(image)
+    differences = [np.float32(4.0) * (halved - _local_mean(halved, window)) for window in LOCAL_WINDOWS]
+    return np.concatenate([_unshuffled(image[None]) - np.float32(0.5), np.stack(differences, axis=2)], axis=2)
+
+
+def _local_mean(image: FloatArray, window: int) -> FloatArray:
+    def weights(side: int) -> FloatArray:
+        positions = np.arange(side)
+        near = (np.abs(positions[:, None] - positions) <= window // 2).astype(np.float32)
+        return near / near.sum(axis=1, keepdims=True)
+
+    return weights(image.shape[0]) @ image @ weights(image.shape[1]).T
+
+
+def _halved(channel: FloatArray) -> FloatArray:
+    height, width = channel.shape
+    return channel.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+
+
+def _unshuffled(channels: FloatArray) -> FloatArray:
+    """Bring channels (C, H, W) to (H/2, W/2, 4 C), the four pixels of a place behind each other."""
+    count, height, width = channels.shape
+    split = channels.reshape(count, height // 2, 2, width // 2, 2).transpose(1, 3, 0, 2, 4)
+    return split.reshape(height // 2, width // 2, 4 * count)
+
+
+def _add_doubled(x: FloatArray, coarse: FloatArray) -> FloatArray:
+    """Add a map of half the size to each place's four pixels; in place."""
+    height, width, channels = coarse.shape
+    x.reshape(height, 2, width, 2, channels)[...] += coarse[:, None, :, None]
+    return x
+
+
+def _moments(embedding: FloatArray, weights: FloatArray) -> FloatArray:
+    """Second moments (M, d, d) of embeddings (h, w, d) under weights (M, h, w)."""
+    x = embedding.reshape(-1, embedding.shape[2])
+    return np.stack([(x * weight.reshape(-1, 1)).T @ x for weight in weights])
+
+
+def _mean(moments: FloatArray) -> FloatArray:
+    return moments / np.maximum(moments[-1, -1], np.float32(1e-6))
+
+
+def _unit(x: FloatArray) -> FloatArray:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.float32(1e-12))

@@ -1,0 +1,99 @@
+"""The embedded network without torch computes what it computes with torch, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from scribblesegment.models import ridge_unet, ridge_unet_numpy
+from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
+from scribblesegment.models.ridge_unet import RidgeUNet
+from scribblesegment.models.ridge_unet_numpy import RidgeUNetNumpy
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[RidgeUNet, RidgeUNetNumpy]:
+    torch.manual_seed(0)
+    trained = RidgeUNet()
+    trained.encode(torch.rand(4, 1, SIZE, SIZE))
+    for parameter in (trained.log_prior, trained.log_ridge, trained.preferences, trained.score_gain):
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    trained = trained.eval()
+    folded = RidgeUNet(dataclasses.replace(trained.config, folded=True)).eval()
+    parameters = trained.folded()
+    folded.load_state_dict(parameters)
+    return folded, RidgeUNetNumpy({name: value.numpy() for name, value in parameters.items()})
+
+
+def example(kinds: set[str]) -> torch.Tensor:
+    torch.manual_seed(1)
+    prompts = torch.zeros(1, 5, SIZE, SIZE)
+    prompts[:, IMAGE] = torch.rand(SIZE, SIZE)
+    prompts[:, IMAGE, 30:70, 40:80] *= 0.3
+    if "strokes" in kinds:
+        prompts[:, POSITIVE, 40:60, 50:54] = 1
+        prompts[:, NEGATIVE, 10:14, 5:40] = 1
+    if "box" in kinds:
+        prompts[:, BOX, 28:72, 38:82] = 1
+    if "previous" in kinds:
+        prompts[:, PREVIOUS_LOGITS] = 4 * torch.randn(SIZE, SIZE)
+    return prompts
+
+
+def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    found = expected.numpy()
+    if found.ndim == 3 and np.ndim(mine) == 3 and found.shape != np.shape(mine):
+        found = found.transpose(1, 2, 0)
+    np.testing.assert_allclose(mine, found, atol=tolerance * max(1.0, np.abs(found).max()))
+
+
+def test_constants_are_the_same() -> None:
+    for name in ("LOCAL_WINDOWS", "HEADS", "PATCH", "STEP_COST", "REACHES", "SWEEPS", "FAR", "SEED", "BOX_WEIGHT"):
+        assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("entries", [0, 1, 5])
+@pytest.mark.parametrize("kinds", [set(), {"strokes"}, {"box"}, {"strokes", "box", "previous"}])
+def test_every_step_is_the_same(
+    networks: tuple[RidgeUNet, RidgeUNetNumpy], kinds: set[str], entries: int
+) -> None:
+    trained, mine = networks
+    prompts = example(kinds)
+    expected, found = trained.encode(prompts[:, :1]), mine.encode(prompts[0, IMAGE].numpy())
+    for level, wanted in zip(found.levels, expected.levels, strict=True):
+        close(level, wanted[0])
+    for name in ("embedding", "sparse", "everywhere", "keys", "summary"):
+        close(getattr(found, name), getattr(expected, name)[0])
+    evidence = found_evidence = None
+    if entries:
+        torch.manual_seed(2)
+        images, masks = torch.rand(entries, 1, SIZE, SIZE), (torch.rand(entries, 1, SIZE, SIZE) > 0.7).float()
+        kept = trained.entries(trained.encode(images), masks)
+        evidence = trained.evidence(expected, kept, most=3)
+        mine_kept = [
+            mine.entry(mine.encode(image[0].numpy()), mask[0].numpy())
+            for image, mask in zip(images, masks, strict=True)
+        ]
+        for name in ("moments", "keys", "values", "summary"):
+            close(getattr(mine_kept[-1], name), getattr(kept, name)[0, -1])
+        found_evidence = mine.evidence(found, mine_kept, most=3)
+        close(found_evidence.moments, evidence.moments[0])
+        close(found_evidence.carried, evidence.carried[0])
+    output = trained.decode(expected, prompts, evidence)
+    logits, presence = mine.decode(found, prompts[0].numpy(), found_evidence)
+    close(logits, output.logits[0, 0], 1e-3)
+    assert presence == pytest.approx(float(output.presence), abs=1e-3)
+
+
+def test_paths_are_the_same() -> None:
+    halved = torch.nn.functional.avg_pool2d(example({"strokes", "box"}), 2)
+    score = torch.rand(1, SIZE // 2, SIZE // 2)
+    close(
+        ridge_unet_numpy.measure_paths(halved[0].numpy(), score[0].numpy()), ridge_unet.measure_paths(halved, score)[0]
+    )
