@@ -60,9 +60,7 @@ def test_constants_are_the_same() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("entries", [0, 1, 5])
 @pytest.mark.parametrize("kinds", [set(), {"strokes"}, {"box"}, {"strokes", "box", "previous"}])
-def test_every_step_is_the_same(
-    networks: tuple[RidgeUNet, RidgeUNetNumpy], kinds: set[str], entries: int
-) -> None:
+def test_every_step_is_the_same(networks: tuple[RidgeUNet, RidgeUNetNumpy], kinds: set[str], entries: int) -> None:
     trained, mine = networks
     prompts = example(kinds)
     expected, found = trained.encode(prompts[:, :1]), mine.encode(prompts[0, IMAGE].numpy())

@@ -135,7 +135,7 @@ class Network:
             name=description.name or name,
         )
 
-    def encode_image(self, image: FloatArray) -> torch.Tensor:
+    def encode_image(self, image: FloatArray) -> Any:
         """Compute what depends on the image alone, (size, size) on a grid: here, nothing."""
         import torch
 
@@ -148,13 +148,20 @@ class Network:
         images, masks = (torch.from_numpy(array)[None] for array in context.to_grid(self.size))  # (1, S, 1, size, size)
         return compute(self._prepared.encode_context, self.plan, images, masks)
 
-    def match_context(self, features: torch.Tensor, entries: Any) -> torch.Tensor | None:
+    def match_context(self, features: Any, entries: Any) -> Any:
         """Compute the maps by which a context speaks of an image; None for a network that takes the entries as such."""
         if not hasattr(self._prepared, "context_maps"):
             return None
         return compute(lambda image: self._prepared.context_maps(image, entries), self.plan, features)
 
-    def predict(self, features: torch.Tensor, prompts: Prompts, context: Any = None) -> FloatArray:
+    def crop_context(self, maps: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
+        """Give the maps of a part of the image, from start to stop in fractions of its sides, on a grid of `size`."""
+        from scribblesegment.models.context_unet import crop_maps
+
+        cropped: torch.Tensor = crop_maps(maps, rows, columns, size)
+        return cropped
+
+    def predict(self, features: Any, prompts: Prompts, context: Any = None) -> FloatArray:
         """Compute calibrated logits (size, size) from an encoded image and prompts on its grid.
 
         `context` are encoded entries, or maps of the part of the slice that the grid shows.
@@ -178,10 +185,10 @@ class _Segmenter:
         self.network = network
         self._image: FloatArray  # (H, W) in [0, 1]
         self._whole: NetworkGrid
-        self._features: torch.Tensor | None = None
+        self._features: Any = None
         self._context: ContextSet | None = None
         self._entries: Any = None
-        self._maps: torch.Tensor | None = None
+        self._maps: Any = None
 
     def set_image(self, image: FloatArray, spacing_mm: tuple[float, float]) -> None:
         self._whole = NetworkGrid((image.shape[0], image.shape[1]), spacing_mm, self.network.size)
@@ -220,10 +227,10 @@ class _Segmenter:
         features = self._whole_features() if view is self._whole else self._encoded(view)
         return self.network.predict(features, view.prompts_to_grid(prompts), self._context_in(view))
 
-    def _encoded(self, view: NetworkGrid) -> torch.Tensor:
+    def _encoded(self, view: NetworkGrid) -> Any:
         return self.network.encode_image(view.image_to_grid(self._image))
 
-    def _whole_features(self) -> torch.Tensor:
+    def _whole_features(self) -> Any:
         if self._features is None:
             self._features = self._encoded(self._whole)
         return self._features
@@ -240,11 +247,9 @@ class _Segmenter:
             return self._entries
         if view is self._whole:
             return self._maps
-        from scribblesegment.models.context_unet import crop_maps
-
         corners = view.from_grid_coords([[-0.5, -0.5], [view.size - 0.5, view.size - 0.5]])
         (top, left), (bottom, right) = ((self._whole.to_grid_coords(corners) + 0.5) / self._whole.size).tolist()
-        return crop_maps(self._maps, (top, bottom), (left, right), view.size)
+        return self.network.crop_context(self._maps, (top, bottom), (left, right), view.size)
 
 
 class Predictor:

@@ -17,6 +17,7 @@ _NETWORKS = {
     "context_unet": ("context_unet", "ContextUNet"),
     "efficient_unet": ("efficient_unet", "EfficientUNet"),
     "multiverseg": ("multiverseg", "MultiverSeg"),
+    "ridge_unet": ("ridge_unet", "RidgeUNet"),
     "scribble_unet": ("unet", "ScribbleUNet"),
     "universeg": ("multiverseg", "UniverSeg"),
 }

@@ -152,6 +152,10 @@ class RidgeUNet(nn.Module):
         # Logits begin as the scores, and the decoder learns what to change.
         self.score_gain = nn.Parameter(torch.tensor([1.0, 0.5, 0.5, 1.0]))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict logits (B, 1, H, W) from (B, 5, H, W), the channels of `scribblesegment.models.encoding`."""
+        return self.decode(self.encode(x[:, IMAGE : IMAGE + 1]), x).logits
+
     def encode(self, image: Tensor) -> Features:
         """Encode images (B, 1, H, W) in [0, 1]; sides divisible by 32."""
         with without_autocast(image.device):
@@ -456,7 +460,7 @@ def measure_paths(halved: Tensor, score: Tensor) -> Tensor:
 
 
 def _step_costs(terrains: Tensor) -> Tensor:
-    """Costs of the steps along the first axis of terrains (n, B, 2, m), with those of the flat one; (n - 1, B, 3, 1, m)."""
+    """Costs (n - 1, B, 3, 1, m) of steps along the first axis of terrains (n, B, 2, m), and of the flat one."""
     steps = _STEP_COST + (terrains[1:] - terrains[:-1]).abs()
     flat = torch.full_like(steps[:, :, :1], 1.0 / len(terrains))
     return torch.cat([steps, flat], dim=2)[:, :, :, None]

@@ -308,9 +308,9 @@ def _local_mean(image: FloatArray, window: int) -> FloatArray:
     def weights(side: int) -> FloatArray:
         positions = np.arange(side)
         near = (np.abs(positions[:, None] - positions) <= window // 2).astype(np.float32)
-        return near / near.sum(axis=1, keepdims=True)
+        return np.asarray(near / near.sum(axis=1, keepdims=True), np.float32)
 
-    return weights(image.shape[0]) @ image @ weights(image.shape[1]).T
+    return np.asarray(weights(image.shape[0]) @ image @ weights(image.shape[1]).T, np.float32)
 
 
 def _halved(channel: FloatArray) -> FloatArray:
@@ -343,4 +343,4 @@ def _mean(moments: FloatArray) -> FloatArray:
 
 
 def _unit(x: FloatArray) -> FloatArray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.float32(1e-12))
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12), np.float32)

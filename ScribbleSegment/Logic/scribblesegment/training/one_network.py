@@ -83,7 +83,9 @@ class Run:
         if config.initial and not self.path.exists():
             _start_from(self.network, Path(config.initial))
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        scalars, vectors, matrices = [], [], []
+        scalars: list[torch.nn.Parameter] = []
+        vectors: list[torch.nn.Parameter] = []
+        matrices: list[torch.nn.Parameter] = []
         for parameter in self.network.parameters():
             (matrices if parameter.ndim > 1 else vectors if parameter.numel() > 8 else scalars).append(parameter)
         self.optimizer = torch.optim.AdamW(

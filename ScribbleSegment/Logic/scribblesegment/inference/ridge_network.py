@@ -1,0 +1,224 @@
+"""The embedded network behind `Predictor`: with torch where that is there, in NumPy where it is not.
+
+An image is encoded once, and so is each entry of a context, whatever the number of predictions; what a context says of
+an image is computed once for both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.inference.devices import ExecutionPlan, limited_threads
+from scribblesegment.inference.predictor import Network
+from scribblesegment.models.ridge_unet_numpy import Evidence, RidgeUNetNumpy
+
+if TYPE_CHECKING:
+    from scribblesegment.models.ridge_unet import RidgeUNet
+
+FloatArray = NDArray[np.float32]
+
+# Channels of the prompts, as in scribblesegment.models.encoding, which needs torch.
+_IMAGE, _BOX, _POSITIVE, _NEGATIVE, _PREVIOUS = range(5)
+
+_ATTENDED = 6  # entries whose masks are carried over place by place; all speak for the rest
+_KEPT_ENTRIES = 512  # encoded ones, some 150 kB each
+_CLICK_RADIUS = 1.14  # on a grid of 192
+
+
+class EncodedImage(NamedTuple):
+    """An image on a grid and its features."""
+
+    image: FloatArray  # (size, size)
+    features: Any
+
+
+def draw_prompts(image: FloatArray, prompts: Prompts, temperature: float = 1.0) -> FloatArray:
+    """Draw an image and prompts on its grid as the network's channels, (5, size, size)."""
+    size = len(image)
+    drawn = np.zeros((5, size, size), np.float32)
+    drawn[_IMAGE] = image
+    drawn[_POSITIVE : _NEGATIVE + 1] = prompts.scribbles
+    reach = _CLICK_RADIUS * size / 192
+    rows, columns = np.ogrid[:size, :size]
+    for (row, column), label in zip(prompts.point_coords.tolist(), prompts.point_labels.tolist(), strict=True):
+        disc = (rows - row) ** 2 + (columns - column) ** 2 <= reach**2
+        drawn[_POSITIVE if label else _NEGATIVE, disc] = 1.0
+    for (top, left), (bottom, right) in prompts.boxes.tolist():
+        drawn[_BOX, top:bottom, left:right] = 1.0
+    if prompts.mask_input is not None:
+        drawn[_PREVIOUS] = prompts.mask_input * np.float32(temperature)
+    return drawn
+
+
+class NumpyEngine:
+    """Computes with NumPy."""
+
+    def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
+        self._network = RidgeUNetNumpy(parameters)
+
+    def encode(self, image: FloatArray) -> Any:
+        """Encode an image (size, size)."""
+        return self._network.encode(image)
+
+    def entry(self, features: Any, mask: FloatArray) -> Any:
+        """Make a context entry of an encoded image and its mask."""
+        return self._network.entry(features, mask)
+
+    def evidence(self, features: Any, entries: Sequence[Any]) -> Any:
+        """Compute what entries say of an encoded image."""
+        return self._network.evidence(features, entries, most=_ATTENDED)
+
+    def cropped(self, evidence: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
+        """Give what entries say of a part of the image."""
+        return Evidence(evidence.moments, crop_map(evidence.carried, rows, columns, size // 2))
+
+    def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
+        """Predict logits (size, size), and the logit of the structure being there at all."""
+        return self._network.decode(features, prompts, evidence)
+
+
+def crop_map(values: FloatArray, rows: tuple[float, float], columns: tuple[float, float], size: int) -> FloatArray:
+    """Resample a part of (H, W, C) to (size, size, C), linearly.
+
+    The part is from start to stop as fractions of height and width; beyond the map its border continues.
+    """
+    for axis, (start, stop) in enumerate((rows, columns)):
+        length = values.shape[axis]
+        places = (start + (stop - start) * (np.arange(size) + 0.5) / size) * length - 0.5
+        places = places.clip(0, length - 1)
+        lower = np.minimum(places.astype(int), max(length - 2, 0))
+        share = (places - lower).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        upper = np.minimum(lower + 1, length - 1)
+        values = values.take(lower, axis) * (1 - share) + values.take(upper, axis) * share
+    return values
+
+
+class TorchEngine:
+    """Computes with torch, as a plan says."""
+
+    def __init__(self, network: RidgeUNet, plan: ExecutionPlan) -> None:
+        import copy
+
+        import torch
+
+        self._plan = plan
+        self._network = copy.deepcopy(network).eval().requires_grad_(False).to(plan.device)
+        if plan.channels_last:
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(self, image: FloatArray) -> Any:
+        """Encode an image (size, size)."""
+        return self._computed(self._network.encode, image[None, None])
+
+    def entry(self, features: Any, mask: FloatArray) -> Any:
+        """Make a context entry of an encoded image and its mask."""
+        return self._computed(lambda masks: self._network.entries(features, masks), mask[None, None])
+
+    def evidence(self, features: Any, entries: Sequence[Any]) -> Any:
+        """Compute what entries say of an encoded image."""
+        import torch
+
+        from scribblesegment.models.ridge_unet import Entries
+
+        first = entries[0]
+        joined = Entries(
+            *(
+                first.places if name == "places" else torch.cat([getattr(entry, name) for entry in entries], dim=1)
+                for name in Entries._fields
+            )
+        )
+        return self._computed(lambda: self._network.evidence(features, joined, most=_ATTENDED))
+
+    def cropped(self, evidence: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
+        """Give what entries say of a part of the image."""
+        import torch
+
+        carried = crop_map(evidence.carried[0].permute(1, 2, 0).cpu().numpy(), rows, columns, size // 2)
+        moved = torch.from_numpy(carried).permute(2, 0, 1)[None].to(evidence.carried)
+        return evidence._replace(carried=moved)
+
+    def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
+        """Predict logits (size, size), and the logit of the structure being there at all."""
+        output = self._computed(lambda drawn: self._network.decode(features, drawn, evidence), prompts[None])
+        return output.logits[0, 0].cpu().numpy(), float(output.presence)
+
+    def _computed(self, function: Callable[..., Any], *arrays: FloatArray) -> Any:
+        import torch
+
+        plan = self._plan
+        with (
+            torch.inference_mode(),
+            limited_threads(plan.threads),
+            torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=plan.bfloat16),
+        ):
+            tensors = [torch.tensor(array, device=plan.device) for array in arrays]
+            if plan.channels_last:
+                tensors = [tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors]
+            return function(*tensors)
+
+
+class RidgeNetwork(Network):
+    """The embedded network, ready to be run."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, NDArray[Any]] | RidgeUNet,
+        *,
+        size: int = 192,
+        focus_size: int = 0,
+        temperature: float = 1.0,
+        plan: ExecutionPlan | None = None,
+        name: str = "",
+    ) -> None:
+        """Take a module, for torch, or parameters whose batch norms are folded, for NumPy."""
+        self.engine: NumpyEngine | TorchEngine
+        if isinstance(parameters, Mapping):
+            self.plan, self.engine = ExecutionPlan(), NumpyEngine(parameters)
+        else:
+            self.plan = plan or ExecutionPlan(channels_last=True)
+            self.module, self.engine = parameters.eval(), TorchEngine(parameters, self.plan)
+        self.capabilities = frozenset(("scribbles", "clicks", "boxes", "context"))
+        self.size, self.focus_size, self.temperature, self.name = size, focus_size, temperature, name
+        self._entries: OrderedDict[str, Any] = OrderedDict()
+
+    def encode_image(self, image: FloatArray) -> EncodedImage:
+        """Compute what depends on the image alone, (size, size) on a grid."""
+        return EncodedImage(image, self.engine.encode(image))
+
+    def encode_context(self, context: ContextSet) -> list[Any]:
+        """Compute what depends on the entries of a context alone; known ones are not computed again."""
+        entries = []
+        for entry in context:
+            key = entry.digest
+            if key not in self._entries:
+                image, mask = entry.on_grid(self.size)
+                self._entries[key] = self.engine.entry(self.engine.encode(image), mask.astype(np.float32))
+            self._entries.move_to_end(key)
+            entries.append(self._entries[key])
+        while len(self._entries) > _KEPT_ENTRIES:
+            self._entries.popitem(last=False)
+        return entries
+
+    def match_context(self, features: EncodedImage, entries: list[Any]) -> Any:
+        """Compute what a context says of an image."""
+        return self.engine.evidence(features.features, entries)
+
+    def crop_context(self, maps: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
+        """Give what a context says of a part of the image, from start to stop as fractions of its sides."""
+        return self.engine.cropped(maps, rows, columns, size)
+
+    def predict(self, features: EncodedImage, prompts: Prompts, context: Any = None) -> FloatArray:
+        """Compute calibrated logits (size, size) from an encoded image and prompts on its grid."""
+        drawn = draw_prompts(features.image, prompts, self.temperature)
+        logits, presence = self.engine.decode(features.features, drawn, context)
+        if not drawn[[_POSITIVE, _BOX]].any():
+            # Nobody says that the structure is here.
+            logits = np.minimum(logits, np.float32(presence))
+        return np.asarray(logits / np.float32(self.temperature), np.float32)

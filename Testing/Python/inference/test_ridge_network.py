@@ -1,0 +1,94 @@
+"""The embedded network behind the predictor: contexts, zoom passes, and with and without torch alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.prompts import Prompts
+from scribblesegment.inference.predictor import Predictor
+from scribblesegment.inference.ridge_network import NumpyEngine, RidgeNetwork, crop_map
+from scribblesegment.models.context_unet import crop_maps
+from scribblesegment.models.ridge_unet import RidgeUNet
+
+Make = Callable[[bool], Predictor]
+
+
+@pytest.fixture(scope="module")
+def make() -> Make:
+    torch.manual_seed(0)
+    trained = RidgeUNet()
+    trained.encode(torch.rand(4, 1, 64, 64))
+    trained.appears.bias.data += 1
+    parameters = trained.eval().folded()
+    folded = RidgeUNet(dataclasses.replace(trained.config, folded=True)).eval()
+    folded.load_state_dict(parameters)
+    arrays = {name: value.numpy() for name, value in parameters.items()}
+    return lambda with_torch: Predictor(RidgeNetwork(folded if with_torch else arrays, size=64, focus_size=96))
+
+
+def picture(seed: int = 0) -> NDArray[np.float32]:
+    image = np.random.default_rng(seed).random((200, 150), dtype=np.float32) * 0.2
+    image[80:110, 60:100] += 0.7
+    return image
+
+
+def prompts() -> Prompts:
+    scribble = np.zeros((200, 150), np.float32)
+    scribble[90:94, 70:90] = 1
+    outside = np.zeros_like(scribble)
+    outside[60:64, 50:110] = 1
+    return (
+        Prompts.empty((200, 150)).with_scribble(scribble, positive=True).with_scribble(outside, positive=False)
+    ).with_click((100, 80), positive=True)
+
+
+def context(count: int) -> ContextSet:
+    return ContextSet("examples", tuple(ContextEntry(picture(n), picture(n) > 0.6, (1.0, 1.0)) for n in range(count)))
+
+
+@pytest.mark.parametrize("entries", [0, 3])
+def test_torch_and_numpy_agree(make: Make, entries: int) -> None:
+    results = []
+    for with_torch in (True, False):
+        predictor = make(with_torch)
+        predictor.set_image(picture(7))
+        predictor.set_context(context(entries))
+        results.append(predictor.predict(prompts()))
+    assert results[0].focus is not None
+    assert results[0].focus == results[1].focus
+    np.testing.assert_allclose(results[0].logits, results[1].logits, atol=2e-3)
+
+
+def test_entries_are_encoded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, calls = make(False), []
+    entry = NumpyEngine.entry
+    monkeypatch.setattr(NumpyEngine, "entry", lambda *arguments: calls.append(1) or entry(*arguments))
+    predictor.set_image(picture(7))
+    for count in (2, 3, 2):
+        predictor.set_context(context(count))
+        predictor.predict(prompts())
+    assert len(calls) == 3
+
+
+def test_nothing_is_found_where_nothing_is_said_to_be(make: Make) -> None:
+    predictor = make(True)
+    predictor.set_image(picture(7))
+    predictor.set_context(context(2))
+    engine = predictor._own.network.engine  # type: ignore[attr-defined]
+    engine._network.appears.bias.data -= 100
+    assert not predictor.predict(Prompts.empty((200, 150))).mask().any()
+    assert predictor.predict(prompts()).mask().any()
+
+
+def test_a_part_of_a_map_is_read_as_torch_reads_it() -> None:
+    values = np.random.default_rng(0).random((40, 40, 2), dtype=np.float32)
+    rows, columns = (-0.1, 0.4), (0.3, 1.2)
+    expected = crop_maps(torch.from_numpy(values).permute(2, 0, 1)[None], rows, columns, 24)
+    np.testing.assert_allclose(crop_map(values, rows, columns, 24), expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
