@@ -53,7 +53,19 @@ def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None
 
 
 def test_constants_are_the_same() -> None:
-    for name in ("LOCAL_WINDOWS", "HEADS", "PATCH", "STEP_COST", "REACHES", "SWEEPS", "FAR", "SEED", "BOX_WEIGHT"):
+    for name in (
+        "LOCAL_WINDOWS",
+        "TOP_HATS",
+        "LOCAL_GAIN",
+        "HEADS",
+        "PATCH",
+        "STEP_COST",
+        "REACHES",
+        "SWEEPS",
+        "FAR",
+        "SEED",
+        "BOX_WEIGHT",
+    ):
         assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
 
 

@@ -25,6 +25,9 @@ from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREV
 from scribblesegment.models.layers import without_autocast
 
 _LOCAL_WINDOWS = (7, 21)  # sides of the surroundings, at 1/2, that a pixel is compared with
+_TOP_HATS = (3, 9)  # sides of the squares, at full resolution, that a pixel is told from as part of something smaller
+_LOCAL = 4 + len(_LOCAL_WINDOWS) + len(_TOP_HATS)  # channels; see _local
+_LOCAL_GAIN = 3.0  # by which the classifiers see them
 _HEADS = 2  # of the attention between patches
 _PATCH = 4  # side of a patch of a mask at 1/2, which is one place at 1/8
 _FIRST_PREFERENCES = (50.0, 4.0)  # for the same place, the image's side being one
@@ -45,7 +48,7 @@ class RidgeUNetConfig:
 
     widths: tuple[int, ...] = (32, 64, 96, 128, 160)  # of the encoder, at 1/2, 1/4, ... 1/32
     decoder_widths: tuple[int, ...] = (32, 64, 96, 128, 128)
-    embedding: int = 40  # channels the ridge classifiers see
+    embedding: int = 40  # channels the ridge classifiers see, beside those of the pixels' values
     key: int = 32  # channels of a patch's key in each head of the attention
     ridge: bool = True  # per-image classifiers; without them their scores are zero
     paths: bool = True  # distances to the prompts
@@ -123,7 +126,7 @@ class RidgeUNet(nn.Module):
         self.config = config = config or RidgeUNetConfig()
         widths, decoder, d, folded = config.widths, config.decoder_widths, config.embedding, config.folded
         # Encoder. Its levels are added up from the coarsest for the embedding.
-        self.stem = _Convolution(4 + len(_LOCAL_WINDOWS), widths[0], folded=folded)
+        self.stem = _Convolution(_LOCAL, widths[0], folded=folded)
         steps = list(itertools.pairwise(widths))
         self.strides = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in steps)
         self.blocks = nn.ModuleList(_Block(w, folded) for w in widths)
@@ -148,7 +151,7 @@ class RidgeUNet(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in steps)
         self.ups = nn.ModuleList(_Block(w, folded) for w in decoder[:-1])
         self.leave = nn.Conv2d(decoder[0], 4, 1)
-        self.appears = nn.Linear(2 * decoder[-1], 1)
+        self.appears = nn.Linear(2 * decoder[-1] + _HEADS + 2, 1)
         # Logits begin as the scores, and the decoder learns what to change.
         self.score_gain = nn.Parameter(torch.tensor([1.0, 0.5, 0.5, 1.0]))
 
@@ -168,7 +171,8 @@ class RidgeUNet(nn.Module):
         summed = self.laterals[-1](levels[-1])
         for lateral, level in zip(reversed(self.laterals[:-1]), reversed(levels[:-1]), strict=True):
             summed = lateral(level) + _doubled(summed)
-        embedding = functional.pad(self.embed(functional.relu(summed)).float(), (0, 0, 0, 0, 0, 1), value=1.0)
+        learnt = self.embed(functional.relu(summed)).float()
+        embedding = functional.pad(torch.cat([learnt, _LOCAL_GAIN * local], dim=1), (0, 0, 0, 0, 0, 1), value=1.0)
         sparse = embedding[..., ::2, ::2].contiguous()
         described = self.key_laterals[0](levels[2]) + _doubled(self.key_laterals[1](levels[3]))
         with without_autocast(image.device):
@@ -311,7 +315,8 @@ class RidgeUNet(nn.Module):
             x = mix(functional.relu(x))
             skips.append(x)
         with without_autocast(x.device):
-            pooled = torch.cat([x.float().mean(dim=(2, 3)), x.float().amax(dim=(2, 3))], dim=1)
+            best = torch.cat([evidence.carried, clamped[:, 2:]], dim=1).amax(dim=(2, 3))  # what speaks most for it
+            pooled = torch.cat([x.float().mean(dim=(2, 3)), x.float().amax(dim=(2, 3)), best], dim=1)
             presence = self.appears(pooled)[:, 0]
         for index in range(len(self.ups) - 1, -1, -1):
             x = self.ups[index](functional.relu(_doubled(self.narrow[index](x)) + skips[index]))
@@ -380,12 +385,35 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def _local(image: Tensor) -> Tensor:
-    """Describe pixels at 1/2: the four of each place, and its differences to two surroundings."""
+    """Describe pixels at 1/2: the four of each place, its differences to two surroundings, and top-hats.
+
+    A top-hat is what is left of thin and small structures, the bright positive, the dark negative.
+    """
     halved = functional.avg_pool2d(image, 2)
     differences = [4.0 * (halved - _local_mean(halved, window)) for window in _LOCAL_WINDOWS]
-    return torch.cat([functional.pixel_unshuffle(image, 2) - 0.5, *differences], dim=1).contiguous(
+    both = torch.cat([image, -image], dim=1)
+    hats = []
+    for window in _TOP_HATS:
+        opened = _dilated(-_dilated(-both, window), window)
+        bright, dark = functional.avg_pool2d(both - opened, 2).split(1, dim=1)
+        hats.append(6.0 * (bright - dark))
+    return torch.cat([functional.pixel_unshuffle(image, 2) - 0.5, *differences, *hats], dim=1).contiguous(
         memory_format=torch.channels_last
     )
+
+
+def _dilated(image: Tensor, window: int) -> Tensor:
+    """Take the maximum of a square of `window` pixels (odd), much faster than torch's pooling."""
+    margin = window // 2
+    reached = functional.pad(image, (margin, margin, margin, margin), value=-torch.inf)
+    for axis in (-2, -1):
+        width = 1
+        while width < window:
+            step = min(width, window - width)
+            length = reached.shape[axis] - step
+            reached = torch.maximum(reached.narrow(axis, 0, length), reached.narrow(axis, step, length))
+            width += step
+    return reached
 
 
 def _local_mean(image: Tensor, window: int) -> Tensor:

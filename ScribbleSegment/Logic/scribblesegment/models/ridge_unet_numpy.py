@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import grey_opening
 
 FloatArray = NDArray[np.float32]
 
 _IMAGE, _BOX, _POSITIVE, _NEGATIVE, _PREVIOUS = range(5)  # as in scribblesegment.models.encoding, which needs torch
 
 # As in scribblesegment.models.ridge_unet, which needs torch; the test compares them.
-LOCAL_WINDOWS = (7, 21)
+LOCAL_WINDOWS, TOP_HATS, LOCAL_GAIN = (7, 21), (3, 9), 3.0
 HEADS, PATCH = 2, 4
 STEP_COST, REACHES, SWEEPS, FAR, SEED = 0.002, (0.5, 0.5, 0.06), 3, 1e4, 0.2
 BOX_WEIGHT = 0.02
@@ -71,7 +72,8 @@ class RidgeUNetNumpy:
 
     def encode(self, image: FloatArray) -> Features:
         """Encode an image (H, W) in [0, 1]; sides divisible by 32."""
-        x = self._norm_free("stem", _local(image), relu=True)
+        local = _local(image)
+        x = self._norm_free("stem", local, relu=True)
         levels = []
         for index in range(self._levels + 1):
             x = self._block(f"blocks.{index}", self._downsampled(f"strides.{index - 1}", x) if index else x)
@@ -80,7 +82,8 @@ class RidgeUNetNumpy:
         for index in reversed(range(self._levels)):
             summed = _add_doubled(self._pointwise(f"laterals.{index}", levels[index]), summed)
         embedding = self._pointwise("embed", np.maximum(summed, 0.0))
-        embedding = np.concatenate([embedding, np.ones((*embedding.shape[:2], 1), np.float32)], axis=2)
+        one = np.ones((*embedding.shape[:2], 1), np.float32)
+        embedding = np.concatenate([embedding, np.float32(LOCAL_GAIN) * local, one], axis=2)
         sparse = np.ascontiguousarray(embedding[::2, ::2])
         rows = sparse.reshape(-1, sparse.shape[2])
         described = _add_doubled(
@@ -163,7 +166,8 @@ class RidgeUNetNumpy:
                 x = self._downsampled(f"downs.{index - 1}", x)
             x = self._block(f"mixes.{index}", np.maximum(x + level, 0.0))
             skips.append(x)
-        pooled = np.concatenate([x.mean(axis=(0, 1)), x.max(axis=(0, 1))])
+        carried = np.zeros(HEADS) if evidence is None else evidence.carried.max(axis=(0, 1))
+        pooled = np.concatenate([x.mean(axis=(0, 1)), x.max(axis=(0, 1)), carried, clamped[..., 2:].max(axis=(0, 1))])
         presence = float(self._other["appears.weight"][0] @ pooled + self._other["appears.bias"][0])
         for index in reversed(range(len(skips) - 1)):
             x = np.maximum(_add_doubled(skips[index].copy(), self._pointwise(f"narrow.{index}", x)), 0.0)
@@ -300,8 +304,13 @@ def _step_costs(terrains: FloatArray) -> FloatArray:
 
 def _local(image: FloatArray) -> FloatArray:
     halved = _halved(image)
-    differences = [np.float32(4.0) * (halved - _local_mean(halved, window)) for window in LOCAL_WINDOWS]
-    return np.concatenate([_unshuffled(image[None]) - np.float32(0.5), np.stack(differences, axis=2)], axis=2)
+    maps = [np.float32(4.0) * (halved - _local_mean(halved, window)) for window in LOCAL_WINDOWS]
+    for window in TOP_HATS:
+        bright, dark = (
+            _halved(one - grey_opening(one, size=(window, window), mode="reflect")) for one in (image, -image)
+        )
+        maps.append(np.float32(6.0) * (bright - dark))
+    return np.concatenate([_unshuffled(image[None]) - np.float32(0.5), np.stack(maps, axis=2)], axis=2)
 
 
 def _local_mean(image: FloatArray, window: int) -> FloatArray:

@@ -49,7 +49,7 @@ class OneNetworkConfig:
     focal_gamma: float = 2.0
     focal_weight: float = 5.0
     score_weight: float = 0.2  # of the loss of the classifiers' scores
-    presence_weight: float = 0.2  # of the loss of the structure being there at all
+    presence_weight: float = 1.0  # of the loss of the structure being there at all
     initial: str = ""  # checkpoint of another run whose averaged parameters this one starts from
     bfloat16: bool = True
     log_every: int = 20
@@ -146,7 +146,7 @@ class Run:
                     self._correct(batch, truth, previous, number)
                 prompts = self._prompts(images, batch, previous, None)
                 output = self.network.decode(features, prompts, evidence)
-                total = total + self._loss(output, masks, values, f"{number + 1}") / looks
+                total = total + self._loss(output, masks, _marked(prompts), values, f"{number + 1}") / looks
                 previous = output.logits.detach()
             if batch.fine_images is not None and batch.fine_masks is not None:
                 fine, fine_masks = batch.fine_images.to(device).float() / 255, batch.fine_masks.to(device).float()
@@ -157,7 +157,7 @@ class Run:
                     seen = evidence._replace(carried=_windowed(evidence.carried, batch.windows, fine.shape[-1] // 2))
                 prompts = self._prompts(fine, batch, first, batch.windows)
                 output = self.network.decode(fine_features, prompts, seen)
-                total = total + 0.7 * self._loss(output, fine_masks, values, "fine") / looks
+                total = total + 0.7 * self._loss(output, fine_masks, _marked(prompts), values, "fine") / looks
         if not math.isfinite(total.item()):
             raise TrainingError(f"The loss is {total.item()} at step {self.step + 1}; lower the learning rate.")
         total.backward()
@@ -214,7 +214,7 @@ class Run:
             rng = np.random.default_rng((seed, number))
             batch.strokes[index] = [*batch.strokes[index], *paint_correction(truth[index], predicted[index], rng)]
 
-    def _loss(self, output: Output, masks: Tensor, values: dict[str, float], name: str) -> Tensor:
+    def _loss(self, output: Output, masks: Tensor, marked: Tensor, values: dict[str, float], name: str) -> Tensor:
         config = self.config
         loss = soft_dice_loss(output.logits, masks, smooth=10.0) + config.focal_weight * focal_loss(
             output.logits, masks, gamma=config.focal_gamma
@@ -226,7 +226,9 @@ class Run:
             shown = truth.any(dim=1)
             values[f"dice_{name}"] = dice[shown].mean().item()
         target = masks.flatten(1).amax(dim=1)
-        losses = functional.binary_cross_entropy_with_logits(output.presence, target)
+        # Where nothing positive is drawn, which is rare, the network has to find out for itself.
+        weights = torch.where(marked, 0.1, 1.0)
+        losses = functional.binary_cross_entropy_with_logits(output.presence, target, weight=weights)
         values[f"presence_{name}"] = losses.item()
         loss = loss + config.presence_weight * losses
         if config.score_weight > 0 and config.network.ridge:
@@ -303,6 +305,11 @@ def train(
     return run.path
 
 
+def _marked(prompts: Tensor) -> Tensor:
+    """Which prompts (B, 5, S, S) say that the structure is there."""
+    return (prompts[:, [POSITIVE, BOX]] > 0).flatten(1).any(dim=1)
+
+
 def _windowed(maps: Tensor, windows: Tensor, size: int | None = None) -> Tensor:
     """Cut windows (B, 3) of the grid out of maps (B, C, H, W), on `size` pixels a side (the maps' own by default)."""
     side = maps.shape[-1]
@@ -326,7 +333,7 @@ def _start_from(network: RidgeUNet, path: Path) -> None:
         given = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
     wanted = network.state_dict()
     for name, value in given.items():
-        added = wanted[name].shape[1] - value.shape[1] if value.ndim == 4 else 0
+        added = wanted[name].shape[1] - value.shape[1] if value.ndim > 1 else 0
         if added > 0:
             given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
     network.load_state_dict({**wanted, **given})
