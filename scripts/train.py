@@ -1,4 +1,4 @@
-"""Train a network: `python scripts/train.py --config scripts/configs/embedded.json --data FOLDER --output RUN`.
+"""Train the embedded network, or fine-tune it: `python scripts/train.py CONFIG --data FOLDER -o RUN`.
 
 Run it again with the same arguments to continue after an interruption. Ctrl-C finishes the step, writes a checkpoint
 and ends with exit code 130; a second Ctrl-C ends at once, and the run continues from the last checkpoint. On several
@@ -16,41 +16,48 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from tqdm import tqdm
 
 from scribblesegment.errors import ScribbleSegmentError
-from scribblesegment.training.config import load_config
-from scribblesegment.training.corpus import load_corpus, load_volume_sets
-from scribblesegment.training.loop import CHECKPOINT_NAME, train
+from scribblesegment.training.corpus import SegmentationSet, load_corpus
+from scribblesegment.training.loop import TrainingConfig, train
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 
 def main() -> int:
-    """Parse the arguments and train; returns 0, 2 after an error, or 130 after Ctrl-C."""
-    arguments = _parse()
-    shows_progress = os.environ.get("RANK", "0") == "0"
+    """Train; returns 0, 2 after an error, or 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Train the embedded network.", allow_abbrev=False)
+    parser.add_argument("config", type=Path, help="JSON configuration, for instance scripts/configs/embedded.json")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders that hold training sets")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for checkpoint, log and weights")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
+    parser.add_argument("--until", type=int, default=0, metavar="STEP", help="stop after this step of the run")
+    parser.add_argument("--skip-bad", action="store_true", help="pass over files that cannot be read")
+    arguments = parser.parse_args()
+    is_main = os.environ.get("RANK", "0") == "0"
+    stopped = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def tell_skipped(reason: str) -> None:
+        if is_main:
+            print(f"skipped: {reason}", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
-        config = load_config(arguments.config)
-
-        def tell_skipped(reason: str) -> None:
-            if shows_progress:
-                print(f"skipped: {reason}", file=sys.stderr)
-
-        sets = load_corpus(
-            arguments.data, exclude=config.data.exclude, skip_bad=tell_skipped if arguments.skip_bad else None
-        )
-        if arguments.volumes is not None:
-            sets += load_volume_sets(arguments.volumes)
-        with (
-            tqdm(total=config.steps, unit="step", disable=not shows_progress) as bar,
-            interrupt_between_steps() as was_asked,
-        ):
+        config = TrainingConfig.read(arguments.config)
+        sets: list[SegmentationSet] = []
+        for folder in arguments.data:
+            sets += load_corpus(folder, skip_bad=tell_skipped if arguments.skip_bad else None)
+        with tqdm(total=config.steps, unit="step", disable=not is_main) as bar:
 
             def show(step: int, values: dict[str, float]) -> None:
                 bar.update(step - bar.n)
@@ -63,58 +70,15 @@ def main() -> int:
                 device=arguments.device,
                 workers=arguments.workers,
                 report=show,
-                cancelled=was_asked,
+                cancelled=lambda: stopped,
+                until=arguments.until,
             )
     except ScribbleSegmentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return _interrupted(arguments.output / CHECKPOINT_NAME, shows_progress)
-    if was_asked():
-        return _interrupted(path, shows_progress)
-    if shows_progress:
-        print(f"Checkpoint: {path}")
-    return 0
-
-
-@contextmanager
-def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt as usual."""
-    asked = False
-
-    def ask(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train an interactive segmentation network.")
-    parser.add_argument("--config", type=Path, required=True, help="JSON configuration")
-    parser.add_argument("--data", type=Path, required=True, help="folder with training sets (*.npz)")
-    parser.add_argument("--volumes", type=Path, help="folder with volumes, whose slices are more sets")
-    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint and log")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="name damaged sets and those of another layout, and train without them"
-    )
-    return parser.parse_args()
-
-
-def _interrupted(checkpoint: Path, speaks: bool) -> int:
-    if speaks:
-        way_on = f"{checkpoint} is intact: the same command continues from it"
-        if not checkpoint.exists():
-            way_on = "There is no checkpoint yet: the same command starts anew"
-        print(f"Interrupted. {way_on}.", file=sys.stderr)
-    return INTERRUPTED
+    if is_main:
+        print(f"Stopped. The same command continues from {path}." if stopped else f"Finished: {path.parent}")
+    return INTERRUPTED if stopped else 0
 
 
 if __name__ == "__main__":

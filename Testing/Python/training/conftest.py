@@ -1,8 +1,7 @@
-"""A tiny corpus and a tiny run: 32 x 32 pixels, two levels of four and eight features."""
+"""A tiny corpus."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.training.config import AugmentationConfig, DataConfig, NetworkConfig, TrainingConfig
 from scribblesegment.training.corpus import SegmentationSet
 
 SIDE = 32
@@ -63,27 +61,3 @@ def save_set(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return save
-
-
-@pytest.fixture(scope="session")
-def plain() -> AugmentationConfig:
-    """No change has a chance."""
-    chances = {entry.name: 0.0 for entry in dataclasses.fields(AugmentationConfig) if entry.name.endswith("_p")}
-    return AugmentationConfig(**chances)
-
-
-@pytest.fixture(scope="session")
-def tiny() -> TrainingConfig:
-    return TrainingConfig(
-        seed=3,
-        size=SIDE,
-        steps=6,
-        batch_size=4,
-        rounds=2,
-        learning_rate=1e-3,
-        precision="float32",
-        checkpoint_every=3,
-        log_every=1,
-        network=NetworkConfig(options={"features": (4, 8)}),
-        data=DataConfig(min_area=4),
-    )

@@ -263,7 +263,8 @@ class RidgeUNet(nn.Module):
         own = torch.eye(size, device=likeness.device).repeat_interleave(patches, dim=0).expand(groups, _HEADS, -1, -1)
         keys = torch.cat([entries.keys.transpose(1, 2).flatten(2, 3), places.repeat(1, 1, size, 1), own], dim=-1)
         values = entries.values.flatten(1, 2)[:, None].expand(-1, _HEADS, -1, -1)
-        values = functional.pad(values, (0, keys.shape[-1] - values.shape[-1]))  # the fast way wants them alike
+        width = max(keys.shape[-1], values.shape[-1])  # the fast way wants them alike
+        queries, keys, values = (functional.pad(one, (0, width - one.shape[-1])) for one in (queries, keys, values))
         taken = functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., : _PATCH**2]
         return taken.unflatten(2, (each, patches)).transpose(1, 2).flatten(0, 1)
 

@@ -29,7 +29,7 @@ class SegmentationSet:
         images: uint8 (N, S, S).
         labels: uint8 or uint16 (N, S, S), 0 background.
         instances: True if each label number is one object and not one structure.
-        meta: The file's description.
+        meta: The file's description, and as `negatives` images (M, S, S) of the kind that show no structure.
     """
 
     name: str
@@ -63,6 +63,9 @@ def load_set(path: str | Path) -> SegmentationSet:
             f"{path}: expected at least one image, and square ones; got shape {images.shape}. Pad the images to a "
             "square with zeros."
         )
+    with np.load(path, allow_pickle=False) as archive:
+        if "negatives" in archive.files:
+            meta["negatives"] = archive["negatives"]
     return SegmentationSet(str(meta.get("name", path.stem)), images, labels, bool(meta.get("instances")), meta)
 
 
@@ -129,37 +132,40 @@ class Sample:
 def load_corpus(
     folder: str | Path, *, exclude: Iterable[str] = (), skip_bad: Callable[[str], None] | None = None
 ) -> list[SegmentationSet]:
-    """Read all sets of a folder, sorted by file name, except those whose file stem is in `exclude`.
+    """Read all sets of a folder: files `*.npz`, and folders of images as `load_folders` reads them.
 
     Args:
-        folder: Holds the sets, `*.npz`.
-        exclude: File stems; these sets are not even opened.
-        skip_bad: Told of every file that is damaged or of another layout, which is then passed over; without it the
-            first such file is an error.
+        folder: Holds the sets.
+        exclude: Names of files without `.npz`; these are not even opened.
+        skip_bad: Told of everything that is damaged or of another layout, which is then passed over; without it the
+            first such thing is an error.
 
     Raises:
-        DatasetError: If the folder holds no set, a name to exclude does not occur, or a file is bad and is not to be
-            skipped, or all files are bad.
+        DatasetError: The folder holds no set, a name to exclude does not occur, or something is bad and is not to be
+            skipped, or everything is bad.
     """
+    if not Path(folder).is_dir():
+        raise DatasetError(f"There is no folder {folder}; give the one that holds the training sets.")
     paths = sorted(Path(folder).glob("*.npz"))
     excluded = set(exclude)
     unknown = excluded - {path.stem for path in paths}
     if unknown:
         raise DatasetError(f"Sets to exclude that are not in {folder}: {', '.join(sorted(unknown))}.")
-    wanted = [path for path in paths if path.stem not in excluded]
-    if not wanted:
-        raise DatasetError(f"No training set (*.npz) in {folder}; give the folder that holds them.")
     sets = []
-    for path in wanted:
+    for path in paths:
+        if path.stem in excluded:
+            continue
         try:
             sets.append(load_set(path))
         except DatasetError as error:
             if skip_bad is None:
                 raise
             skip_bad(str(error))
+    sets += load_folders(folder, skip_bad=skip_bad)
     if not sets:
         raise DatasetError(
-            f"None of the {len(wanted)} sets (*.npz) in {folder} can be read. Copy or convert them again."
+            f"There is no usable training set in {folder}: neither an .npz file, nor a folder of pairs NAME_image.EXT "
+            "and NAME_label.EXT. See docs/training.md."
         )
     return sets
 
@@ -244,51 +250,49 @@ def _pick(values: Sequence[int], rng: np.random.Generator) -> int:
     return values[int(rng.integers(len(values)))]
 
 
-_IMAGE, _LABEL = "_image.nii.gz", "_label.nii.gz"
+_SIDE = 256  # of the slices in pixels, as in the sets of images
+_FEWEST_PIXELS = 30  # slices without any structure, or with one of fewer pixels, teach nothing
 
 
-# Side in pixels of the slices, as in the sets of images.
-_SIDE = 256
+def load_folders(folder: str | Path, *, skip_bad: Callable[[str], None] | None = None) -> list[SegmentationSet]:
+    """Read images and volumes with their labels, one folder a set, as sets of their slices.
 
-
-# Slices without any structure, or with one of fewer pixels than this, teach nothing.
-_FEWEST_PIXELS = 30
-
-
-def load_volume_sets(folder: str | Path) -> list[SegmentationSet]:
-    """Read volumes, `NAME_image.nii.gz` and `NAME_label.nii.gz` in one folder a set, as sets of their slices.
-
-    Slices of all three axes are laid out with square pixels, intensities are scaled once a volume. A folder named "nc"
-    holds volumes of other licences and is passed over; one with "nuclei" or "stardist" in its name numbers objects.
+    A set's folder holds pairs `NAME_image.EXT` and `NAME_label.EXT`, of any format that `read_volume` reads. Slices of
+    all axes are laid out with square pixels, intensities are scaled once a volume. A folder "nc" is passed over (other
+    licences); one with "nuclei" or "stardist" in its name numbers objects.
 
     Raises:
-        DatasetError: If there is no volume, or one cannot be read; the message names it.
+        DatasetError: A pair cannot be read or does not fit; the message names it.
     """
     sets = []
     for path in sorted(Path(folder).iterdir()):
-        images = sorted(path.glob(f"*{_IMAGE}")) if path.is_dir() and path.name != "nc" else []
+        images = sorted(path.glob("*_image.*")) if path.is_dir() and path.name != "nc" else []
         if images:
-            sets.append(_load(path.name, images))
-    if not sets:
-        raise DatasetError(f"No volume (SET/NAME{_IMAGE} with NAME{_LABEL}) in {folder}; give the folder of the sets.")
+            sets.append(_load(path.name, images, skip_bad))
     return sets
 
 
-def _load(name: str, paths: list[Path]) -> SegmentationSet:
+def _load(name: str, paths: list[Path], skip_bad: Callable[[str], None] | None) -> SegmentationSet:
     from scribblesegment.io import read_labelmap, read_volume
 
     images, labels = [], []
     meta: dict[str, Any] = {"name": name, "modality": name, "subjects": [], "axis": [], "index": []}
     for path in paths:
+        subject = path.name[: path.name.rindex("_image.")]
         try:
-            volume, structures = read_volume(path), read_labelmap(path.with_name(path.name.replace(_IMAGE, _LABEL)))
+            volume = read_volume(path)
+            structures = read_labelmap(path.with_name(path.name.replace("_image.", "_label.")))
+            if structures.shape != volume.shape:
+                raise DatasetError(f"the labels have shape {structures.shape}, the image {volume.shape}.")
         except ScribbleSegmentError as error:
-            raise DatasetError(f"The volume {path} cannot be used: {error}") from error
-        if structures.shape != volume.shape:
-            raise DatasetError(f"{path}: the labels have shape {structures.shape}, the volume {volume.shape}.")
+            message = f"{path} cannot be used: {error}"
+            if skip_bad is None:
+                raise DatasetError(message) from error
+            skip_bad(message)
+            continue
         intensities = IntensityRange.estimate(volume.array)
-        for axis, count in enumerate(volume.shape):
-            for index in range(count):
+        for axis in range(3) if min(volume.shape) > 1 else (int(np.argmin(volume.shape)),):
+            for index in range(volume.shape[axis]):
                 here = structures.slice(axis, index)
                 if np.count_nonzero(here.image) < _FEWEST_PIXELS:
                     continue
@@ -296,11 +300,11 @@ def _load(name: str, paths: list[Path]) -> SegmentationSet:
                 picture = grid.image_to_grid(intensities.normalize(volume.slice(axis, index).image))
                 images.append(np.rint(255 * picture).astype(np.uint8))
                 labels.append(_nearest(grid, here.image.astype(np.uint16)))
-                meta["subjects"].append(path.name.removesuffix(_IMAGE))
+                meta["subjects"].append(subject)
                 meta["axis"].append(axis)
                 meta["index"].append(index)
     if not images:
-        raise DatasetError(f"The volumes of {name} show no structure of {_FEWEST_PIXELS} pixels or more.")
+        raise DatasetError(f"The images of {name} show no structure of {_FEWEST_PIXELS} pixels or more.")
     return SegmentationSet(f"{name} volumes", np.stack(images), np.stack(labels), _has_instances(name), meta)
 
 

@@ -8,7 +8,6 @@ look, as a part of it at finer pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +49,7 @@ class GroupConfig:
     silent_p: float = 0.4  # an image with a context has no prompts in the first round
     alone_p: float = 0.25  # an image of a group is segmented without its context
     focus_p: float = 0.5  # a step ends with a second look at finer pixels
-    painted: bool = True  # strokes as people paint them; else the published scribbles
+    published_p: float = 0.0  # the published simulation's scribbles instead of strokes as people paint them
     clicks_p: float = 0.2  # clicks beside, or instead of, strokes
     box_p: float = 0.2
     min_area: int = 24  # fewest pixels of a structure on the grid
@@ -111,6 +110,8 @@ class GroupDataset(Dataset[Batch]):
         seed: int,
         cache: Path,
         first: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         """Index the corpus.
 
@@ -119,10 +120,13 @@ class GroupDataset(Dataset[Batch]):
             config: What is drawn.
             steps: Of the whole run.
             seed: Of everything random.
-            cache: Folder where synthetic images and superpixels are kept.
+            cache: Folder where synthetic images are kept.
             first: Step that item 0 is.
+            rank: Of this process among all that train together; each has groups of its own.
+            processes: Their number.
         """
         self._sets, self._config, self._steps, self._seed, self._first = sets, config, steps, seed, first
+        self._rank, self._processes = rank, processes
         self._sampler = HierarchicalSampler(
             sets, min_fraction=config.min_area / config.size**2, modality_balance=config.modality_balance
         )
@@ -134,7 +138,7 @@ class GroupDataset(Dataset[Batch]):
         return self._steps - self._first
 
     def __getitem__(self, index: int) -> Batch:
-        step = index + self._first
+        step = (index + self._first) * self._processes + self._rank
         rng = np.random.default_rng((self._seed, step))
         config = self._config
         torch.set_num_threads(1)
@@ -297,7 +301,7 @@ class GroupDataset(Dataset[Batch]):
             silent = has_context and rng.random() < config.silent_p
             strokes.append([])
             if not silent:
-                if config.painted or not mask.any():
+                if not mask.any() or rng.random() >= config.published_p:
                     strokes[-1], boxes[number] = _prompts(mask, unwanted, rng, config)
                 else:
                     if extra is None:
@@ -600,15 +604,3 @@ def _collate(samples: list[GroupSample], rounds: int, seeds: list[int]) -> Batch
         rounds=rounds,
         seeds=seeds,
     )
-
-
-def load_negatives(sets: Sequence[SegmentationSet], folder: Path) -> None:
-    """Add the sets' images without their structure to their descriptions."""
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as archive:
-            if "negatives" not in archive.files:
-                continue
-            name = str(json.loads(str(archive["meta"])).get("name", path.stem))
-            for entry in sets:
-                if entry.name == name:
-                    entry.meta["negatives"] = archive["negatives"]

@@ -1,7 +1,9 @@
-"""The training loop: iterative rounds of prompts and predictions (ScribblePrompt, section 3.1, equation 1).
+"""Training of the embedded network on groups of images: rounds of corrections, and second looks at finer pixels.
 
-Each step draws a batch, predicts from the first prompts, lets the simulated user correct the prediction, predicts
-again with the previous logits as input, and so on; the loss is the mean over the rounds.
+Each step draws groups of images, predicts from the first prompts and the context, lets the simulated user correct the
+prediction, predicts again with the previous logits as input, and so on (ScribblePrompt, section 3.1, equation 1); the
+loss is the mean over the looks. The encoder runs once an image, corrections run the decoder only. The learning rate
+rises linearly, stays, and falls at the end of the run. Averaged parameters are what is exported.
 """
 
 from __future__ import annotations
@@ -9,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import dataclasses
+import json
 import math
 import os
+import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,19 +31,98 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from scribblesegment.errors import ConfigError, DeviceError, FileFormatError, ScribbleSegmentError, TrainingError
-from scribblesegment.inference.devices import device_problem, has_bfloat16_units
+from scribblesegment.errors import (
+    ConfigError,
+    DeviceError,
+    FileFormatError,
+    ScribbleSegmentError,
+    TrainingError,
+    WeightsError,
+)
+from scribblesegment.inference.devices import computes_bfloat16, device_problem
 from scribblesegment.io.storage import atomic_file
-from scribblesegment.models.context_unet import ContextUNet, InContextNetwork, crop_maps
-from scribblesegment.models.factory import build_network
-from scribblesegment.models.unet import ScribbleUNet
-from scribblesegment.simulation.user import simulate_corrections
-from scribblesegment.training.checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from scribblesegment.training.config import TrainingConfig, config_to_dict
+from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
+from scribblesegment.models.ridge_unet import Evidence, Features, Output, RidgeUNet, RidgeUNetConfig
+from scribblesegment.simulation.painting import draw_strokes, paint_correction
 from scribblesegment.training.corpus import SegmentationSet
-from scribblesegment.training.samples import Batch, SampleDataset, collate
-from scribblesegment.training.second_look import SecondLook, second_look
-from scribblesegment.weights.checkpoints import load_network
+from scribblesegment.training.groups import Batch, GroupConfig, GroupDataset
+from scribblesegment.weights.checkpoints import NetworkDescription, load_network, save_network
+
+CHECKPOINT_NAME, LOG_NAME, WEIGHTS_NAME = "checkpoint.pt", "log.csv", "network.safetensors"
+
+CAPABILITIES = ("boxes", "clicks", "context", "scribbles")
+
+Report = Callable[[int, dict[str, float]], None]
+
+# How torch, and the system about a process that prepares samples, say that memory has run out. It has a type of its own
+# for GPUs only, and not in all its releases.
+_MEMORY_MESSAGES = (
+    *("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed"),
+    *("is killed by signal: killed", "bus error"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A run."""
+
+    seed: int = 0
+    steps: int = 4000
+    learning_rate: float = 1.5e-3
+    warmup: int = 100  # steps
+    cooldown: float = 0.3  # the last part of the run, in which the rate falls to a hundredth
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema: float = 0.998  # decay of the averaged parameters
+    focal_gamma: float = 2.0
+    focal_weight: float = 5.0
+    score_weight: float = 0.2  # of the loss of the classifiers' scores
+    presence_weight: float = 1.0  # of the loss of the structure being there at all
+    # Weights file, or another run's checkpoint, whose parameters this one starts from; relative to the working folder.
+    initial: str = ""
+    precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware multiplies it
+    log_every: int = 20  # steps
+    checkpoint_seconds: float = 180.0
+    focus_size: int = 256  # of second looks, for the exported description
+    name: str = ""  # of the exported network
+    licence: str = ""  # of its parameters
+    network: RidgeUNetConfig = field(default_factory=RidgeUNetConfig)
+    groups: GroupConfig = field(default_factory=GroupConfig)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingConfig:
+        """Read JSON; what it leaves out keeps its default.
+
+        Raises:
+            ConfigError: The file cannot be read, or a field is unknown or of another type than its default.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The configuration {path} cannot be read: {error}") from error
+        return _filled(cls, values, str(path))
+
+
+def _filled(kind: Any, values: object, where: str) -> Any:
+    """Make a configuration of JSON values."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be named values, got {values!r:.80}.")
+    defaults = {entry.name: getattr(kind(), entry.name) for entry in dataclasses.fields(kind)}
+    unknown = sorted(values.keys() - defaults.keys())
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(defaults))}.")
+    filled: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults[name]
+        if dataclasses.is_dataclass(default):
+            filled[name] = _filled(type(default), value, f"{where}, {name}")
+        elif isinstance(default, tuple) and isinstance(value, list):
+            filled[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        elif type(value) is type(default) or (type(default) is float and type(value) is int):
+            filled[name] = value
+        else:
+            raise ConfigError(f"{where}: {name} must be of the kind of {default!r}, got {value!r:.80}.")
+    return kind(**filled)
 
 
 @dataclass(frozen=True)
@@ -75,7 +158,7 @@ class Processes:
         return flag.item() > 0.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def processes(device: str) -> Iterator[Processes]:
     """Join the process group that `torchrun` announces, if any, and leave it at the end.
 
@@ -111,46 +194,6 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
             "more processes than there are GPUs."
         )
     return torch.device("cuda", local_rank)
-
-
-def start_from(network: nn.Module, path: str) -> None:
-    """Take the parameters of a weights file: of the same network, or of one that lacks some cue channels, or contexts.
-
-    What is new, the weights of channels added behind the input's, starts at zero: the network computes what it did.
-
-    Args:
-        network: What is changed.
-        path: The weights file.
-
-    Raises:
-        ConfigError: If the weights are of another network.
-        WeightsError: If the file is missing, damaged, or unsafe.
-    """
-    source = load_network(path)[0]
-    given, wanted = source.state_dict(), network.state_dict()
-    for name, value in given.items():
-        target = wanted.get(name)
-        if target is not None and target.ndim == 4 and target.shape[1] > value.shape[1]:
-            added = target.shape[1] - value.shape[1]
-            given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
-    if type(source) is not type(network):
-        given.update({name: value for name, value in wanted.items() if name.startswith("matching.")})
-    has_shapes = {name: value.shape for name, value in given.items()}
-    if has_shapes != {name: value.shape for name, value in wanted.items()} or not _only_adds_cues(source, network):
-        raise ConfigError(f"initial_weights {path} is of another network than the configuration's; use its options.")
-    network.load_state_dict(given)
-
-
-def _only_adds_cues(source: nn.Module, network: nn.Module) -> bool:
-    """Tell whether two networks of the same parameters differ at most by cues that come after those of the first."""
-    old, new = (asdict(cast(Any, one).config) for one in (source, network))
-    gains_context = type(source) is ScribbleUNet and type(network) is ContextUNet
-    if gains_context:
-        new = {name: value for name, value in new.items() if name in old}
-    added = [name for name in ("intensity_cues", "geodesic_cues") if new.get(name) and not old.get(name)]
-    if added == ["intensity_cues"] and old.get("geodesic_cues"):
-        return False  # they would come before the geodesic ones, whose weights would read them
-    return (gains_context or type(source) is type(network)) and {**old, **dict.fromkeys(added, True)} == new
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -213,102 +256,379 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor
     return ((1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy).mean()
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0, focal_weight: float = 1.0) -> Tensor:
-    """Soft Dice plus focal loss; arguments as in the two parts, `focal_weight` scales the second."""
-    return soft_dice_loss(logits, target) + focal_weight * focal_loss(logits, target, gamma=gamma)
-
-
 def _full_precision(values: Tensor) -> Tensor:
     """Sums over an image lose too much in half precision and in bfloat16."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-CHECKPOINT_NAME = "checkpoint.pt"
+class Run:
+    """Network, optimiser and averaged parameters, and the step that is reached."""
 
-LOG_NAME = "log.csv"
+    def __init__(self, config: TrainingConfig, path: Path, group: Processes) -> None:
+        self.config, self.path, self.group, self.device = config, path, group, group.device
+        self._bfloat16 = config.precision == "bfloat16" or (
+            config.precision == "auto" and computes_bfloat16(str(self.device))
+        )
+        with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
+            torch.default_generator.manual_seed(config.seed)
+            self.network = RidgeUNet(config.network)
+        if config.initial and not path.exists():
+            start_from(self.network, Path(config.initial))
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scalars: list[torch.nn.Parameter] = []
+        vectors: list[torch.nn.Parameter] = []
+        matrices: list[torch.nn.Parameter] = []
+        for parameter in self.network.parameters():
+            (matrices if parameter.ndim > 1 else vectors if parameter.numel() > 8 else scalars).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "share": 1.0},
+                {"params": vectors, "share": 1.0, "weight_decay": 0.0},
+                {"params": scalars, "share": 5.0, "weight_decay": 0.0},  # logarithms, which Adam would hardly move
+            ],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self.averaged = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.step = 0
+        if path.exists():
+            state = load_checkpoint(path)
+            saved, wanted = state["config"], dataclasses.asdict(config)
+            free = ("checkpoint_seconds", "log_every", "focus_size", "name", "licence")
+            differing = sorted(name for name in wanted if name not in free and saved.get(name) != wanted[name])
+            if differing:
+                raise ConfigError(
+                    f"{path} belongs to a run with another configuration; different are {', '.join(differing)}. Use "
+                    "the same to continue it, or another output folder to start anew."
+                )
+            self.step = int(state["step"])
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.averaged = {name: value.to(self.device) for name, value in state["averaged"].items()}
+        self.network.train()
 
+    def save(self) -> None:
+        """Write the checkpoint; an earlier one stays until the new one is whole."""
+        state = {
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        try:
+            with atomic_file(self.path, ".pt") as temporary:
+                torch.save(state, temporary)
+        except (FileFormatError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            raise WeightsError(
+                f"The checkpoint was not written: {error} An earlier checkpoint is intact; free space or get "
+                "permission, then continue the run from it."
+            ) from error
 
-Report = Callable[[int, dict[str, float]], None]
+    def export(self, target: Path) -> None:
+        """Write the averaged parameters in half precision, batch norms folded into the convolutions."""
+        config = self.config
+        network = RidgeUNet(config.network)
+        network.load_state_dict(self.averaged)
+        options = {**dataclasses.asdict(config.network), "folded": True}
+        save_network(
+            target,
+            network.folded(),
+            NetworkDescription(
+                "ridge_unet",
+                options,
+                size=config.groups.size,
+                capabilities=CAPABILITIES,
+                name=config.name or target.parent.name,
+                licence=config.licence,
+                focus_size=max(config.focus_size, config.groups.size),
+            ),
+        )
 
+    def rate(self) -> float:
+        """The learning rate of the present step."""
+        config = self.config
+        left = (config.steps - self.step) / max(1.0, config.cooldown * config.steps)
+        falling = 1.0 if left >= 1.0 else 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * max(left, 0.0)))
+        return config.learning_rate * min(1.0, (self.step + 1) / config.warmup) * falling
 
-# Tells the generator of a step's number of rounds from those of its samples.
-_ROUNDS_KEY = 2**31
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Take one step; returns losses and Dice of its looks."""
+        config, device = self.config, self.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate() * group["share"]
+        self.optimizer.zero_grad(set_to_none=True)
+        values: dict[str, float] = {}
+        images, masks = batch.images.to(device).float() / 255, batch.masks.to(device).float()
+        truth = batch.masks[:, 0].numpy()
+        looks = batch.rounds + (0.7 if batch.fine_images is not None else 0.0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
+            features, evidence = self._encoded(images, masks, batch)
+            total = images.new_zeros(())
+            previous = None
+            for number in range(batch.rounds):
+                if previous is not None:
+                    self._correct(batch, truth, previous, number)
+                prompts = self._prompts(images, batch, previous, None)
+                output = self.network.decode(features, prompts, evidence)
+                total = total + self._loss(output, masks, _marked(prompts), values, f"{number + 1}") / looks
+                previous = output.logits.detach()
+            if batch.fine_images is not None and batch.fine_masks is not None:
+                fine, fine_masks = batch.fine_images.to(device).float() / 255, batch.fine_masks.to(device).float()
+                first = _windowed(previous, batch.windows)  # type: ignore[arg-type]
+                fine_features = self.network.encode(fine.contiguous(memory_format=torch.channels_last))
+                seen = None
+                if evidence is not None:
+                    seen = evidence._replace(carried=_windowed(evidence.carried, batch.windows, fine.shape[-1] // 2))
+                prompts = self._prompts(fine, batch, first, batch.windows)
+                output = self.network.decode(fine_features, prompts, seen)
+                total = total + 0.7 * self._loss(output, fine_masks, _marked(prompts), values, "fine") / looks
+        if not math.isfinite(total.item()):
+            raise TrainingError(
+                f"The loss became {total.item()} at step {self.step + 1}. The last checkpoint is intact. Train anew, "
+                "in another folder, with a lower learning rate."
+            )
+        total.backward()
+        self.group.average_gradients(self.network)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        if not math.isfinite(norm.item()):
+            raise TrainingError(
+                f"The gradient became {norm.item()} at step {self.step + 1}. The last checkpoint is intact. Train "
+                "anew, in another folder, with a lower learning rate."
+            )
+        self.optimizer.step()
+        self.step += 1
+        # A run that starts from another one need not forget its beginning.
+        decay = config.ema if config.initial else min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                if value.is_floating_point():
+                    self.averaged[name].lerp_(value, 1.0 - decay)
+                else:
+                    self.averaged[name].copy_(value)
+        return values
 
+    def _encoded(self, images: Tensor, masks: Tensor, batch: Batch) -> tuple[Features, Evidence | None]:
+        features = self.network.encode(images.contiguous(memory_format=torch.channels_last))
+        if not batch.allowed.any():
+            return features, None
+        entries = self.network.entries(features, masks, batch.groups)
+        return features, self.network.evidence(features, entries, batch.allowed.to(images.device))
 
-# How torch, and the system about a process that prepares samples, say that memory has run out. It has a type of its own
-# for GPUs only, and not in all its releases.
-_MEMORY_MESSAGES = (
-    *("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed"),
-    *("is killed by signal: killed", "bus error"),
-)
+    def _prompts(self, images: Tensor, batch: Batch, previous: Tensor | None, windows: Tensor | None) -> Tensor:
+        """Draw prompts, (B, 5, S, S); in windows of the grid where given."""
+        size = images.shape[-1]
+        drawn = np.zeros((len(images), 5, size, size), np.float32)
+        for index, strokes in enumerate(batch.strokes):
+            start, scale = (0.0, 0.0), 1.0
+            if windows is not None:
+                row, column, side = windows[index].tolist()
+                start, scale = (row, column), size / side
+            drawn[index, POSITIVE : NEGATIVE + 1] = draw_strokes(strokes, size, start=start, scale=scale)
+            top, left, bottom, right = batch.boxes[index]
+            if top >= 0:
+                corners = (np.array([top, left, bottom, right]) - np.tile(start, 2)) * scale
+                top, left, bottom, right = np.rint(corners).clip(0, size).astype(int)
+                drawn[index, BOX, top:bottom, left:right] = 1.0
+        prompts = torch.from_numpy(drawn).to(images.device)
+        if batch.extra is not None:
+            extra = torch.from_numpy(batch.extra).to(images.device)
+            seen = extra if windows is None else (_windowed(extra, windows) > 0.5).float()
+            prompts[:, POSITIVE : NEGATIVE + 1] = torch.maximum(prompts[:, POSITIVE : NEGATIVE + 1], seen)
+        prompts[:, IMAGE] = images[:, 0]
+        if previous is not None:
+            prompts[:, PREVIOUS_LOGITS] = previous[:, 0]
+        return prompts
+
+    def _correct(self, batch: Batch, truth: np.ndarray[Any, Any], logits: Tensor, number: int) -> None:
+        predicted = (logits[:, 0] > 0).cpu().numpy()
+        for index, seed in enumerate(batch.seeds):
+            rng = np.random.default_rng((seed, number))
+            batch.strokes[index] = [*batch.strokes[index], *paint_correction(truth[index], predicted[index], rng)]
+
+    def _loss(self, output: Output, masks: Tensor, marked: Tensor, values: dict[str, float], name: str) -> Tensor:
+        config = self.config
+        loss = soft_dice_loss(output.logits, masks, smooth=10.0) + config.focal_weight * focal_loss(
+            output.logits, masks, gamma=config.focal_gamma
+        )
+        values[f"loss_{name}"] = loss.item()
+        with torch.no_grad():
+            mask, truth = (output.logits > 0).flatten(1), masks.flatten(1) > 0.5
+            dice = (2.0 * (mask & truth).sum(1) + 1e-6) / (mask.sum(1) + truth.sum(1) + 1e-6)
+            shown = truth.any(dim=1)
+            values[f"dice_{name}"] = dice[shown].mean().item()
+        target = masks.flatten(1).amax(dim=1)
+        # Where nothing positive is drawn, which is rare, the network has to find out for itself.
+        weights = torch.where(marked, 0.1, 1.0)
+        losses = functional.binary_cross_entropy_with_logits(output.presence, target, weight=weights)
+        values[f"presence_{name}"] = losses.item()
+        loss = loss + config.presence_weight * losses
+        if config.score_weight > 0 and config.network.ridge:
+            target = functional.avg_pool2d(masks, 2).expand_as(output.scores)
+            losses = functional.binary_cross_entropy_with_logits(3.0 * output.scores, target, reduction="none")
+            share = target.mean(dim=(2, 3), keepdim=True).clamp(0.02, 0.98)
+            losses = (losses * (0.5 * target / share + 0.5 * (1 - target) / (1 - share))).mean(dim=(2, 3))
+            losses = (losses * output.valid).sum() / output.valid.sum().clamp(min=1.0)
+            values[f"score_{name}"] = losses.item()
+            loss = loss + config.score_weight * losses
+        return loss
 
 
 def train(
     sets: Sequence[SegmentationSet],
     config: TrainingConfig,
-    folder: str | Path,
+    folder: Path,
     *,
     device: str = "auto",
     workers: int = 1,
     report: Report | None = None,
     cancelled: Callable[[], bool] | None = None,
+    until: int = 0,
 ) -> Path:
-    """Train a network, or continue the run whose checkpoint lies in the folder.
+    """Train, or continue the run whose checkpoint lies in the folder.
 
     Args:
         sets: The corpus.
         config: The run.
-        folder: Where `checkpoint.pt` and `log.csv` are written; made if it is missing.
+        folder: Where `checkpoint.pt`, `log.csv` and, at the end, `network.safetensors` are written; made if missing.
         device: "auto", "cpu" or "cuda".
         workers: Processes that prepare samples, per training process.
         report: Called with the number of finished steps and the values of the log, every `log_every` steps.
         cancelled: Asked between steps; when it gives true, the checkpoint is written and training stops.
+        until: Stop after this step, as for a comparison of runs that go on alike; 0 for the end.
 
     Returns:
-        The path of the last checkpoint.
+        The checkpoint's path.
 
     Raises:
-        ConfigError: If the folder holds a run with another configuration, or the batch does not divide.
-        DatasetError: If no sample can be drawn from the corpus.
-        DeviceError: If the device does not compute.
-        FileFormatError: If the folder or the log cannot be written.
-        TrainingError: If the loss or its gradient is not finite, or memory runs out.
-        WeightsError: If a checkpoint cannot be read or written.
+        ConfigError: The folder holds a run with another configuration.
+        DatasetError: No sample can be drawn from the corpus.
+        DeviceError: The device does not compute.
+        FileFormatError: The folder or a file in it cannot be written.
+        TrainingError: The loss or its gradient is not finite, or memory runs out.
+        WeightsError: The checkpoint, or what the run starts from, cannot be read.
     """
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileFormatError(f"Cannot make the folder {folder}: {error.strerror}. Choose another one.") from error
     keep_freed_memory()
-    with processes(device) as group, _memory_running_out_told(config.batch_size):
-        run = _Run(config, group, folder / CHECKPOINT_NAME)
-        loader = _loader(sets, config, group, run.step, workers)
-        log = _Log(folder / LOG_NAME, run.step, config) if group.is_main else None
-        started, first_step = time.monotonic(), run.step
+    with processes(device) as group, _memory_running_out_told():
+        run = Run(config, folder / CHECKPOINT_NAME, group)
+        last = min(config.steps, until or config.steps)
+        dataset = GroupDataset(
+            sets,
+            config.groups,
+            steps=last,
+            seed=config.seed,
+            cache=folder,
+            first=run.step,
+            rank=group.rank,
+            processes=group.count,
+        )
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=group.device.type == "cuda",
+            worker_init_fn=_calm_worker,
+            generator=torch.Generator().manual_seed(config.seed),  # unused, but torch draws from the caller's else
+        )
+        log = _Log(folder / LOG_NAME, run.step)
+        gathered: dict[str, list[float]] = {}
+        saved = started = time.monotonic()
+        first = run.step
         for batch in loader:
-            values = run.train_step(batch)
-            if group.is_main:
-                run.means.add(values)
+            for name, value in run.train_step(batch).items():
+                gathered.setdefault(name, []).append(value)
             stops = group.any(cancelled is not None and cancelled())
-            if group.is_main and (run.step % config.log_every == 0 or run.step == config.steps):
-                values = run.means.take()
-                values["samples_per_second"] = (
-                    (run.step - first_step) * config.batch_size / (time.monotonic() - started)
-                )
-                if log is not None:
-                    log.write(run.step, values)
+            if not group.is_main:
+                if stops:
+                    break
+                continue
+            if run.step % config.log_every == 0 or run.step == last:
+                values = {name: float(np.nanmean(entries)) for name, entries in sorted(gathered.items())}
+                gathered = {}
+                values["seconds_per_step"] = (time.monotonic() - started) / (run.step - first)
+                log.write(run.step, values)
                 if report is not None:
                     report(run.step, values)
-            if group.is_main and (run.step % config.checkpoint_every == 0 or run.step == config.steps or stops):
+            if stops or run.step == last or time.monotonic() - saved > config.checkpoint_seconds:
                 run.save()
+                saved = time.monotonic()
             if stops:
                 break
-    return folder / CHECKPOINT_NAME
+        if group.is_main and run.step == config.steps:
+            run.export(folder / WEIGHTS_NAME)
+    return run.path
+
+
+class _Log:
+    """A CSV with a row for every report; a run that continues drops rows past its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path, self._rows = path, list[dict[str, str]]()
+        if path.exists() and step > 0:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]
+            self._rows = [row for row in rows if int(row["step"]) <= step]
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._rows.append({"step": str(step), **{name: f"{value:.5g}" for name, value in values.items()}})
+        columns = ["step", *sorted({name for row in self._rows for name in row} - {"step"})]
+        with atomic_file(self._path, ".csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a run's checkpoint; pickled code is refused, not run.
+
+    Raises:
+        WeightsError: It is missing, damaged, or something else.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"Cannot read the checkpoint {path}: {error.strerror or error}. Check the path.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"The checkpoint {path} was not loaded: it is damaged, or holds Python objects, which could run code."
+        ) from error
+    except Exception as error:  # torch's unpickler raises whatever its damaged instructions lead to
+        raise WeightsError(f"The checkpoint {path} is damaged: {error}. Remove it to start anew.") from error
+    if not isinstance(state, dict) or not {"config", "step", "network", "averaged", "optimizer"} <= state.keys():
+        raise WeightsError(f"{path} is no checkpoint of a training run. Give the checkpoint.pt of a run's folder.")
+    return state
+
+
+def start_from(network: RidgeUNet, path: Path) -> None:
+    """Take over the parameters of a weights file or of another run's checkpoint.
+
+    Weights of input channels that are new begin at zero, so that nothing changes.
+
+    Raises:
+        ConfigError: They are of another network.
+        WeightsError: The file is missing, damaged, or unsafe.
+    """
+    given = load_checkpoint(path)["averaged"] if path.suffix == ".pt" else load_network(path)[0].state_dict()
+    wanted = network.state_dict()
+    for name, value in given.items():
+        if value.ndim > 1 and name in wanted and wanted[name].shape[1] > value.shape[1]:
+            added = wanted[name].shape[1] - value.shape[1]
+            given[name] = torch.cat([value, value.new_zeros(len(value), added, *value.shape[2:])], dim=1)
+    if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ConfigError(
+            f"{path} is of another network than the configuration's. To start from an exported file, set "
+            '"network": {"folded": true}.'
+        )
+    network.load_state_dict(given)
 
 
 @contextlib.contextmanager
-def _memory_running_out_told(batch_size: int) -> Iterator[None]:
+def _memory_running_out_told() -> Iterator[None]:
     """Turn the errors that memory running out can raise into one that says what to do."""
     try:
         yield
@@ -321,274 +641,8 @@ def _memory_running_out_told(batch_size: int) -> Iterator[None]:
         first_line = (reason or type(error).__name__).splitlines()[0].rstrip(".")
         raise TrainingError(
             f"Memory ran out: {first_line}. The last checkpoint is intact; free memory or use fewer workers, and "
-            f"continue from it. Or train anew, in another folder, with a batch_size below {batch_size}."
+            "continue from it. Or train anew, in another folder, with smaller groups.kinds."
         ) from error
-
-
-class _Run:
-    """Network, optimiser, averaged parameters and unreported measurements of one run, and the step it has reached."""
-
-    def __init__(self, config: TrainingConfig, group: Processes, path: Path) -> None:
-        self.config, self.group, self.path = config, group, path
-        self.step = 0
-        self.means = _Means()
-        with torch.random.fork_rng(devices=[]):  # the caller's own random numbers stay what they were
-            torch.default_generator.manual_seed(config.seed)
-            network = build_network(config.network.name, config.network.options)
-        _require_context(network, config)
-        if config.initial_weights and not path.exists():
-            start_from(network, config.initial_weights)
-        network.to(group.device)
-        # The stubs of torch know this overload only for tensors.
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-        self.averaged = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        if path.exists():
-            self._restore()
-        self._autocast = _use_bfloat16(config.precision, group.device)
-
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """Take one optimiser step; returns loss and Dice of every round."""
-        config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        batch = batch.to(self.group.device)
-        truth = batch.masks[:, 0].bool().cpu().numpy()
-        logits, previous = None, batch.previous_logits
-        values: dict[str, float] = {"learning_rate": learning_rate(config, self.step)}
-        # Of the step alone, so that all processes do the same and a continued run what it would have done.
-        rng = np.random.default_rng((config.seed, _ROUNDS_KEY, self.step))
-        rounds = int(rng.integers(1, config.rounds + 1)) if config.vary_rounds else config.rounds
-        focuses = rng.random() < config.focus_p
-        looks = rounds + focuses
-        maps = self._context_maps(batch)
-        # All looks see the same maps: their gradients are gathered, and go through what made the maps only once.
-        shown = None if maps is None else maps.detach().requires_grad_()
-        for index in range(rounds):
-            if logits is not None:
-                batch = self._correct(batch, truth, logits, index)
-            logits = previous = self._look(batch, previous, shown, looks, values, name=str(index + 1))
-        if focuses and logits is not None:
-            second = second_look(batch, logits, self._generators(batch, rounds))
-            self._look(second.batch, second.logits, _part(shown, second), looks, values, name="focus")
-        if maps is not None and maps.requires_grad and shown is not None:
-            maps.backward(shown.grad)
-        self.group.average_gradients(self.network)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        # A finite loss can have a gradient that is not; taken, such a step would poison the next checkpoint.
-        self._require_finite("norm of the gradient", norm.item())
-        self.optimizer.step()
-        self.step += 1
-        self._average()
-        return values
-
-    def _context_maps(self, batch: Batch) -> Tensor | None:
-        """Compute what the context says; None in a run without, and for networks that it does not speak to in maps."""
-        if not isinstance(self.network, ContextUNet) or batch.context_images is None:
-            return None
-        # Networks may draw which patches they learn from; a continued run draws the same.
-        with torch.random.fork_rng(devices=[]), self._mixed_precision():
-            torch.default_generator.manual_seed(self.config.seed + self.step)
-            context = self.network.encode_context(batch.context_images, cast(Tensor, batch.context_masks))
-            return self.network.context_maps(batch.images, context)
-
-    def _look(
-        self,
-        batch: Batch,
-        previous: Tensor | None,
-        maps: Tensor | None,
-        looks: int,
-        values: dict[str, float],
-        *,
-        name: str,
-    ) -> Tensor:
-        """Predict and differentiate one of a step's looks; gradients do not flow into the previous one."""
-        config = self.config
-        encoded = batch.encode(previous).contiguous(memory_format=torch.channels_last)
-        with self._mixed_precision():
-            logits: Tensor
-            if maps is not None:
-                logits = self.network(encoded, maps)
-            elif batch.context_images is not None:
-                network = cast(InContextNetwork, self.network)
-                context = network.encode_context(batch.context_images, cast(Tensor, batch.context_masks))
-                logits = network(encoded, context)
-            else:
-                logits = self.network(encoded)
-        loss = segmentation_loss(logits, batch.masks, gamma=config.focal_gamma, focal_weight=config.focal_weight)
-        self._require_finite("loss", loss.item())
-        (loss / looks).backward()
-        logits = logits.detach().float()
-        values[f"loss_{name}"] = loss.item()
-        values[f"dice_{name}"] = _mean_dice(logits > 0, batch.masks > 0.5)
-        return logits
-
-    def _mixed_precision(self) -> torch.autocast:
-        return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=self._autocast)
-
-    def _require_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The {name} became {value} at step {self.step + 1}. The checkpoint of an earlier step is intact. "
-                "Train anew, in another folder, with a lower learning rate or gradient clip."
-            )
-
-    def _correct(self, batch: Batch, truth: np.ndarray[Any, Any], logits: Tensor, index: int) -> Batch:
-        """Let the user correct every sample; as its first prompts, these depend on the sample's number alone."""
-        predicted = (logits[:, 0] > 0).cpu().numpy()
-        prompts = [
-            simulate_corrections(before, mask, prediction, rng, config=self.config.user)
-            for before, mask, prediction, rng in zip(
-                batch.prompts, truth, predicted, self._generators(batch, index), strict=True
-            )
-        ]
-        return replace(batch, prompts=prompts)
-
-    def _generators(self, batch: Batch, index: int) -> list[np.random.Generator]:
-        """Give every sample a generator for one of its looks."""
-        share = len(batch.prompts)
-        first = self.step * self.config.batch_size + self.group.rank * share
-        return [np.random.default_rng((self.config.seed, number, index)) for number in range(first, first + share)]
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # The decay grows with the steps, so that the random start is forgotten quickly.
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.network.state_dict().items():
-            self.averaged[name].lerp_(value, 1.0 - decay)
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        state = {
-            "config": config_to_dict(self.config),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "unreported": self.means.values,
-        }
-        save_checkpoint(self.path, state)
-
-    def _restore(self) -> None:
-        state = load_checkpoint(self.path)
-        check_same_run(state, self.config, self.path)
-        self.step = int(state["step"])
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged = {name: value.to(self.group.device) for name, value in state["averaged"].items()}
-        self.means.values = state.get("unreported", {})  # checkpoints of earlier versions lack it
-
-
-class _Means:
-    """Means of what the steps since the last report measured; not every step has every round."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        means = {name: sum(values) / len(values) for name, values in self.values.items()}
-        self.values.clear()
-        return means
-
-
-class _Log:
-    """A CSV with one line for every report; continuing a run drops lines past its checkpoint."""
-
-    def __init__(self, path: Path, step: int, config: TrainingConfig) -> None:
-        looks = [*(str(index + 1) for index in range(config.rounds)), *(["focus"] if config.focus_p > 0 else [])]
-        self._columns = ["step", "learning_rate"]
-        self._columns += [f"{what}_{look}" for look in looks for what in ("loss", "dice")] + ["samples_per_second"]
-        self._path = path
-        self._rows: list[dict[str, str]] = []
-        if path.exists() and step > 0:
-            # What was being written when a run was killed has no end of line.
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            self._rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
-        self._fresh = True
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        row = {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
-        if self._fresh:
-            with (
-                atomic_file(self._path, ".csv") as temporary,
-                temporary.open("w", newline="", encoding="utf-8") as file,
-            ):
-                writer = csv.DictWriter(file, fieldnames=self._columns)
-                writer.writeheader()
-                writer.writerows([*self._rows, row])
-            self._fresh = False
-            return
-        try:
-            with self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, fieldnames=self._columns).writerow(row)
-        except OSError as error:
-            raise FileFormatError(f"Cannot write the log {self._path}: {error.strerror}.") from error
-
-
-def _part(maps: Tensor | None, second: SecondLook) -> Tensor | None:
-    """Show the context's maps where the second look is."""
-    if maps is None:
-        return None
-    size = second.logits.shape[-1]
-    parts = []
-    for index, region in enumerate(second.regions):
-        rows, columns = ((start / second.side, stop / second.side) for start, stop in region)
-        parts.append(crop_maps(maps[index : index + 1], rows, columns, size))
-    return torch.cat(parts)
-
-
-def _require_context(network: nn.Module, config: TrainingConfig) -> None:
-    """Refuse contexts for networks that take none, and second looks at contexts that cannot be shown in part."""
-    if config.data.context.max_size == 0:
-        return
-    if not hasattr(network, "encode_context"):
-        raise ConfigError(
-            f"The network {config.network.name} takes no context set; train context_unet or multiverseg, or set "
-            "data.context.max_size to 0."
-        )
-    if not hasattr(network, "context_maps") and config.focus_p > 0:
-        raise ConfigError(
-            f"The network {config.network.name} sees its context set on whole images only; set focus_p to 0."
-        )
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Give the learning rate of a step: linear warm-up, then a cosine down to the final rate."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
-
-
-def _loader(
-    sets: Sequence[SegmentationSet], config: TrainingConfig, group: Processes, step: int, workers: int
-) -> DataLoader[Any]:
-    """Load the batches that remain, this process's share of each."""
-    if workers < 0:
-        raise ConfigError(f"workers must be at least 0, got {workers}.")
-    if config.batch_size % group.count:
-        raise ConfigError(f"batch_size {config.batch_size} does not divide among {group.count} processes.")
-    share = config.batch_size // group.count
-    batches = [
-        list(range(first + group.rank * share, first + (group.rank + 1) * share))
-        for first in range(step * config.batch_size, config.steps * config.batch_size, config.batch_size)
-    ]
-    return DataLoader(
-        SampleDataset(sets, config),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_calm_worker,
-        prefetch_factor=4 if workers else None,
-        # Samples have generators of their own; this one only keeps torch from drawing from the caller's.
-        generator=torch.Generator().manual_seed(config.seed),
-    )
 
 
 def _calm_worker(_: int) -> None:
@@ -597,15 +651,21 @@ def _calm_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _mean_dice(prediction: Tensor, truth: Tensor) -> float:
-    overlap = (prediction & truth).flatten(1).sum(dim=1)
-    total = prediction.flatten(1).sum(dim=1) + truth.flatten(1).sum(dim=1)
-    return float((2.0 * overlap / total.clamp(min=1)).mean())
+def _marked(prompts: Tensor) -> Tensor:
+    """Which prompts (B, 5, S, S) say that the structure is there."""
+    return (prompts[:, [POSITIVE, BOX]] > 0).flatten(1).any(dim=1)
 
 
-def _use_bfloat16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return has_bfloat16_units()
+def _windowed(maps: Tensor, windows: Tensor, size: int | None = None) -> Tensor:
+    """Cut windows (B, 3) of the grid out of maps (B, C, H, W), on `size` pixels a side (the maps' own by default)."""
+    side = maps.shape[-1]
+    size = size or side
+    grid_side = side if size == side else 2 * side  # windows are in pixels of the grid; maps may be at 1/2
+    steps = (torch.arange(size, device=maps.device) + 0.5) / size
+    axes = [
+        ((windows[:, n, None].to(maps.device) + windows[:, 2, None].to(maps.device) * steps) / grid_side) * 2 - 1
+        for n in (0, 1)
+    ]
+    rows, columns = axes[0][:, :, None].expand(-1, -1, size), axes[1][:, None, :].expand(-1, size, -1)
+    grid = torch.stack([columns, rows], dim=-1)
+    return functional.grid_sample(maps.float(), grid, padding_mode="border", align_corners=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scribblesegment.errors import WeightsError
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
-_TYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_TYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
