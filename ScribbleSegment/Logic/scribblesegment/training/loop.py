@@ -142,7 +142,11 @@ class Processes:
         """Give the parameters of all processes' networks the mean of their gradients; all of them must ask."""
         if self.count == 1:
             return
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        gradients = []
+        for parameter in network.parameters():  # some had nothing to do in this process's groups
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         together = torch.cat([gradient.flatten() for gradient in gradients])
         torch_distributed.all_reduce(together)
         together /= self.count
