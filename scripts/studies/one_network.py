@@ -1,7 +1,7 @@
 """Measure checkpoints of the embedded network: `python -m studies.one_network RUN TASK ...` in `scripts`.
 
 Tasks: `manual` (strokes of people), `context` (from context alone, 1, 4 and 16 entries), `absent` (images without the
-structure, with a context), `speed`, `export` (one safetensors file). Quick enough for learning curves.
+structure, with a context), `speed`. Quick enough for learning curves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.inference.ridge_network import RidgeNetwork
 from scribblesegment.models.ridge_unet import RidgeUNet, RidgeUNetConfig
-from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+from scribblesegment.training.loop import load_checkpoint
+from scribblesegment.weights.checkpoints import load_network
 from studies.common import agreement, dice
 from studies.data import context_tasks, manual_examples
 
@@ -47,12 +48,13 @@ class Segmenter(Predictor):
 
 
 def load(path: Path, *, averaged: bool = True) -> tuple[RidgeUNet, int]:
-    """Read a checkpoint's network, and its step."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in state["config"]["network"].items()
-    }
-    network = RidgeUNet(RidgeUNetConfig(**options))
+    """Read the network of a run's checkpoint, with its step, or of a weights file."""
+    if path.suffix == ".safetensors":
+        exported = load_network(path)[0]
+        assert isinstance(exported, RidgeUNet)
+        return exported, 0
+    state = load_checkpoint(path)
+    network = RidgeUNet(RidgeUNetConfig(**state["config"]["network"]))
     network.load_state_dict(state["averaged" if averaged else "network"])
     return network.eval(), int(state["step"])
 
@@ -160,20 +162,11 @@ def speed(segmenter: Segmenter) -> dict[str, Any]:
     return result
 
 
-def export(network: RidgeUNet, target: Path, size: int, focus_size: int) -> None:
-    """Write the parameters in half precision, batch norms folded into the convolutions."""
-    options = {**vars(network.config), "folded": True}
-    description = NetworkDescription(
-        "ridge_unet", options, size, ("boxes", "clicks", "context", "scribbles"), focus_size=focus_size
-    )
-    save_network(target, network.folded(), description)
-
-
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("tasks", nargs="+", choices=("manual", "context", "absent", "speed", "export"))
+    parser.add_argument("tasks", nargs="+", choices=("manual", "context", "absent", "speed"))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--focus-size", type=int, default=384)
@@ -202,10 +195,8 @@ def main() -> None:
             result[task] = in_context(segmenter, arguments.data, (1, 4, 16), arguments.targets)
         elif task == "absent":
             result[task] = absent(segmenter, arguments.data, 6, arguments.targets)
-        elif task == "speed":
-            result[task] = speed(segmenter)
         else:
-            export(network, path.with_name("network.safetensors"), arguments.size, focus_size)
+            result[task] = speed(segmenter)
     print(json.dumps(result), flush=True)
 
 
