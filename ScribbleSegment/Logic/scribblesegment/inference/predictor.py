@@ -124,7 +124,12 @@ class Network:
 
         `name` is what it is called if its description does not say.
         """
-        return cls(
+        kind: Callable[..., Network] = cls
+        if description.architecture == "scribbleprompt_sam":
+            from scribblesegment.inference.sam import SamNetwork
+
+            kind = SamNetwork
+        return kind(
             module,
             capabilities=description.capabilities,
             size=description.size,

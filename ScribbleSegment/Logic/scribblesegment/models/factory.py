@@ -18,6 +18,7 @@ _NETWORKS = {
     "efficient_unet": ("efficient_unet", "EfficientUNet"),
     "multiverseg": ("multiverseg", "MultiverSeg"),
     "scribble_unet": ("unet", "ScribbleUNet"),
+    "scribbleprompt_sam": ("sam", "ScribblePromptSAM"),
     "universeg": ("multiverseg", "UniverSeg"),
 }
 
