@@ -511,10 +511,12 @@ def load_predictor(
             first corrects what the second predicts from the context alone, as SP+UVS (MultiverSeg, section 5.4).
         device: "auto" or a torch device name.
         weights_dir: Where downloaded weights are kept.
-        progress: Called with how much of a download is done, in [0, 1], and with what is downloaded.
+        progress: Called with how much of a download is done, in [0, 1], and with what is downloaded. Without it nothing
+            is downloaded: `fetch_weights` does so, and `list_weights` has the licences.
 
     Raises:
         WeightsError: The weights are unknown, missing, damaged, or unsafe.
+        ConfigError: The network behind a "+" takes no context set.
         DeviceError: The device cannot run a network.
     """
     from scribblesegment.weights.checkpoints import load_network

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from scribblesegment.inference.devices import ExecutionPlan, compute, resolve_device
+from scribblesegment.inference.devices import ExecutionPlan, compute, computes_bfloat16, resolve_device
 from scribblesegment.inference.predictor import Network
 from scribblesegment.models.sam import ScribblePromptSAM, stroke_points
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SamNetwork(Network):
-    """A `ScribblePromptSAM` on its device, in float32 as published.
+    """A `ScribblePromptSAM` on its device: the encoder in bfloat16 where that is computed in hardware.
 
     Its grid is that of the decoder's logits, so that they come out and go back in as they are.
     """
@@ -29,6 +29,8 @@ class SamNetwork(Network):
         # Measuring in how many ways this network can be run would take minutes on a processor.
         plan = plan or ExecutionPlan(resolve_device(device))
         super().__init__(module, plan=plan, **{**options, "size": module.config.mask_size, "focus_size": 0})
+        if computes_bfloat16(self.plan.device):
+            self._prepared.image_encoder.to(torch.bfloat16)
 
     def encode_image(self, image: NDArray[np.float32]) -> torch.Tensor:
         """Compute what depends on the image alone, (size, size) on a grid."""

@@ -110,8 +110,8 @@ class ScribblePromptSAM(nn.Module):
         side = self.config.image_size
         image = functional.interpolate(image, (side, side), mode="bilinear")
         mean, std = (image.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
-        encoded: Tensor = self.image_encoder((255.0 * image - mean) / std)
-        return encoded
+        encoded: Tensor = self.image_encoder(((255.0 * image - mean) / std).to(self.image_encoder.pos_embed.dtype))
+        return encoded.to(image.dtype)
 
     def decode(
         self,
