@@ -6,6 +6,7 @@ propagation   slices a second through a volume, from eight accepted slices
 refinement    an iteration and a whole refinement of a slice, in time and memory
 memory        most memory of `scribblesegment segment` on a large volume (Linux and macOS)
 context       predictions on a 512 x 512 slice with context sets of several sizes (Linux and macOS)
+published     the authors' networks (untrained), against plain implementations of them
 simulation    prompt sets that the simulated user draws a second
 
 Where two things are compared they are timed in turn, so that other load on the machine touches both.
@@ -430,6 +431,92 @@ def context(arguments: argparse.Namespace) -> None:
     print(f"  most memory  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e9:.2f} GB")
 
 
+def published(arguments: argparse.Namespace) -> None:
+    """Time ScribblePrompt-UNet, MultiverSeg and ScribblePrompt-SAM of the published shapes, or narrower ones.
+
+    The plain implementations run in float32 as torch does by itself: the forward pass of the UNet, and equations 3 and
+    4 of MultiverSeg for target and entry side by side. The time of the processor is what counts beside other work.
+    """
+    import torch
+
+    from scribblesegment import ContextEntry, ContextSet, Network, Predictor, Prompts
+    from scribblesegment.inference.sam import SamNetwork
+    from scribblesegment.models.factory import build_network
+
+    torch.manual_seed(0)
+    rng, side = np.random.default_rng(0), 128
+    images = rng.random((arguments.entries + 1, side, side), dtype=np.float32)
+    click = Prompts.empty((side, side)).with_click((40, 40))
+    entries = [ContextEntry(one, one > 0.5, (1.0, 1.0), source=str(n)) for n, one in enumerate(images[1:])]
+    batch = torch.from_numpy(images[1:, None])[None]  # (1, S, 1, side, side)
+    x = torch.zeros(1, 5, side, side)
+    narrow = {"features": [arguments.width] * 4} if arguments.width else {}
+    unet, multiverseg = (build_network(name, narrow).eval() for name in ("scribble_unet", "multiverseg"))
+    cases: dict[str, dict[str, Callable[[], object]]] = {}
+    for name, module, plain in (
+        ("ScribblePrompt-UNet", unet, partial(unet, x)),
+        (
+            f"MultiverSeg, {arguments.entries} entries",
+            multiverseg,
+            partial(plain_multiverseg, multiverseg, x, torch.cat([batch, (batch > 0.5).float()], dim=2)),
+        ),
+    ):
+        kinds = ("clicks", "context") if module is multiverseg else ("clicks",)
+        predictor = Predictor(Network(module, device="cpu", capabilities=kinds))
+        predictor.set_image(images[0])
+        if module is multiverseg:
+            predictor.set_context(ContextSet("noise", tuple(entries)))
+        print(f"{name}: {predictor.plan}")
+        cases[name] = {"plain float32": torch.inference_mode()(plain), "predict": partial(predictor.predict, click)}
+    small = {"image_size": 64, "width": 48, "prompt_width": 32, "window": 3} if arguments.width else {}
+    sam = Predictor(SamNetwork(build_network("scribbleprompt_sam", small), device="cpu", capabilities=("clicks",)))  # type: ignore[arg-type]
+    sam.set_image(images[0])
+
+    def new_image() -> None:
+        sam.set_image(images[0])
+        sam.predict(click)
+
+    cases["ScribblePrompt-SAM"] = {"new image, click": new_image, "predict": partial(sam.predict, click)}
+    for name, pair in cases.items():
+        times = _in_turn(pair, arguments.runs, clock=time.process_time)
+        slow, fast = times.values()
+        for what, column in times.items():
+            print(f"  {name:24} {what:18} {_summary(column)} of the processor")
+        print(f"  {name:24} ratio {statistics.median(a / b for a, b in zip(slow, fast, strict=True)):.1f}")
+
+
+def plain_multiverseg(network: Any, target: Any, entries: Any) -> Any:
+    """MultiverSeg as its paper writes it, from a target (B, 5, H, W) and entries (B, S, 2, H, W)."""
+    import torch
+    from torch.nn import functional
+
+    batch, size = entries.shape[:2]
+
+    def each(function: Callable[[Any], Any], many: Any) -> Any:
+        return function(many.flatten(0, 1)).unflatten(0, (batch, size))
+
+    def cross(block: Any, target: Any, entries: Any) -> tuple[Any, Any]:
+        pairs = torch.cat([target[:, None].expand(-1, size, -1, -1, -1), entries], dim=2)
+        mixed = each(lambda many: functional.leaky_relu(block.cross(many), 0.01), pairs)
+        return block.target(mixed.mean(dim=1)), each(block.support, mixed)
+
+    def larger(many: Any) -> Any:
+        return functional.interpolate(many, scale_factor=2, mode="bilinear", align_corners=True)
+
+    skips: list[tuple[Any, Any]] = []
+    for block in network.enc_blocks:
+        if skips:
+            target, entries = functional.max_pool2d(target, 2), each(lambda m: functional.max_pool2d(m, 2), entries)
+        target, entries = cross(block, target, entries)
+        skips.append((target, entries))
+    skips.pop()
+    for block in network.dec_blocks:
+        beside, beside_entries = skips.pop()
+        target = torch.cat([larger(target), beside], dim=1)
+        target, entries = cross(block, target, torch.cat([each(larger, entries), beside_entries], dim=2))
+    return network.out_conv(target)
+
+
 def simulation(arguments: argparse.Namespace) -> None:
     """Draw prompt sets of two rounds: first prompts for a mask, and a correction of a wrong prediction.
 
@@ -508,14 +595,16 @@ def _timed(call: Callable[..., Any], times: list[float]) -> Callable[..., Any]:
     return wrapped
 
 
-def _in_turn(cases: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+def _in_turn(
+    cases: Mapping[str, Callable[[], object]], runs: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Give milliseconds of each case, after one call of each that does not count."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(1 + runs):
         for name, case in cases.items():
-            began = time.perf_counter()
+            began = clock()
             case()
-            times[name].append(1000 * (time.perf_counter() - began))
+            times[name].append(1000 * (clock() - began))
     return {name: column[1:] for name, column in times.items()}
 
 
@@ -552,6 +641,7 @@ def _parser() -> argparse.ArgumentParser:
     formats = ("--image", ("nrrd", "mha")), ("--output", ("seg.nrrd", "nii.gz", "mha"))
     add(memory, ("--shape", (1000, 512, 512)), *formats)
     add(context, ("--model", "default"), ("--side", 512), ("--entries", (0, 1, 8, 25)), ("--runs", 10), threads)
+    add(published, ("--entries", 16), ("--runs", 3), ("--width", 0), ("--threads", 1))
     command = add(simulation, ("--processes", os.cpu_count() or 1), ("--seconds", 5.0))
     command.add_argument("--data", type=Path, help="folder of sets (*.npz) whose labels are used, at half their size")
     return parser

@@ -32,9 +32,6 @@ INTERPOLATION = "interpolation"
 # Chosen on training images with simulated strokes; see docs/evaluation.md.
 RANDOM_WALKER_BETA = 5000.0
 
-# From fewer entries UniverSeg's prediction is worse than none to begin with (MultiverSeg, section 5.4 and figure 15).
-LEAST_CONTEXT = 5
-
 # As wide as a stroke drawn by hand on these images (4 to 5 pixels of 256, see docs/evaluation.md).
 _CLICK_RADIUS = 2.0
 _GRABCUT_ITERATIONS = 5
@@ -78,7 +75,8 @@ class NetworkMethod:
     def __init__(self, predictor: Any, *, alone: bool = False) -> None:
         capabilities = frozenset(getattr(predictor, "capabilities", PROMPT_KINDS))
         self.predictor, self.prompts = predictor, PROMPT_KINDS & capabilities
-        self.least_context = None if alone or "context" not in capabilities else 1
+        takes_some = not alone and "context" in capabilities
+        self.least_context = getattr(predictor, "least_context", 1) if takes_some else None
         self._takes_context = "context" in capabilities
         self._previous: FloatArray | None = None
 
@@ -97,45 +95,6 @@ class NetworkMethod:
         """See `Method`."""
         found = self.predictor.predict(prompts.with_mask_input(self._previous))
         self._previous = np.asarray(getattr(found, "logits", found), np.float32)
-        return self._previous
-
-
-class ContextFirst:
-    """A network predicts from the context alone, another one corrects it: SP+UVS (MultiverSeg, section 5.4).
-
-    The logits of the first are what the second takes for its own last prediction. A context of fewer entries than
-    `LEAST_CONTEXT` is not looked at.
-    """
-
-    least_context: int | None = LEAST_CONTEXT
-
-    def __init__(self, interactive: Any, in_context: Any) -> None:
-        self.prompts = PROMPT_KINDS & interactive.capabilities
-        self._interactive, self._in_context = interactive, in_context
-        self._shown = False
-        self._image: FloatArray | None = None
-        self._previous: FloatArray | None = None
-
-    def set_context(self, context: ContextSet | None) -> None:
-        """See `Method`."""
-        self._shown = context is not None and len(context) >= LEAST_CONTEXT
-        if self._shown:
-            self._in_context.set_context(context)
-        self._previous = None
-
-    def set_image(self, image: FloatArray) -> None:
-        """See `Method`."""
-        self._interactive.set_image(image, spacing_mm=PIXEL_MM)
-        self._image, self._previous = image, None
-
-    def predict(self, prompts: Prompts) -> FloatArray:
-        """See `Method`."""
-        if self._previous is None and self._shown:
-            self._in_context.set_image(self._image, spacing_mm=PIXEL_MM)
-            self._previous = self._in_context.predict(Prompts.empty(prompts.shape)).logits
-            if prompts.is_empty:
-                return self._previous
-        self._previous = self._interactive.predict(prompts.with_mask_input(self._previous)).logits
         return self._previous
 
 
@@ -324,7 +283,7 @@ def load_method(name: str, *, device: str = "auto", alone: bool = False) -> Meth
 
     Args:
         name: One of `CLASSICAL`, `LABEL_FUSION`, a network's name ("default") or the path of its weights,
-            `FILE.py:FUNCTION` for what a function returns, or `INTERACTIVE+IN_CONTEXT` for a `ContextFirst`.
+            `INTERACTIVE+IN_CONTEXT` for both (SP+UVS), or `FILE.py:FUNCTION` for what a function returns.
         device: Where networks run: "auto" or a torch device name.
         alone: Whether a network is never shown a context.
 
@@ -344,9 +303,6 @@ def load_method(name: str, *, device: str = "auto", alone: bool = False) -> Meth
         return ClassicalMethod(grabcut, from_box=lambda image, seeds: grabcut(image, seeds, unmarked_is_object=True))
     if name == LABEL_FUSION:
         return LabelFusion()
-    if "+" in name and not Path(name).exists():
-        interactive, in_context = (load_predictor_of(part, device=device) for part in name.split("+", 1))
-        return ContextFirst(interactive, in_context)
     return NetworkMethod(load_predictor_of(name, device=device), alone=alone)
 
 

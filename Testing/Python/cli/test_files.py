@@ -12,7 +12,7 @@ from command_line import run, write_image
 
 import scribblesegment
 from scribblesegment import list_weights
-from scribblesegment.cli import files
+from scribblesegment.cli import files, weights
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.files import write_context_file
 from scribblesegment.context.store import FOLDER_VARIABLE, ContextStore
@@ -45,7 +45,7 @@ def test_progress_is_shown_to_a_person_only(monkeypatch, capsys):
         with files.progress_bar(3, "refining", "update") as bar:
             bar.update(2)
             bar.refresh()
-        files.show_download(0.5, "default")
+        weights.show_download(0.5, "default")
         shown = capsys.readouterr().err
         assert [text in shown for text in ("refining", "2/3", "\rdefault (50 %)")] == [watched] * 3
 

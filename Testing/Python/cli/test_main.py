@@ -18,7 +18,7 @@ import scribblesegment
 from scribblesegment import WeightsError, cli, read_labelmap
 from scribblesegment.cli.labelled_prompts import Mark
 
-COMMANDS = ("segment", "propagate", "batch", "refine", "info")
+COMMANDS = ("segment", "propagate", "batch", "refine", "weights", "info")
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "command_line.md"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(scribblesegment.__file__).parents[1])}
 parse = importlib.import_module("scribblesegment.cli.main")._parse  # the package's `main` is the function
@@ -65,6 +65,8 @@ LINES = {
         iterations=7, learning_rate=0.001, anchor=0.0, paper=True, growing=False, threshold=3.0, reach_mm=5.0,
         plot=Path("g.png"), strict=True, device="cpu",
     ),
+    "weights import m.pt --name mine --yes": dict(action="import", what="m.pt", name="mine", yes=True),
+    "weights list": dict(action="list", what=None, name=None, yes=False),
     "info i.nrrd": dict(image=Path("i.nrrd")),
     "info": dict(image=None),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from scribblesegment.inference import predictor as module
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.encoding import PREVIOUS_LOGITS
+from scribblesegment.models.factory import build_network
 from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.propagation import Propagator
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
@@ -409,6 +410,21 @@ def test_what_has_changed_is_seen_across_both_networks(pair):
     assert pair.predict(BLANK).changed_bbox is None
 
 
+def test_one_network_corrects_what_the_other_predicts_from_the_context():
+    own = Network(ChannelSum(positive=12.0, previous=1.0, offset=0.0), size=32, plan=PLAIN)
+    other = Network(ContextMean(), capabilities=IN_CONTEXT, size=32, plan=PLAIN)
+    predictor = Predictor(own, other, context_first=True, least_context=2)
+    predictor.set_image(np.zeros((32, 32)))
+    from_context, stroke = np.where(left_half(), 8.0, -4.0), 12.0 * (column(20).scribbles[0] > 0)
+    predictor.set_context(a_context())  # one entry, which counts as none
+    np.testing.assert_allclose(predictor.predict(column(20)).logits, stroke)
+    predictor.set_context(a_context(left_half(), left_half()))
+    np.testing.assert_allclose(predictor.predict(BLANK).logits, from_context)
+    np.testing.assert_allclose(predictor.predict(column(20)).logits, from_context + stroke)
+    before = np.full((32, 32), 3.0)
+    np.testing.assert_allclose(predictor.predict(column(20).with_mask_input(before)).logits, before + stroke)
+
+
 def test_the_mean_has_the_zoom_region_of_either_network():
     image = a_line().astype(float)
     own = Network(ChannelSum(image=1.0 / 0.4), size=16, plan=PLAIN)
@@ -549,6 +565,20 @@ def test_the_default_segments_from_a_stroke_and_from_a_context():
     predictor.set_context(ContextSet("disc", (ContextEntry(seen, disc, (1.0, 1.0)),)))
     for found in (prompted, predictor.predict(Prompts.empty(disc.shape)).mask()):
         assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.85
+
+
+@pytest.mark.parametrize(("in_context", "least"), [("universeg", 5), ("multiverseg", 1)])
+def test_two_names_joined_by_a_plus_make_one_predictor(tmp_path, in_context, least):
+    paths = {name: tmp_path / f"{name}.pt" for name in ("scribble_unet", in_context)}
+    for name, path in paths.items():
+        torch.save(build_network(name, {"features": [4, 4]}).state_dict(), path)
+    predictor = load_predictor("+".join(map(str, paths.values())), device="cpu")
+    assert (predictor.capabilities, predictor.least_context) == ({"scribbles", "clicks", "boxes", "context"}, least)
+    predictor.set_image(np.zeros((40, 20)))
+    predictor.set_context(a_context(*[left_half()] * 5))
+    assert predictor.predict(Prompts.empty((40, 20))).logits.shape == (40, 20)
+    with pytest.raises(ConfigError, match="takes no context set"):
+        load_predictor(f"{paths['scribble_unet']}+{paths['scribble_unet']}", device="cpu")
 
 
 def test_unknown_weights_are_refused_with_the_known_names():

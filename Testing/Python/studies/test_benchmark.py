@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
     [
         ("predict --side 64 --runs 1 --threads 1", r"forward / predict +[\d.]+"),
         ("context --side 64 --runs 1 --entries 0 2", r"2 entries +from the context +median +[\d.]+ ms"),
+        ("published --entries 2 --runs 1 --width 4", r"MultiverSeg, 2 entries +ratio [\d.]+"),
         ("propagation --slices 12 --side 48 --entries 2", r"slices from 2 accepted ones, Dice 0\.[5-9]"),
         ("refinement --side 32 --features 4 8 --layers 2 --runs 1", r"difference of gradients [\d.e-]+"),
         ("effect --shape 12 48 48 --gestures 2 --oblique --masked", r"network, on its thread +[\d.]+"),

@@ -72,28 +72,14 @@ def test_a_network_gets_its_logits_back_and_alone_no_context():
     assert network.contexts == [context, None]
 
 
-def test_a_network_in_context_goes_before_an_interactive_one():
-    first, second = Recorder(3.0), Recorder(-1.0)
-    method = methods.ContextFirst(second, first)
-    entries = tuple(ContextEntry(IMAGE, DISC, (1.0, 1.0), source=str(n)) for n in range(methods.LEAST_CONTEXT))
-    for count in (methods.LEAST_CONTEXT, 1):
-        method.set_context(ContextSet("t", entries[:count]))
-        method.set_image(IMAGE)
-        method.predict(stroked())
-    assert (second.previous[0] == 3).all()
-    assert second.previous[1] is None
-    method.set_context(ContextSet("t", entries))
-    assert (method.predict(Prompts.empty(DISC.shape)) == 3).all()
-
-
 def test_methods_have_short_names_and_files_are_told_apart(tmp_path, network):
     assert methods.short_name(f"runs/best.safetensors+{network}") == "best+make"
+    assert methods.short_name("scribbleprompt-unet+runs/universeg.pt") == "scribbleprompt-unet+universeg"
     (tmp_path / "a.pt").write_bytes(b"1")
     digest = methods.weights_digests([str(tmp_path / "a.pt"), "default"])
     (tmp_path / "a.pt").write_bytes(b"2")
     assert list(digest) == ["a"]
     assert methods.weights_digests([str(tmp_path / "a.pt")]) != digest
-    assert isinstance(methods.load_method(f"{network}+{network}"), methods.ContextFirst)
     with pytest.raises(ConfigError, match="Two methods would be called make"):
         methods.load_methods([network, network.replace("threshold", "./threshold")])
     with pytest.raises(ConfigError, match="has no function nothing"):

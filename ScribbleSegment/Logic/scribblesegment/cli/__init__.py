@@ -1,4 +1,4 @@
-"""The command line: `scribblesegment segment`, `propagate`, `batch`, `refine` and `info`."""
+"""The command line: `scribblesegment segment`, `propagate`, `batch`, `refine`, `weights` and `info`."""
 
 from scribblesegment.cli.main import main
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from scribblesegment.cli.files import open_context, show_download
+from scribblesegment.cli.files import open_context
 from scribblesegment.cli.options import Argument, Device, Threshold, read_axis
 from scribblesegment.errors import ConfigError, ContextError, FileFormatError, ScribbleSegmentError
 
@@ -122,7 +122,7 @@ def batch(
     if not images:
         remedy = "" if recursive else " Images in folders inside it are found with --recursive."
         raise FileFormatError(f"There is no image in {folder}.{remedy}")
-    path = weights_file(model, in_context=True, progress=show_download)
+    path = weights_file(model, in_context=True)
     job = BatchJob(
         run=uuid.uuid4().hex,
         output=output.resolve(),

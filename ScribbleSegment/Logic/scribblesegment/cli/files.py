@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +91,10 @@ def named_segments(labels: Iterable[int], known: Iterable[Segment]) -> list[Segm
 
 
 def load_predictor(name: str, *, device: str) -> Predictor:
-    """`scribblesegment.load_predictor` that shows a download, if there is one and somebody is watching."""
+    """`scribblesegment.load_predictor`, imported when it is needed."""
     from scribblesegment.inference.predictor import load_predictor as load
 
-    return load(name, device=device, progress=show_download)
+    return load(name, device=device)
 
 
 def open_context(file_or_task: str) -> ContextSet:
@@ -134,13 +133,6 @@ def listed(indices: Iterable[int]) -> str:
             ranges.append([index, index])
     parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
     return ",".join(parts[:_MOST_RANGES]) + (",..." if len(parts) > _MOST_RANGES else "")
-
-
-def show_download(fraction: float, text: str) -> None:
-    """Show how far the download of a network is, if somebody is watching."""
-    if sys.stderr.isatty():
-        end = "\n" if fraction >= 1.0 else ""
-        print(f"\r{text} ({100 * fraction:.0f} %)", end=end, file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int, doing: str, unit: str) -> Any:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "propagate": "segment the rest of a volume from a few slices",
     "batch": "segment all images of a folder as those of a context set",
     "refine": "correct what any network says about an image",
+    "weights": "list, download, import and remove networks",
     "info": "tell what is installed, or what an image is",
 }
 

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,9 @@ FloatArray = NDArray[np.float32]
 
 # Logits outside of a region that has no earlier prediction: background, beyond doubt but finite.
 _OUTSIDE_LOGIT = -20.0
+
+# From fewer entries UniverSeg's prediction is worse than none to begin with (MultiverSeg, section 5.4 and figure 15).
+_LEAST_CONTEXT = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +128,12 @@ class Network:
 
         `name` is what it is called if its description does not say.
         """
-        return cls(
+        kind: Callable[..., Network] = cls
+        if description.architecture == "scribbleprompt_sam":
+            from scribblesegment.inference.sam import SamNetwork
+
+            kind = SamNetwork
+        return kind(
             module,
             capabilities=description.capabilities,
             size=description.size,
@@ -255,16 +264,27 @@ class _Segmenter:
 class Predictor:
     """Segments one image at a time, from prompts, from a context, or from both."""
 
-    def __init__(self, network: Network, context_network: Network | Callable[[], Network] | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        context_network: Network | Callable[[], Network] | None = None,
+        *,
+        context_first: bool = False,
+        least_context: int = 1,
+    ) -> None:
         """Take networks that were given nothing yet.
 
         Args:
             network: Predicts from prompts; from contexts as well, if they are among its capabilities.
             context_network: Predicts where there is a context, if `network` takes none; or what loads it, called when
                 there is a context for the first time.
+            context_first: `network` corrects what `context_network` predicts from the context alone, as in SP+UVS
+                (MultiverSeg, section 5.4), instead of both predicting side by side.
+            least_context: A context of fewer entries counts as none.
         """
+        self.least_context, self._context_first = least_context, context_first
         self._own = _Segmenter(network)
-        self._in_context = self._own if "context" in network.capabilities else None
+        self._in_context = self._own if "context" in network.capabilities and not context_first else None
         self._context_network = context_network
         self._image: tuple[FloatArray, tuple[float, float]] | None = None
         self._context: ContextSet | None = None
@@ -305,7 +325,8 @@ class Predictor:
     @property
     def capabilities(self) -> frozenset[str]:
         """Prompts that are understood, and "context" where contexts are."""
-        return self._own.network.capabilities | ({"context"} if self._context_network is not None else frozenset())
+        kinds = self._own.network.capabilities - ({"context"} if self._context_first else frozenset())
+        return kinds | ({"context"} if self._context_network is not None else frozenset())
 
     def set_image(
         self,
@@ -334,7 +355,7 @@ class Predictor:
         self._image, self._previous_mask = (normalized, spacing_mm), None
 
     def set_context(self, context: ContextSet | None) -> None:
-        """Take the segmented images that the next predictions are to be like; None or an empty set for none.
+        """Take the segmented images that the next predictions are to be like; None or too small a set for none.
 
         A set with the same entries as before is not encoded again.
 
@@ -347,7 +368,7 @@ class Predictor:
         self._context = None
         if self._in_context is not None:
             self._in_context.set_context(None)
-        if context is None or len(context) == 0:
+        if context is None or len(context) < max(1, self.least_context):
             return
         if self._in_context is None:
             self._in_context = _Segmenter(self._load_context_network())
@@ -383,6 +404,9 @@ class Predictor:
         segmenters = self._chosen(inside)
         for segmenter in segmenters:
             _check_kinds(segmenter.network, inside)
+        in_context = self._in_context if self._context_first and self._context is not None else None
+        if in_context is not None and in_context not in segmenters and prompts.mask_input is None:
+            prompts = prompts.with_mask_input(in_context.segment(Prompts.empty(shape), region).logits)
         found = [segmenter.segment(prompts, region) for segmenter in segmenters]
         logits, grid_logits, focus = found[0].logits, found[0].grid_logits, found[0].focus
         if len(found) == 2:
@@ -393,11 +417,12 @@ class Predictor:
         return Prediction(logits, grid_logits, changed_bbox(before, self._previous_mask), focus)
 
     def _chosen(self, prompts: Prompts) -> list[_Segmenter]:
-        """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0004).
+        """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0004 and 0009).
 
         Without a context the network for prompts; from a context alone the network for contexts. Where there are
         prompts as well the mean of their logits counts: the one has seen what the structure looks like elsewhere, the
-        other does as it is asked, also where the context is of little help.
+        other does as it is asked, also where the context is of little help. With `context_first` the network for
+        prompts starts from the other one's prediction instead.
         """
         says_where = prompts.has_positive or prompts.mask_input is not None
         if self._context is None or self._in_context is None:
@@ -408,6 +433,8 @@ class Predictor:
                     "All prompts are negative, so nothing says where the structure is. Add a positive stroke or click."
                 )
             return [self._own]
+        if self._context_first:
+            return [self._in_context if prompts.is_empty else self._own]
         if self._in_context is self._own or prompts.is_empty or not says_where:
             return [self._in_context]
         return [self._own, self._in_context]
@@ -485,24 +512,32 @@ def load_predictor(
     way, when the predictor is given a context for the first time.
 
     Args:
-        name: A name of `list_weights()`, "default", or the path of a weights file.
+        name: A name of `list_weights()`, "default", or the path of a weights file. Two of them joined by "+": the
+            first corrects what the second predicts from the context alone, as SP+UVS (MultiverSeg, section 5.4).
         device: "auto" or a torch device name.
         weights_dir: Where downloaded weights are kept.
-        progress: Called with how much of a download is done, in [0, 1], and with what is downloaded.
+        progress: Called with how much of a download is done, in [0, 1], and with what is downloaded. Without it nothing
+            is downloaded: `fetch_weights` does so, and `list_weights` has the licences.
 
     Raises:
         WeightsError: The weights are unknown, missing, damaged, or unsafe.
+        ConfigError: The network behind a "+" takes no context set.
         DeviceError: The device cannot run a network.
     """
     from scribblesegment.weights.checkpoints import load_network
     from scribblesegment.weights.registry import find_weights, is_weights_path, weights_file
 
-    path = weights_file(name, weights_dir=weights_dir, progress=progress)
-    network = Network.described(*load_network(path), device=device, name=path.stem)
+    def load(name: str | os.PathLike[str], plan: ExecutionPlan | None = None) -> Network:
+        path = weights_file(name, weights_dir=weights_dir, progress=progress)
+        return Network.described(*load_network(path), device=device, plan=plan, name=path.stem)
+
+    interactive, plus, in_context = str(name).partition("+")
+    if plus and not Path(name).exists():
+        network, context_network = load(interactive), load(in_context)
+        if "context" not in context_network.capabilities:
+            raise ConfigError(f"{in_context} takes no context set, so it cannot stand behind the + of {name}.")
+        least = 1 if "scribbles" in context_network.capabilities else _LEAST_CONTEXT
+        return Predictor(network, context_network, context_first=True, least_context=least)
+    network = load(name)
     partner = "" if is_weights_path(name) else find_weights(str(name), weights_dir).in_context
-
-    def load_partner() -> Network:
-        partner_path = weights_file(partner, weights_dir=weights_dir, progress=progress)
-        return Network.described(*load_network(partner_path), plan=network.plan, name=partner_path.stem)
-
-    return Predictor(network, load_partner if partner else None)
+    return Predictor(network, (lambda: load(partner, network.plan)) if partner else None)

@@ -19,6 +19,7 @@ _NETWORKS = {
     "multiverseg": ("multiverseg", "MultiverSeg"),
     "ridge_unet": ("ridge_unet", "RidgeUNet"),
     "scribble_unet": ("unet", "ScribbleUNet"),
+    "scribbleprompt_sam": ("sam", "ScribblePromptSAM"),
     "universeg": ("multiverseg", "UniverSeg"),
 }
 

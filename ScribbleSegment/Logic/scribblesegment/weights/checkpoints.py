@@ -176,6 +176,9 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
     Raises:
         WeightsError: they are not those of a known network.
     """
+    patches = parameters.get("image_encoder.patch_embed.proj.weight")
+    if patches is not None and patches.ndim == 4:
+        return _recognise_sam(parameters, path)
     crossing = parameters.get("enc_blocks.0.cross.cross_conv.weight")
     if crossing is not None and crossing.ndim == 4:
         widths = {
@@ -195,7 +198,7 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
         some = ", ".join(sorted(parameters)[:4]) or "none"
         raise WeightsError(
             f"{path} holds no network that is known here (its parameters: {some}, ...). Supported are ScribblePrompt-"
-            "UNet, MultiverSeg and UniverSeg files and files written by this package."
+            "UNet, ScribblePrompt-SAM, MultiverSeg and UniverSeg files and files written by this package."
         )
     options = {
         "features": [int(parameters[name].shape[0]) for name in ends],
@@ -208,6 +211,31 @@ def recognise(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescrip
         "activation": "prelu" if "downs.0.conv.1.weight" in parameters else "leaky_relu",
     }
     return NetworkDescription("scribble_unet", options, name=path.stem)
+
+
+def _recognise_sam(parameters: dict[str, torch.Tensor], path: Path) -> NetworkDescription:
+    sides = {  # of the window of each block, in patches
+        int(found[1]): (int(value.shape[0]) + 1) // 2
+        for name, value in parameters.items()
+        if (found := re.fullmatch(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h", name)) and value.ndim == 2
+    }
+    try:
+        patches = parameters["image_encoder.patch_embed.proj.weight"].shape
+        grid = int(parameters["image_encoder.pos_embed"].shape[1])
+        options = {
+            "image_size": grid * int(patches[2]),
+            "patch_size": int(patches[2]),
+            "width": int(patches[0]),
+            "depth": len(sides),
+            "heads": int(patches[0]) // int(parameters["image_encoder.blocks.0.attn.rel_pos_h"].shape[1]),
+            "global_blocks": [index for index, side in sorted(sides.items()) if side == grid],
+            "window": min(sides.values()),
+            "prompt_width": int(parameters["mask_decoder.iou_token.weight"].shape[1]),
+            "decoder_hidden": int(parameters["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]),
+        }
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path} looks like ScribblePrompt-SAM, but lacks {error}. Get it again.") from error
+    return NetworkDescription("scribbleprompt_sam", options, size=4 * grid, name=path.stem)
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
