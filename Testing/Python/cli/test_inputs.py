@@ -1,14 +1,16 @@
-"""Which series of a DICOM folder is read, and which intensities networks see, alike in all commands."""
+"""What all commands read alike: series of DICOM folders, intensities, and label maps on part of the grid."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from batch_folders import BatchFolders, a_ball, table_of
 from batch_networks import load_threshold
 from command_line import error_of, run
 from dicom_files import a_series
 from slice_predictors import Brightness
+from torch import nn
 
 from scribblesegment import IntensityRange, Volume, read_labelmap, read_volume, write_labelmap
 from scribblesegment.refinement.adapters import ModuleNetwork
@@ -57,8 +59,7 @@ def work(study, tmp_path, monkeypatch):
     network = Network()
 
     def load_module(source, *, confirm, weights, fold, **settings):
-        from torch import nn
-
+        torch.manual_seed(0)
         module = ModuleNetwork(nn.Conv2d(1, 2, 1), labels=("background", "ball"), **settings)
         network.normalise = module.settings.normalise
         return module
@@ -107,6 +108,22 @@ def test_a_window_is_what_the_network_sees(work, command, window):
         assert work.network.normalise == (-50.0, 150.0)
     else:
         assert work.network.seen() == {IntensityRange(-50.0, 150.0)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_segmentation_on_part_of_the_grid_counts_as_on_all_of_it_and_an_empty_one_as_nothing(
+    work, tmp_path, capsys, command
+):
+    painted = read_labelmap(tmp_path / "few.nrrd")
+    expected = work(command, "--series", "2").array
+    part = painted.array[3:7, 1:, 2:-1]
+    shift = np.eye(4)
+    shift[:3, 3] = (2, 1, 3)
+    write_labelmap(tmp_path / "few.nrrd", Volume(part, painted.ijk_to_ras @ shift))  # as 3D Slicer saves it
+    assert np.array_equal(work(command, "--series", "2").array, expected)
+    write_labelmap(tmp_path / "few.nrrd", Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)))
+    work(command, "--series", "2", code=2)
+    assert "holds no" in error_of(capsys)
 
 
 def test_a_batch_takes_series_and_window_for_all_images(study, tmp_path, monkeypatch):
