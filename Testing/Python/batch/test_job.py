@@ -47,6 +47,8 @@ def with_entry(**changes) -> ContextSet:
         ({"network_digest": "m"}, "network"),
         ({"axis": 0}, "options"),
         ({"threads": 2}, "options"),
+        ({"series": "2"}, "options"),
+        ({"config": BatchConfig(window=(-160.0, 240.0))}, "options"),
         ({"config": BatchConfig(PropagationConfig(threshold=0.4))}, "options"),
         ({"config": BatchConfig(acceptance=AcceptanceConfig(bridge=2))}, "options"),
         ({"contexts": [a_context("Other")]}, "context"),

@@ -22,6 +22,7 @@ from scribblesegment.batch.segmentation import (
 )
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import drop_small_components
+from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, ContextError
 from scribblesegment.propagation import PropagationConfig
@@ -131,7 +132,8 @@ def test_slices_are_taken_along_the_axis_of_most_entries_or_the_coarsest():
 
 def predict(predictor, structure, *contexts, axis=0, limit=8) -> ContextPrediction:
     config = PropagationConfig(context_limit=limit)
-    return ContextPrediction(predictor, volume_of(structure), axis, contexts, config)
+    volume = volume_of(structure)
+    return ContextPrediction(predictor, volume, axis, contexts, config, IntensityRange.estimate(volume.array))
 
 
 def test_dropped_components_leave_masks_areas_and_confidence():

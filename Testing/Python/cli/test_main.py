@@ -37,38 +37,41 @@ def help_of(capsys, *command):
 
 LINES = {
     "segment i.nrrd --scribbles s.nrrd --click 1,2,3,+ --click=4,5,-2 --box 0,0,2,2 --box 0,1,2,3,4,5,+7 -o o.nrrd "
-    "--background 9 --slice j:3 --overlay p.png --model m --threshold 0.3 --device cpu --all-pieces": dict(
+    "--background 9 --slice j:3 --overlay p.png --model m --threshold 0.3 --device cpu --all-pieces --series 4 "
+    "--window -160 240.5": dict(
         image=Path("i.nrrd"), output=Path("o.nrrd"), scribbles=Path("s.nrrd"), background="9", slices=(1, 3),
         clicks=(Mark((1, 2, 3), (2, 3, 4)), Mark((4, 5), (5, 6), False, 2)),
         boxes=(Mark((0, 0), (2, 2), is_box=True), Mark((0, 1, 2), (3, 4, 5), label=7, is_box=True)),
-        overlay=Path("p.png"), model="m", threshold=0.3, all_pieces=True, device="cpu",
+        overlay=Path("p.png"), model="m", threshold=0.3, all_pieces=True, device="cpu", series="4",
+        window=(-160, 240.5),
     ),
     "segment i -o o": dict(
         image=Path("i"), output=Path("o"), scribbles=None, background=None, slices=None, clicks=(), boxes=(),
-        overlay=None, model="default", threshold=0.5, all_pieces=False, device="auto",
+        overlay=None, model="default", threshold=0.5, all_pieces=False, device="auto", series=None, window=None,
     ),
     "propagate v --annotated s --output o --axis J --range 20-90 --complete --context a --context b --weights w "
-    "--threshold .1 --device mps": dict(
+    "--threshold .1 --device mps --window -600/1500 --series 1.2.840": dict(
         image=Path("v"), annotated=Path("s"), output=Path("o"), axis=1, index_range=(20, 91), complete=True,
-        contexts=("a", "b"), model="w", threshold=0.1, device="mps",
+        contexts=("a", "b"), model="w", threshold=0.1, device="mps", series="1.2.840", window=(-1350, 150),
     ),
     "batch in --context Liver --context s.zip -o out -r --axis i --weights w.pt --threshold 0.3 --device cpu "
-    "--workers 3 --scheduler tcp://a:1 --threads 2 --redo": dict(
+    "--workers 3 --scheduler tcp://a:1 --threads 2 --redo --series 2 --window 40/400": dict(
         folder=Path("in"), contexts=("Liver", "s.zip"), output=Path("out"), recursive=True, axis=2, model="w.pt",
-        threshold=0.3, device="cpu", workers=3, scheduler="tcp://a:1", threads=2, redo=True,
+        threshold=0.3, device="cpu", workers=3, scheduler="tcp://a:1", threads=2, redo=True, series="2",
+        window=(-160, 240),
     ),
     "refine i --network n --corrections c -o o --background 9 --new-label 4=a --new-label 5=b=c --slice k "
     "--weights w --fold 2 --trust --layers 4 --layer x --layer y --iterations 7 --learning-rate 1e-3 --anchor 0 "
-    "--paper --no-growing --threshold 3 --reach 5 --plot g.png --strict --device cpu": dict(
+    "--paper --no-growing --threshold 3 --reach 5 --plot g.png --strict --device cpu --series 7 --window=-1e1,.5": dict(
         image=Path("i"), network="n", corrections=Path("c"), output=Path("o"), background=9, slices=(0, None),
         new_labels=((4, "a"), (5, "b=c")), weights=Path("w"), fold="2", trust=True, layers=4, layer_names=("x", "y"),
         iterations=7, learning_rate=0.001, anchor=0.0, paper=True, growing=False, threshold=3.0, reach_mm=5.0,
-        plot=Path("g.png"), strict=True, device="cpu",
+        plot=Path("g.png"), strict=True, device="cpu", series="7", window=(-10, 0.5),
     ),
     "weights import m.pt --name mine --yes": dict(action="import", what="m.pt", name="mine", yes=True),
     "weights list": dict(action="list", what=None, name=None, yes=False),
-    "info i.nrrd": dict(image=Path("i.nrrd")),
-    "info": dict(image=None),
+    "info --series 3 i": dict(image=Path("i"), series="3"),
+    "info": dict(image=None, series=None),
 }  # fmt: skip
 
 
@@ -133,6 +136,7 @@ UNREADABLE = {
     ("propagate", "--axis", "is no axis"): ["x", "kj", ""],
     ("propagate", "--range", "is no range"): ["5", "9-5", "-1-5"],
     ("batch", "--workers", "invalid int"): ["many"],
+    ("batch", "--window", "is no window"): ["", "40", "40,40", "400/-40", "a b", "nan,1", "-1e308,1e308", "0,1,2"],
     ("refine", "--new-label", "is no new label"): ["4", "=tumour", "4=", "x=tumour", "-4=tumour"],
 }
 

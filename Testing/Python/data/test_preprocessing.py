@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from scribblesegment.data.preprocessing import (
@@ -63,6 +64,44 @@ def test_nearly_empty_images_fall_back_to_their_finite_extremes():
     volume[13, 27, 31] = 9.0
     volume[0, 0, :3] = [np.nan, np.inf, -np.inf]
     assert IntensityRange.estimate(volume, max_samples=100) == IntensityRange(0.0, 9.0)
+
+
+def a_field_of_view(values=(), share=0.0, blurred=False):
+    """Tissue of 40 +- 12 with an insert of 90, and outside of a round field of view `values` beside each other."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:128, :128] - 63.5
+    image = 40 + 50 * (np.hypot(y - 10, x) < 15) + rng.normal(0, 12, y.shape)
+    for value in values:
+        image[np.hypot(y, x) > 63] = value
+    metal = (abs(y + 40) < 64 * share**0.5) & (abs(x) < 64 * share**0.5)
+    image += 20_000 * (ndimage.gaussian_filter(metal.astype(float), 1.0) if blurred else metal)
+    return image
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000, -3024, -32768, 32767, np.nan, -np.inf])
+@pytest.mark.parametrize(("share", "blurred"), [(0.0, False), (0.003, False), (0.03, False), (0.03, True)])
+def test_padding_and_metal_do_not_set_the_range(padding, share, blurred):
+    plain, spoilt = a_field_of_view(), a_field_of_view([padding], share, blurred)
+    expected, found = IntensityRange.estimate(plain), IntensityRange.estimate(spoilt)
+    assert found.high - found.low < (4.5 if share else 1.4) * (expected.high - expected.low)
+    assert found.low <= expected.low + 5
+    assert found.high >= expected.high - 5
+    if not np.isnan(padding) and padding < 0:
+        assert found.normalize(spoilt)[0, 0] == 0  # darker than all the rest
+    assert IntensityRange.estimate(np.stack([spoilt] * 3)).low == pytest.approx(found.low, abs=3)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.repeat([0, 100, 200], 200),  # a drawing, of which nothing is padding
+        np.repeat([0, 100, 1000], [600, 300, 100]),
+        np.concatenate([np.zeros(500), np.linspace(1, 300, 500)]),  # a black background that the rest begins at
+        np.random.default_rng(1).lognormal(0, 1.5, 5000),  # a long tail without a gap
+    ],
+)
+def test_what_is_not_far_off_keeps_its_place(image):
+    low, high = np.percentile(image, [0.5, 99.5], method="nearest")
+    assert IntensityRange.estimate(image) == IntensityRange(low, high)
 
 
 @pytest.mark.parametrize("value", [0, -7.5, 1e308, -1e308, 5e-324, np.nan, np.inf, -np.inf])

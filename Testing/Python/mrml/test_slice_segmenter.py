@@ -151,6 +151,18 @@ def test_a_stroke_a_click_and_a_box_segment_the_object_on_the_shown_slice_and_no
     assert isinstance(second.gestures[0], Box)
 
 
+def test_one_stroke_is_one_prediction_also_in_an_image_with_nan_in_its_corners(workplace):
+    array = squares().astype(np.float32)
+    array[:, :6] = array[:, -6:] = np.nan
+    at_work = workplace(array)
+    at_work.stroke(*ON_LEFT)
+    for _ in range(5):
+        at_work.settle()
+    assert len(at_work.inference.requests) == 1
+    assert not at_work.segmenter.busy
+    assert np.array_equal(at_work.mask(), only(LEFT, 5))
+
+
 def test_a_correction_starts_from_the_logits_before_it_and_from_what_was_painted_by_hand(at_work, box):
     by_hand = box(((5, 6), (2, 5), (2, 6)), SHAPE)
     at_work.stroke(*ON_LEFT)

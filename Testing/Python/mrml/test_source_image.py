@@ -17,6 +17,7 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.source_image import SourceImages
+from scribblesegment.mrml.target import AS_DISPLAYED
 
 SHAPE = (6, 8, 10)
 
@@ -289,3 +290,40 @@ def test_a_volume_that_cannot_be_segmented_is_refused(an_editor, spoil, error, m
         source_of(an_editor)
     with pytest.raises(ImageError, match="No source volume is selected"):
         SourceImages().get(None, an_editor.segmentation_node, reference_geometry(an_editor.segmentation_node))
+
+
+# Intensities --------------------------------------------------------------------------------------------------------
+
+
+def test_intensities_are_those_of_the_display_window_if_the_effect_s_parameter_says_so(an_editor, box):
+    an_editor.volume.CreateDefaultDisplayNodes()
+    display = an_editor.volume.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(-160.0, 240.0)
+    segment_id, images = an_editor.add_segment(box(((1, 3), (1, 3), (1, 3)))), SourceImages()
+    automatic = an_editor.target(segment_id, images).source
+    assert automatic.intensity_range == IntensityRange.estimate(voxels_in(an_editor.volume))
+    an_editor.node.SetAttribute(AS_DISPLAYED, "1")
+    displayed = an_editor.target(segment_id, images).source
+    assert displayed.intensity_range == IntensityRange(-160.0, 240.0)
+    assert an_editor.target(segment_id, images).source is displayed
+    display.SetWindowLevelMinMax(0.0, 80.0)
+    narrower = an_editor.target(segment_id, images).source
+    assert narrower.intensity_range == IntensityRange(0.0, 80.0)
+    assert len({automatic.token, displayed.token, narrower.token}) == 3
+    display.SetWindow(0.0)
+    assert an_editor.target(segment_id, images).source.intensity_range == automatic.intensity_range
+
+
+def test_an_image_with_nan_in_its_corners_stays_the_same_image(an_editor):
+    voxels = np.full(SHAPE, 100.0, np.float32)
+    voxels[:, :2] = voxels[:, -2:] = np.nan
+    image, images = vtkImageData(), SourceImages()
+    image.SetDimensions(SHAPE[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=True))
+    an_editor.volume.SetAndObserveImageData(image)
+    assert np.isnan(an_editor.volume.GetImageBackgroundScalarComponentAsDouble(0))
+    source = source_of(an_editor, images)
+    assert source_of(an_editor, images) is source
+    images.forget()
+    assert source_of(an_editor, images).token == source.token

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LoadNetwork = Callable[..., Predictor]
 
 # Raised when the same image, context, network and options would give another result than before.
-_METHOD = 1
+_METHOD = 2
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,18 @@ class BatchJob:
     threads: int  # of the processor, for each process
     made_by: dict[str, str]  # from `fingerprints`
     load: LoadNetwork
+    series: str | None = None  # number or UID of the DICOM series that is taken from folders with several
     contexts: tuple[Path, ...] = ()  # where other processes find the context sets
 
 
 def fingerprints(
-    contexts: Sequence[ContextSet], network_digest: str, *, axis: int | None, config: BatchConfig, threads: int
+    contexts: Sequence[ContextSet],
+    network_digest: str,
+    *,
+    axis: int | None,
+    config: BatchConfig,
+    threads: int,
+    series: str | None = None,
 ) -> dict[str, str]:
     """Digests of all a result depends on besides the image, by the words in which a change is reported."""
 
@@ -55,7 +62,7 @@ def fingerprints(
 
     # Who made a context set, and when, does not change results.
     sets = [[one.label_name, [[e.digest, *map(repr, e.spacing_mm), e.axis] for e in one]] for one in contexts]
-    options = {"method": _METHOD, "axis": axis, "threads": threads, **asdict(config)}
+    options = {"method": _METHOD, "axis": axis, "threads": threads, "series": series, **asdict(config)}
     return {"context": digest(sets), "network": network_digest, "options": digest(options)}
 
 

@@ -104,7 +104,8 @@ class ImageWorker:
         record = ImageRecord(image.name, self._job.made_by, "failed")
         try:
             record = dataclasses.replace(record, source=state_of(files_of(image.path)))
-            volume = read_volume(image.path)
+            series = self._job.series if image.path.is_dir() else None
+            volume = read_volume(image.path, series=series)
             axis = image_axis(volume, self._job.axis)
             found = segment_image(self._predictor, volume, self._contexts, axis, self._job.config)
             structures = _measure(found, volume, axis, self._contexts)

@@ -69,6 +69,7 @@ class BatchConfig:
     # Threshold and context limit hold for slices predicted by themselves as well.
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
+    window: tuple[float, float] | None = None  # intensities mapped to 0 and 1; None to estimate them from each image
 
 
 class SegmentedImage(NamedTuple):
@@ -117,7 +118,8 @@ def segment_image(
 
     Structures do not overlap: of several that claim a pixel, the larger logit decides.
     """
-    predicted = ContextPrediction(predictor, volume, axis, contexts, config.propagation)
+    intensities = IntensityRange(*config.window) if config.window else IntensityRange.estimate(volume.array)
+    predicted = ContextPrediction(predictor, volume, axis, contexts, config.propagation, intensities)
     labels = np.zeros(volume.shape, np.uint8 if len(contexts) <= np.iinfo(np.uint8).max else np.uint16)
     planes = np.moveaxis(labels, axis, 0)
     confidence: list[dict[int, float]] = [{} for _ in contexts]
@@ -138,7 +140,9 @@ def segment_image(
         if accepted and is_volume:
             annotated[number + 1] = AnnotatedSegment(masks, context.label_name, context)
     if annotated:
-        run = Propagator(predictor, config=config.propagation).iterate(volume, annotated, axis)
+        run = Propagator(predictor, config=config.propagation).iterate(
+            volume, annotated, axis, intensity_range=intensities
+        )
         for label, result in run.finish().items():
             for index, found in result.slices.items():
                 mask = found.mask
@@ -170,6 +174,7 @@ class ContextPrediction:
         axis: int,
         contexts: Sequence[ContextSet],
         config: PropagationConfig,
+        intensities: IntensityRange,
     ) -> None:
         """Predict all slices; of structures that claim the same pixel, the larger logit decides."""
         self.areas, self.confidence = [[] for _ in contexts], [[] for _ in contexts]
@@ -180,7 +185,6 @@ class ContextPrediction:
         self._predictor, self._config = predictor, config
         self._active: ContextSet | None = None
         predictor.set_context(None)  # what an earlier image left there would be encoded for this one
-        intensities = IntensityRange.estimate(volume.array)
         choices = [SliceContext(context) for context in contexts]
         for index in range(volume.shape[axis]):
             self._predict(volume.slice(axis, index), choices, intensities)

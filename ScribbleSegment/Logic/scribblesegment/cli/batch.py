@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from scribblesegment.cli.files import open_context
-from scribblesegment.cli.options import Argument, Device, Threshold, read_axis
+from scribblesegment.cli.options import Argument, Device, DisplayWindow, Series, Threshold, read_axis
 from scribblesegment.errors import ConfigError, ContextError, FileFormatError, ScribbleSegmentError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def batch(
             read=read_axis,
         ),
     ] = None,
+    series: Series = None,
+    window: DisplayWindow = None,
     model: Annotated[
         str,
         Argument(
@@ -108,7 +110,7 @@ def batch(
     from scribblesegment.propagation import PropagationConfig
     from scribblesegment.weights.registry import weights_file
 
-    config = BatchConfig(PropagationConfig(threshold=threshold))
+    config = BatchConfig(PropagationConfig(threshold=threshold), window=window)
     if workers is not None and scheduler is not None:
         raise ConfigError("--workers starts processes here, --scheduler uses those of another. Give one of the two.")
     for name, number in (("--workers", workers), ("--threads", threads)):
@@ -131,7 +133,10 @@ def batch(
         config=config,
         device=device,
         threads=threads,
-        made_by=fingerprints(context_sets, weights_digest(path), axis=axis, config=config, threads=threads),
+        made_by=fingerprints(
+            context_sets, weights_digest(path), axis=axis, config=config, threads=threads, series=series
+        ),
+        series=series,
         load=load or load_for_batch,
     )
     with _locked(job.output):

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribblesegment.cli.options import AXES
+from scribblesegment.cli.options import AXES, Window
 from scribblesegment.data.volume import Segment, Volume
 from scribblesegment.errors import ContextError, FileFormatError, GeometryError, ImageError
 
 if TYPE_CHECKING:
     from scribblesegment.context.context_set import ContextSet
+    from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.inference.predictor import Predictor
 
 # Formats without a place in the patient: one slice, matched by its size alone.
@@ -56,8 +57,8 @@ def check_outputs(output: Path, picture: Path | None, sources: Iterable[Path | N
         raise FileFormatError(f"Segmentation and picture would be one file, {output}. Name them apart.")
 
 
-def read_image(path: Path, output: Path) -> Volume:
-    """Read the image that is segmented.
+def read_image(path: Path, output: Path, series: str | None = None) -> Volume:
+    """Read the image that is segmented; of a folder with several DICOM series the one of a number or UID.
 
     Raises:
         ImageError: It has several slices and the output's format is a picture.
@@ -66,7 +67,7 @@ def read_image(path: Path, output: Path) -> Volume:
     """
     from scribblesegment.io import WRITE_EXTENSIONS, read_volume
 
-    volume = read_volume(path)
+    volume = read_volume(path, series=series)
     extension = _extension(output, WRITE_EXTENSIONS)
     if extension in _FLAT and volume.shape[0] != 1:
         raise ImageError(f"{extension} holds one slice, the image has {volume.shape[0]}. Write .seg.nrrd or .nii.gz.")
@@ -75,6 +76,13 @@ def read_image(path: Path, output: Path) -> Volume:
             f"The image's axes are not at right angles, which {extension} cannot hold. Write .seg.nrrd or .nrrd."
         )
     return volume
+
+
+def intensities_of(volume: Volume, window: Window | None) -> IntensityRange:
+    """The intensities that are mapped to 0 and 1: those of a display window, else a robust range."""
+    from scribblesegment.data.preprocessing import IntensityRange
+
+    return IntensityRange.estimate(volume.array) if window is None else IntensityRange(*window)
 
 
 def without_voxels(volume: Volume) -> Volume:

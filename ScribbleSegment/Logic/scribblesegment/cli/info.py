@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import Annotated
 
 import scribblesegment
-from scribblesegment.cli.options import AXES, Argument
+from scribblesegment.cli.options import AXES, Argument, Series
 from scribblesegment.data.volume import Volume
+from scribblesegment.errors import ConfigError
 
 _DIRECTIONS = (("left", "right"), ("back", "front"), ("feet", "head"))
 _ABOUT_STRAIGHT = 0.999  # cosine of 2.5 degrees
 
 
 def info(
-    image: Annotated[Path | None, Argument("IMAGE", "tell shape, spacing, orientation instead")] = None,
+    image: Annotated[
+        Path | None, Argument("IMAGE", "show shape, spacing and orientation instead, of a folder its DICOM series")
+    ] = None,
+    *,
+    series: Series = None,
 ) -> None:
     """Without IMAGE: version, models and their licences, torch, and the device that is used."""
     if image is not None:
-        _about_image(image)
+        if not image.is_dir() or series is not None or _list_series(image) == 1:
+            _about_image(image, series)
         return
+    if series is not None:
+        raise ConfigError("--series chooses among the series of a folder. Give the folder as well.")
     print(f"scribblesegment {scribblesegment.__version__}")
     print(f"python          {platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}")
     if importlib.util.find_spec("torch") is None:
@@ -60,11 +68,26 @@ def _about_models() -> None:
         print(f"    {entry.description}{f' With a context, {entry.in_context} joins it.' if entry.in_context else ''}")
 
 
-def _about_image(path: Path) -> None:
+def _list_series(folder: Path) -> int:
+    from scribblesegment.io import list_series
+
+    found = list_series(folder)
+    print(f"folder          {folder}")
+    print("series          number, description, columns x rows x slices, UID")
+    for one in found:
+        size = " x ".join(map(str, one.size))
+        number = "-" if one.number is None else one.number
+        print(f"  {number:>4}  {one.description or '(no description)'}  {one.modality} {size}  {one.uid}")
+    if len(found) > 1:
+        print("Choose one with --series and its number or UID.")
+    return len(found)
+
+
+def _about_image(path: Path, series: str | None) -> None:
     from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.io import read_volume
 
-    volume = read_volume(path)
+    volume = read_volume(path, series=series)
     spacing = ", ".join(f"{value:.6g}" for value in volume.spacing_kji_mm)
     intensities = IntensityRange.estimate(volume.array)
     print(f"image           {path}")

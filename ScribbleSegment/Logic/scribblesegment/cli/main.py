@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from scribblesegment import ScribbleSegmentError, __version__
-from scribblesegment.cli.options import INTERRUPTED, OK, REFUSED, UNEXPECTED, Parser
+from scribblesegment.cli.options import INTERRUPTED, OK, REFUSED, UNEXPECTED, Parser, with_joined_windows
 
 # Each is a function of its own name in a module of its own name, which is imported when it is asked for.
 _COMMANDS = {
@@ -67,5 +67,5 @@ def _parse(arguments: Sequence[str]) -> tuple[Callable[..., int | None], dict[st
         if name == chosen:
             commands[name] = getattr(import_module(f"scribblesegment.cli.{name}"), name)
             subparser.add_command(commands[name])
-    options = vars(parser.parse_args(arguments))
+    options = vars(parser.parse_args(with_joined_windows(arguments)))
     return commands[options.pop("command")], options

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NoReturn, get_args, get_origin
@@ -122,10 +123,58 @@ def read_range(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2]) + 1
 
 
+Window = tuple[float, float]
+"""Intensities shown as black and white, the first below the second."""
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+def read_window(text: str) -> Window:
+    """Read "-160,240" or "40/400", centre and width, as (-160, 240)."""
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*([,/])\s*({_NUMBER})\s*", text)
+    low, high = (0.0, 0.0) if match is None else (float(match[1]), float(match[3]))
+    if match is not None and match[2] == "/":
+        low, high = low - high / 2, low + high / 2
+    if not low < high or not math.isfinite(high - low):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no window. Give the intensities shown as black and white, LOW HIGH with LOW below HIGH, or "
+            "CENTER/WIDTH: -160 240 or 40/400"
+        )
+    return low, high
+
+
+def with_joined_windows(arguments: Iterable[str]) -> list[str]:
+    """Make one word of "--window LOW HIGH"; for the parser, a negative number could be the name of an option."""
+    joined: list[str] = []
+    numbers = 0
+    for word in arguments:
+        is_number = re.fullmatch(_NUMBER, word) is not None
+        if numbers == 2 or (numbers == 1 and is_number):
+            joined[-1] += ("=" if numbers == 2 else ",") + word
+            numbers = numbers - 1 if is_number else 0
+        else:
+            joined.append(word)
+            numbers = 2 if word == "--window" else 0
+    return joined
+
+
 # Arguments that mean the same in several commands.
 
 Image = Annotated[Path, Argument("IMAGE", ".nrrd, .nii.gz, .mha, .png, .jpg, .tif, ... or a DICOM folder")]
 Output = Annotated[Path, Argument("-o, --output OUT", ".seg.nrrd, .nrrd, .nii.gz, .mha, .png (2D)")]
+Series = Annotated[
+    str | None,
+    Argument("--series NUMBER", "which DICOM series of a folder: its number or UID (see: scribblesegment info FOLDER)"),
+]
+DisplayWindow = Annotated[
+    Window | None,
+    Argument(
+        "--window LOW HIGH",
+        "intensities shown as black and white, or CENTER/WIDTH: --window -160 240, --window 40/400. Default: a robust "
+        "range of the whole image",
+        read=read_window,
+    ),
+]
 Model = Annotated[str, Argument("--weights, --model NAME", "name (see: scribblesegment info) or file of a network")]
 Threshold = Annotated[
     float, Argument("--threshold P", "probability from which a pixel belongs to a label (default 0.5)")

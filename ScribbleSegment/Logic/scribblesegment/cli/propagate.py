@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.cli.files import (
     check_outputs,
+    intensities_of,
     listed,
     listed_slices,
     load_predictor,
@@ -20,7 +21,18 @@ from scribblesegment.cli.files import (
     progress_bar,
     read_image,
 )
-from scribblesegment.cli.options import AXES, Argument, Device, Model, Output, Threshold, read_axis, read_range
+from scribblesegment.cli.options import (
+    AXES,
+    Argument,
+    Device,
+    DisplayWindow,
+    Model,
+    Output,
+    Series,
+    Threshold,
+    read_axis,
+    read_range,
+)
 from scribblesegment.cli.pictures import SliceDisplay
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import ContextError, PromptError
@@ -64,6 +76,8 @@ def propagate(
             "again, each set for the segment of its name",
         ),
     ] = (),
+    series: Series = None,
+    window: DisplayWindow = None,
     model: Model = "default",
     threshold: Threshold = 0.5,
     device: Device = "auto",
@@ -86,7 +100,7 @@ def propagate(
 
     config = PropagationConfig(threshold=threshold)
     check_outputs(output, None, (image, annotated))
-    volume = read_image(image, output)
+    volume = read_image(image, output, series)
     labelmap = read_labelmap(annotated, grid=volume)
     segments = named_segments(labelmap.labels_present(), labelmap.segments)
     if not segments:
@@ -103,6 +117,7 @@ def propagate(
         axis,
         index_range=index_range,
         source=image.name,
+        intensity_range=intensities_of(volume, window),
     )
     labels, interrupted = np.array(labelmap.array), False
     planes = np.moveaxis(labels, axis, 0)

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.cli.files import check_outputs, listed_slices, progress_bar, read_image
-from scribblesegment.cli.options import NOT_FOLLOWED, OK, Argument, Device, Image, Output, SliceChoice, read_slice
+from scribblesegment.cli.options import (
+    NOT_FOLLOWED,
+    OK,
+    Argument,
+    Device,
+    DisplayWindow,
+    Image,
+    Output,
+    Series,
+    SliceChoice,
+    read_slice,
+)
 from scribblesegment.data.labels import BACKGROUND, LARGEST_LABEL, UNMARKED, LabelScribbles
 from scribblesegment.data.volume import LabelVolume, Segment
 from scribblesegment.errors import ConfigError, PromptError
@@ -67,6 +78,8 @@ def refine(
             read=read_slice,
         ),
     ] = None,
+    series: Series = None,
+    window: DisplayWindow = None,
     weights: Annotated[
         Path | None, Argument("--weights FILE", "parameters for a network that file.py:function makes", group=_NETWORK)
     ] = None,
@@ -152,14 +165,15 @@ def refine(
             raise PromptError(f"--new-label names {value} twice, {new_names[value]!r} and {name!r}. Give it one name.")
         new_names[value] = name
     check_outputs(output, plot, (image, corrections, weights, Path(network)))
-    volume = read_image(image, output)
+    volume = read_image(image, output, series)
     painted = read_labelmap(corrections, grid=volume)
 
     if trust:
         confirm: Callable[[str], bool] | None = _note
     else:
         confirm = ask_on_terminal if sys.stdin.isatty() and sys.stderr.isatty() else None
-    net = (load or load_network)(network, confirm=confirm, weights=weights, fold=fold)
+    settings = {} if window is None else {"normalise": window}
+    net = (load or load_network)(network, confirm=confirm, weights=weights, fold=fold, **settings)
     print(f"network {net.name}: {_listed(net.labels)}")
     asked = network_corrections(painted, corrections, net.labels, background=background, new_labels=new_names)
     axis, index = slices or (0, None)

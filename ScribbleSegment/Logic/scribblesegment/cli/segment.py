@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.cli.files import (
     check_outputs,
+    intensities_of,
     listed_slices,
     load_predictor,
     named_segments,
@@ -24,7 +25,18 @@ from scribblesegment.cli.files import (
     without_voxels,
 )
 from scribblesegment.cli.labelled_prompts import LabelledPrompts, Mark, SlicePrompts, Strokes, read_box, read_click
-from scribblesegment.cli.options import Argument, Device, Image, Model, Output, SliceChoice, Threshold, read_slice
+from scribblesegment.cli.options import (
+    Argument,
+    Device,
+    DisplayWindow,
+    Image,
+    Model,
+    Output,
+    Series,
+    SliceChoice,
+    Threshold,
+    read_slice,
+)
 from scribblesegment.cli.pictures import MAX_PANELS, SliceDisplay, draw_overlay, write_picture
 from scribblesegment.data.masks import keep_touched, logits_to_mask, probability_to_logit, resolve_labels
 from scribblesegment.data.volume import LabelVolume, Segment, SliceImage
@@ -84,6 +96,8 @@ def segment(
         ),
     ] = None,
     overlay: Annotated[Path | None, Argument("--overlay PNG", "also draw a picture of the result")] = None,
+    series: Series = None,
+    window: DisplayWindow = None,
     model: Model = "default",
     threshold: Threshold = 0.5,
     all_pieces: Annotated[
@@ -108,7 +122,6 @@ def segment(
       scribblesegment segment mri_folder --click 12,80,90,+1 --click 12,80,140,+2 -o two.seg.nrrd
       scribblesegment segment photo.png --box 20,30,90,120 -o mask.png
     """
-    from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.io import read_labelmap, write_labelmap
 
     # Before any work, what could not be finished.
@@ -120,7 +133,7 @@ def segment(
     check_outputs(output, overlay, (image, scribbles))
 
     known: tuple[Segment, ...] = ()
-    volume = read_image(image, output)
+    volume = read_image(image, output, series)
     strokes = Strokes(volume.shape)
     if scribbles is not None:
         painted = read_labelmap(scribbles, grid=volume)
@@ -138,7 +151,7 @@ def segment(
     images = [volume.slice(axis, index) for index in indices]
     if sum(piece.image.nbytes for piece in images) < _SMALL_PART * volume.array.nbytes:
         images = [dataclasses.replace(piece, image=np.array(piece.image)) for piece in images]
-    intensity_range, grid = IntensityRange.estimate(volume.array), without_voxels(volume)
+    intensity_range, grid = intensities_of(volume, window), without_voxels(volume)
     del volume
 
     predictor = load(model, device=device)

@@ -32,6 +32,14 @@ IntArray = NDArray[np.int64]
 # Grid cells; positions closer than this to a cell border count as on it, so that rounding errors decide nothing.
 _TIE = 1e-9
 
+# Padding is one value that more than this part of the samples has, outliers are at most this part. So many times the
+# range of the rest is left for them at most: outliers, and the background of a drawing, may be what is looked for.
+_PADDING, _PADDING_RANGE, _DRAWING_VALUES = 0.005, 0.25, 16
+_OUTLIERS, _OUTLIERS_RANGE = 0.1, 1.0
+_GAP_STEP = 0.0025  # part of the samples that may lie in the gap before outliers: metal has blurred edges
+_FAR = 0.5 + 1e-6  # of the range, beyond which most outliers lie; a tie does not count, whatever the units
+_FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 8, 1 << 16  # from which the distribution of intensities is known
+
 # Voxels that are read at once where a whole volume is.
 _CHUNK_VOXELS = 1 << 20
 
@@ -78,8 +86,9 @@ class IntensityRange:
         """Find the robust range of an image or volume.
 
         Percentiles of an evenly strided, deterministic subsample of the finite values. When the percentiles coincide
-        (nearly all voxels are background), the minimum and maximum of all finite values are taken instead. An array
-        without any finite value gets the range [0, 0], which normalises to zeros.
+        (nearly all voxels are background), the minimum and maximum of all finite values are taken instead. Padding (one
+        value at an end of the histogram) and outliers beyond a gap (metal) get no more of the range than the rest of
+        the image has. An array without any finite value gets the range [0, 0], which normalises to zeros.
 
         Args:
             array: Real numbers or booleans of any shape and memory layout; it is not copied.
@@ -104,12 +113,15 @@ class IntensityRange:
 
         # `flat` with a step copies only the samples, whatever the memory layout.
         samples = _finite_float64(values.flat[:: _sampling_step(values.shape, max_samples)])
+        low = high = 0.0
         if samples.size:
             # "nearest" picks values that occur; interpolating between +-1.7e308 would overflow.
-            low, high = np.percentile(samples, [lower_percentile, upper_percentile], method="nearest")
-            if low < high:
-                return cls(float(low), float(high))
-        return cls(*_finite_extremes(values))
+            low, high = np.percentile(samples, [lower_percentile, upper_percentile], method="nearest").tolist()
+        if not low < high:
+            low, high = _finite_extremes(values)
+        if len(samples) > _MOST_SAMPLES:
+            samples = _finite_float64(values.flat[:: _sampling_step(values.shape, _MOST_SAMPLES)])
+        return cls(*_without_outliers(low, high, np.sort(samples), lower_percentile, upper_percentile))
 
     def normalize(self, array: ArrayLike) -> FloatArray:
         """Map intensities linearly to [0, 1], float32 of the same shape.
@@ -137,6 +149,41 @@ class IntensityRange:
 def _finite_float64(values: NDArray[Any]) -> DoubleArray:
     converted = values.astype(np.float64).ravel()
     return converted[np.isfinite(converted)] if values.dtype.kind == "f" else converted
+
+
+def _without_outliers(
+    low: float, high: float, samples: DoubleArray, lower_percentile: float, upper_percentile: float
+) -> tuple[float, float]:
+    """Narrow a range, so that what lies far off takes no more of it than the content; `samples` are sorted."""
+    if len(samples) < _FEWEST_SAMPLES or not math.isfinite(high - low):
+        return low, high
+    content, margins = samples, [_OUTLIERS_RANGE, _OUTLIERS_RANGE]
+    for end, padding in enumerate((samples[0], samples[-1])):
+        first, stop = (int(np.searchsorted(content, padding, side)) for side in ("left", "right"))
+        rest = content[:first] if end else content[stop:]
+        if stop - first > _PADDING * len(samples) and len(rest) and rest[0] < rest[-1]:
+            few = np.count_nonzero(np.diff(rest)) < _DRAWING_VALUES
+            content, margins[end] = rest, _OUTLIERS_RANGE if few else _PADDING_RANGE
+    bottom, top = np.percentile(content, [lower_percentile, upper_percentile], method="nearest").tolist()
+    parts = 100 * np.arange(0.0, _OUTLIERS, _GAP_STEP)
+    up = _before_gap(np.percentile(content, upper_percentile - parts, method="nearest") - bottom)
+    down = _before_gap(top - np.percentile(content, lower_percentile + parts, method="nearest"))
+    bottom, top = top - down, bottom + up
+    extent = top - bottom
+    if not extent > 0:
+        return low, high
+    return max(low, bottom - margins[0] * extent), min(high, top + margins[1] * extent)
+
+
+def _before_gap(distances: DoubleArray) -> float:
+    """Return the distance at which the content ends, of descending ones: the first unless outliers follow a gap."""
+    farthest, inner = distances[0], distances[1:]
+    gaps = distances[:-1] - inner
+    (wide,) = np.nonzero((gaps > inner) & (inner > 0))
+    if not len(wide):
+        return float(farthest)
+    end = wide[-1]  # seen from the content, the first
+    return float(inner[end] if np.median(distances[: end + 1]) > _FAR * farthest else farthest)
 
 
 def _sampling_step(shape: tuple[int, ...], max_samples: int) -> int:

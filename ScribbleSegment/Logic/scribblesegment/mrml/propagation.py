@@ -208,6 +208,7 @@ class VolumePropagation:
             index_range=index_range,
             protected=forbidden_voxels(first, ids, protect),
             source=source_name(first),
+            intensity_range=first.source.intensity_range,
             threshold=options.clean_up.threshold,
         )
         shared = self._inference, self._images, self._save_state

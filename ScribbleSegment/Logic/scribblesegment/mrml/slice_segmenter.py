@@ -524,7 +524,7 @@ def _raster_key(plane: SlicePlane) -> tuple[Hashable, ...]:
     if plane.voxel_slice is not None:
         return plane.voxel_slice
     steps = (plane.origin_mm, plane.row_step_mm, plane.column_step_mm)
-    return (*plane.shape, *(float(value) for vector in steps for value in vector))
+    return (*plane.shape, np.array(steps).tobytes())  # not floats: NaN does not equal itself
 
 
 def _points(world: ArrayLike, to_mm: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class SourceImage:
             volume's own memory.
         masking_array: the same, but the first component of colours: what the editable intensity range is about.
         token: equal for equal content only.
-        intensity_range: of the volume's voxels, whatever part of them the grid shows.
+        intensity_range: as displayed, or of the volume's voxels, whatever part of them the grid shows.
         note: what the user should know about the image, or None.
     """
 
@@ -54,7 +55,9 @@ class SourceImages:
         self._image: SourceImage | None = None
         self._range: tuple[Hashable, IntensityRange] | None = None
 
-    def get(self, source_node: Any, segmentation_node: Any, reference: ReferenceGeometry) -> SourceImage:
+    def get(
+        self, source_node: Any, segmentation_node: Any, reference: ReferenceGeometry, *, as_displayed: bool = False
+    ) -> SourceImage:
         """The voxels of a volume on the grid of a segmentation.
 
         Args:
@@ -62,6 +65,7 @@ class SourceImages:
             segmentation_node: vtkMRMLSegmentationNode; volume and segmentation may be under different transforms, that
                 of the volume even a non-linear one.
             reference: the grid, from `reference_geometry`.
+            as_displayed: whether intensities are those of the volume's display window, where it has one.
 
         Raises:
             ImageError: no volume, or none that has intensities.
@@ -73,10 +77,13 @@ class SourceImages:
         content = (image_data.GetMTime(), _is_color(source_node))
         background = source_node.GetImageBackgroundScalarComponentAsDouble(0)
         grid = reference.grid
-        token = (content, placement.key, background, grid.shape, grid.ijk_to_mm.tobytes(), reference.start_ijk)
+        window = _display_window(source_node) if as_displayed else None
+        # Bytes, because NaN, as the background of an image with NaN in its corners, does not equal itself.
+        numbers = np.array([background, *grid.ijk_to_mm.flat]).tobytes()
+        token = (content, placement.key, numbers, grid.shape, reference.start_ijk, window)
         if self._image is None or self._image.token != token:
             self._image = None  # the old one need not stay in memory while the new one is made
-            self._image = self._made(source_node, image_data, placement, background, reference, content, token)
+            self._image = self._made(source_node, image_data, placement, background, reference, content, token, window)
         return self._image
 
     def forget(self) -> None:
@@ -93,6 +100,7 @@ class SourceImages:
         reference: ReferenceGeometry,
         content: Hashable,
         token: Hashable,
+        window: IntensityRange | None,
     ) -> SourceImage:
         voxels = voxels_of(image_data)
         first = voxels if voxels.ndim == 3 else voxels[..., 0]
@@ -108,9 +116,11 @@ class SourceImages:
         if voxels.ndim == 4 and _is_color(source_node):
             intensities = _luminance(voxels)
             array = _on_reference(intensities, extent, placement, background, reference, source_node)
-        if self._range is None or self._range[0] != content:
-            self._range = (content, IntensityRange.estimate(intensities))
-        return SourceImage(_read_only(array), _read_only(masking), token, self._range[1], note)
+        if window is None:
+            if self._range is None or self._range[0] != content:
+                self._range = (content, IntensityRange.estimate(intensities))
+            window = self._range[1]
+        return SourceImage(_read_only(array), _read_only(masking), token, window, note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +163,15 @@ def _image_data(source_node: Any) -> Any:
             "volume from it and choose that."
         )
     return image_data
+
+
+def _display_window(source_node: Any) -> IntensityRange | None:
+    """The intensities that a volume shows as black and white; None where it has no window, or an empty one."""
+    display = source_node.GetDisplayNode()
+    if display is None or not hasattr(display, "GetWindowLevelMin"):
+        return None
+    low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
+    return IntensityRange(low, high) if low < high and math.isfinite(high - low) else None
 
 
 def _is_color(source_node: Any) -> bool:

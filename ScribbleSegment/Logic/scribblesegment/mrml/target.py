@@ -111,9 +111,13 @@ def target_of(editor_node: Any, segmentation_node: Any, segment_id: str, images:
     if source_node is None:
         raise ImageError("No source volume is selected. Choose the image to segment at the top of the Segment Editor.")
     reference = reference_geometry(segmentation_node, source_node)
-    source = images.get(source_node, segmentation_node, reference)
+    as_displayed = editor_node.GetAttribute(AS_DISPLAYED) == "1"
+    source = images.get(source_node, segmentation_node, reference, as_displayed=as_displayed)
     return EditTarget(editor_node, segmentation_node, segment_id, source_node, reference, source)
 
+
+# The effect's parameter on the editor node: "1" if intensities are those of the volume's display window.
+AS_DISPLAYED = "Scribble Segment.IntensitiesAsDisplayed"
 
 _ATTRIBUTE = "ScribbleSegment.Task."
 

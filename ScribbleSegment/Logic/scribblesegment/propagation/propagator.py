@@ -62,6 +62,7 @@ class Propagator:
         index_range: tuple[int, int] | None = None,
         protected: Mask | None = None,
         source: str = "",
+        intensity_range: IntensityRange | None = None,
         keep_logits: bool = False,
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -80,6 +81,7 @@ class Propagator:
             index_range: Half-open range of slices that may be segmented; all by default.
             protected: bool (K, J, I), voxels that are not segmented: other segments, or what is masked.
             source: Name of the volume, as in the entries of `context`; needed if these may show slices of it.
+            intensity_range: What is mapped to 0 and 1, as for `Predictor.set_image`; estimated if absent.
             keep_logits: Whether the slices of the result have their logits, 4 bytes a pixel.
             progress: Called with the part done and a text with the speed after each slice.
             cancelled: Asked before each slice whether to stop; what is done is kept.
@@ -98,6 +100,7 @@ class Propagator:
             index_range=index_range,
             protected=protected,
             source=source,
+            intensity_range=intensity_range,
             keep_logits=keep_logits,
             progress=progress,
             cancelled=cancelled,
@@ -113,6 +116,7 @@ class Propagator:
         index_range: tuple[int, int] | None = None,
         protected: Mask | None = None,
         source: str = "",
+        intensity_range: IntensityRange | None = None,
         keep_logits: bool = False,
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -131,6 +135,7 @@ class Propagator:
             index_range=index_range,
             protected=protected,
             source=source,
+            intensity_range=intensity_range,
             keep_logits=keep_logits,
             progress=progress,
             cancelled=cancelled,
@@ -155,6 +160,7 @@ class PropagationRun(Iterator[PropagatedSlice]):
         index_range: tuple[int, int] | None,
         protected: Mask | None,
         source: str,
+        intensity_range: IntensityRange | None,
         keep_logits: bool,
         progress: Callable[[float, str], None] | None,
         cancelled: Callable[[], bool] | None,
@@ -190,7 +196,7 @@ class PropagationRun(Iterator[PropagatedSlice]):
             for label in sorted(segments)
         ]
         self._spacing_mm = (volume.spacing_kji_mm[first.axis], *first.spacing_mm)
-        self._intensity_range = IntensityRange.estimate(volume.array)
+        self._intensity_range = intensity_range or IntensityRange.estimate(volume.array)
         self._source = source or f"volume {uuid.uuid4().hex}"
         unfinished = [state for state in self._states if state.remaining]
         self._contexts = {

@@ -71,6 +71,7 @@ class PropagationJob:
     index_range: tuple[int, int] | None = None  # half-open range of slices that may be segmented; None for all
     protected: NDArray[np.bool_] | None = None  # (K, J, I), voxels that are not segmented; None for none
     source: str = ""  # name of the volume, as in the entries of context sets
+    intensity_range: IntensityRange | None = None  # as for slices; None to estimate it from the volume
     threshold: float = 0.5  # probability from which a pixel belongs to a structure
 
 
@@ -328,6 +329,7 @@ class _LoadedNetwork:
                 index_range=job.index_range,
                 protected=job.protected,
                 source=job.source,
+                intensity_range=job.intensity_range,
                 progress=lambda part, text: task.set_progress(part, text, run.made, run.slices_per_second),
                 cancelled=lambda: task.cancelled,
             )

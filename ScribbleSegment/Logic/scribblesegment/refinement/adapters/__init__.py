@@ -87,8 +87,7 @@ def load_network(
         return _load_function(str(source), confirm, weights, settings)
     if path.suffix or len(path.parts) > 1:
         raise NetworkError(f"There is no file or folder {path}. Check the path; a network is {_KINDS}.")
-    _refuse(settings, "a network of the package")
-    return load_embedded(str(source))
+    return _load_embedded(str(source), settings)
 
 
 def _load_folder(folder: Path, confirm: Confirm | None, fold: str | None, settings: dict[str, Any]) -> NetworkAdapter:
@@ -130,12 +129,18 @@ def _load_file(path: Path, confirm: Confirm | None, fold: str | None, settings: 
     if path.suffix not in _PARAMETERS:
         raise NetworkError(f"{path} is no network that is known here. A network is {_KINDS}.")
     try:
-        return load_embedded(path)
+        return _load_embedded(path, settings)
     except WeightsError as error:
         raise NetworkError(
             f"{path} holds no network of this package ({error}) To load parameters of another one, name the function "
             f"that makes it: 'function' in {settings_path(path).name}, or file.py:function with these as weights."
         ) from error
+
+
+def _load_embedded(source: str | Path, settings: dict[str, Any]) -> NetworkAdapter:
+    window = settings.pop("normalise", None) if not isinstance(settings.get("normalise"), str) else None
+    _refuse(settings, "a network of the package")
+    return load_embedded(source, window)
 
 
 def _load_function(

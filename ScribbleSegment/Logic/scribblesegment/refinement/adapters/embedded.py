@@ -46,17 +46,26 @@ class EmbeddedNetwork:
     takes_scribbles = True
 
     def __init__(
-        self, module: nn.Module, *, size: int, temperature: float = 1.0, name: str = "", licence: str = ""
+        self,
+        module: nn.Module,
+        *,
+        size: int,
+        temperature: float = 1.0,
+        name: str = "",
+        licence: str = "",
+        intensity_range: IntensityRange | None = None,
     ) -> None:
         """Take a network that maps (B, 5, size, size), channels as in `models.encoding`, to logits (B, 1, size, size).
 
-        Probabilities mean something once logits are divided by `temperature`.
+        Probabilities mean something once logits are divided by `temperature`. `intensity_range` is mapped to 0 and 1;
+        it is estimated from each image if absent.
         """
         self.module = module.eval()
         self.name = name
         self.licence = licence
         self._size = size
         self._temperature = temperature
+        self._intensity_range = intensity_range
 
     @classmethod
     def of_predictor(cls, predictor: Predictor) -> EmbeddedNetwork:
@@ -82,7 +91,7 @@ class EmbeddedNetwork:
         validation.same_shape(drawn.shape, shape, name="The corrections", error=PromptError)
         cuts = [first] if index is not None else [image.slice(axis, each) for each in range(image.shape[axis])]
         strokes = np.moveaxis(drawn, axis, 0) if index is None else drawn[None]
-        intensities = IntensityRange.estimate(image.array)
+        intensities = self._intensity_range or IntensityRange.estimate(image.array)
         encoded = torch.stack(
             [
                 self._encoded(grid, intensities.normalize(cut.image), marks)
@@ -114,8 +123,8 @@ class EmbeddedNetwork:
         return encode_prompts(image[None, None], scribbles=scribbles[None])[0]
 
 
-def load_embedded(source: str | Path) -> EmbeddedNetwork:
-    """Load a network of the package by its name or its file.
+def load_embedded(source: str | Path, normalise: tuple[float, float] | None = None) -> EmbeddedNetwork:
+    """Load a network of the package by its name or its file; intensities (low, high) are mapped to 0 and 1.
 
     Raises:
         NetworkError: It does not work from scribbles alone.
@@ -129,7 +138,12 @@ def load_embedded(source: str | Path) -> EmbeddedNetwork:
     name = description.name or path.stem
     _require_scribbles(frozenset(description.capabilities), name)
     return EmbeddedNetwork(
-        module, size=description.size, temperature=description.temperature, name=name, licence=description.licence
+        module,
+        size=description.size,
+        temperature=description.temperature,
+        name=name,
+        licence=description.licence,
+        intensity_range=None if normalise is None else IntensityRange(*normalise),
     )
 
 
