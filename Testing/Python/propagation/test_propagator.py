@@ -21,6 +21,7 @@ from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.propagation import (
     AnnotatedSegment,
     PropagationConfig,
+    PropagationRun,
     Propagator,
     StopReason,
 )
@@ -192,7 +193,7 @@ def test_a_cancelled_run_is_the_beginning_of_the_full_one_and_goes_on_from_there
     asked, told = iter(range(1000)), []
 
     def begin(**options):
-        return Propagator(Brightness()).iterate(volume, {1: AnnotatedSegment(annotated)}, 0, **options)
+        return PropagationRun(Brightness(), volume, {1: AnnotatedSegment(annotated)}, 0, **options)
 
     full = [(piece.index, piece.packed.tobytes()) for piece in begin(progress=lambda *one: told.append(one))]
     parts = [done for done, _ in told]
@@ -309,7 +310,7 @@ def test_what_cannot_be_propagated_is_refused(error, match, annotated, axis, opt
     with pytest.raises(error, match=match):
         Propagator(predictor).run(volume_of(ball()), annotated, axis, **options)
     with pytest.raises(PromptError, match="no segment"):
-        Propagator(predictor).iterate(volume_of(ball()), {}, 0)
+        PropagationRun(predictor, volume_of(ball()), {}, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scribblesegment.data.volume import Volume
 from scribblesegment.propagation import (
     AnnotatedSegment,
     PropagationConfig,
-    Propagator,
+    PropagationRun,
     StopReason,
 )
 
@@ -29,7 +29,7 @@ def segment(structure, *indices, **fields):
 
 
 def iterate(segments, predictor=None, config=None, **options):
-    return Propagator(predictor or Brightness(), config=config).iterate(VOLUME, segments, 0, **options)
+    return PropagationRun(predictor or Brightness(), VOLUME, segments, 0, config=config, **options)
 
 
 def masks(results):
