@@ -182,7 +182,7 @@ class Workplace:
 
     def close(self):
         self.network.gate.release(1000)
-        self.propagation.forget()
+        self.propagation.reset()
         assert self.service.close(LONG)
 
 
@@ -498,7 +498,7 @@ def test_a_run_whose_segment_has_gone_ends_by_itself(gated, gone):
     gated.start(all_segments=gone == "other")
     gated.made(2)
     if gone.endswith("closes it"):
-        gated.propagation.forget()
+        gated.propagation.reset()
         assert not gated.propagation.busy
         assert gated.propagation.poll().report is None
     {

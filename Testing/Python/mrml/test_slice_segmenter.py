@@ -330,7 +330,7 @@ def test_selecting_another_segment_leaves_the_result_with_the_first_and_clearing
     assert at_work.mask().any()
     at_work.show(6)
     at_work.stroke(*ON_LEFT, settle=False)
-    at_work.segmenter.forget()
+    at_work.segmenter.reset()
     assert not at_work.segmenter.busy
     assert not at_work.settle().changed
     assert not at_work.editor.mask(other).any()
@@ -566,7 +566,7 @@ def test_a_slice_that_is_no_longer_accepted_is_not_told(at_work, meanwhile):
         "undone": at_work.undo,
         "removed": lambda: at_work.editor.segmentation.RemoveSegment(at_work.segment),
         "taken back": lambda: at_work.segmenter.take_back_slice(*at_work.here),
-        "cleared": at_work.segmenter.forget,
+        "cleared": at_work.segmenter.reset,
     }[meanwhile]()
     at_work.segmenter.slice_viewed()
     assert at_work.finished == []

@@ -64,7 +64,7 @@ def test_the_volume_s_own_memory_is_used_cannot_be_written_to_and_outlives_the_v
     an_editor.add_segment(box(((1, 3), (1, 3), (1, 3))))
     an_editor.volume.SetName("Another name")
     assert source_of(an_editor, images) is source
-    images.forget()
+    images.clear()
     again = source_of(an_editor, images)
     assert again is not source
     assert again.token == source.token
