@@ -323,7 +323,7 @@ class RefinementLogic:
             self._job.cancel()
             self._computed = _Computed()  # the thread may still use the other one
         self._computed.key = self._computed.correction = self._task = None
-        self._images.forget()
+        self._images.clear()
         self.history.follow(None)
         self._shownGrid = None
         self._panel.showRunning(False)

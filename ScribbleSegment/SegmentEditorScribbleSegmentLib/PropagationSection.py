@@ -223,10 +223,10 @@ class PropagationControl:
         self.interrupt()
         self._panel.showProgress(None)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of everything that belongs to a scene that closes."""
         self._waiting = False
-        self._propagation.forget()
+        self._propagation.reset()
         self._panel.showReport(None)
         self._panel.showProgress(None)
         self._panel.showSlice(None)

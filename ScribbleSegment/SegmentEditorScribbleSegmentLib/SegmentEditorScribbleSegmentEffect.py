@@ -168,11 +168,11 @@ class VolumeTools:
         self.propagation.showSlice(target, plane)
         self.context.refresh()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of everything that belongs to a scene that closes."""
         if self.propagation is not None:
-            self.propagation.forget()
-        self._history.forget()
+            self.propagation.reset()
+        self._history.clear()
 
     def _predictSlice(self) -> None:
         self.propagation.interrupt()
@@ -419,7 +419,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             self.views.remove()
             self._viewName = self.views.preferredName
         if self.controller is not None:
-            self.controller.forget()
+            self.controller.reset()
         self.controller = self.views = self.timer = self.observer = None
 
     def cleanup(self):
@@ -634,8 +634,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Drop what belongs to a scene that goes."""
         self.recorder.cancel()
         if self.controller is not None:
-            self.volume.forget()
-            self.controller.forget()
+            self.volume.reset()
+            self.controller.reset()
             self.views.hideAll()
 
     def refresh(self):

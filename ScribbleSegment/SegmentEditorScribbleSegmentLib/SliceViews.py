@@ -201,11 +201,11 @@ class SliceViews:
     def _showStrokes(self, overlay, viewWidget, target, drawn) -> None:
         if drawn is None:
             overlay.strokes.hide()
-            overlay.shown.pop("strokes", None)
+            overlay.drawn_from.pop("strokes", None)
             return
         raster = finer(drawn.plane, _SUPERSAMPLING)
-        if overlay.shown.get("strokes") != drawn.gestures:
-            overlay.shown["strokes"] = drawn.gestures
+        if overlay.drawn_from.get("strokes") != drawn.gestures:
+            overlay.drawn_from["strokes"] = drawn.gestures
             overlay.strokes.set_picture(gestures_picture(drawn.gestures, drawn.plane, supersampling=_SUPERSAMPLING))
         self._lay(overlay.strokes, raster, viewWidget, target)
 
@@ -213,20 +213,20 @@ class SliceViews:
         preview = self._controller.preview
         if preview is not None and preview.is_for(target, plane):
             madeFrom = (preview, self._controller.options.clean_up, target.segment.GetColor())
-            if overlay.shown.get("preview") != madeFrom:
-                overlay.shown["preview"] = madeFrom
+            if overlay.drawn_from.get("preview") != madeFrom:
+                overlay.drawn_from["preview"] = madeFrom
                 overlay.preview.set_picture(mask_picture(self._controller.mask_of(preview), madeFrom[2]))
             self._lay(overlay.preview, preview.plane, viewWidget, target)
         else:
             overlay.preview.hide()
-            overlay.shown.pop("preview", None)
+            overlay.drawn_from.pop("preview", None)
         result = self._controller.result_on(target, plane) if self._options.showProbability else None
         if result is None:
             overlay.probability.hide()
-            overlay.shown.pop("probability", None)
+            overlay.drawn_from.pop("probability", None)
             return
-        if overlay.shown.get("probability") is not result:
-            overlay.shown["probability"] = result
+        if overlay.drawn_from.get("probability") is not result:
+            overlay.drawn_from["probability"] = result
             overlay.probability.set_picture(probability_picture(result.logits))
         self._lay(overlay.probability, result.plane, viewWidget, target)
 

@@ -111,7 +111,7 @@ class Workplace:
             encoding="utf-8",
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=1800,
         )
         return SimpleNamespace(
             code=done.returncode, output=self.lines_of(done.stdout), errors=self.lines_of(done.stderr)
@@ -275,7 +275,7 @@ propagate ct.nrrd --annotated few.seg.nrrd -o h.seg.nrrd
 propagate ct.nrrd --annotated few_along_j.nii.gz --axis j --range 18-44 --complete --threshold 0.6 -o i.nii.gz
 propagate ct.nrrd --annotated few.seg.nrrd --context liver --context spleen.context.zip -o j.seg.nrrd
 batch scans --context spleen.context.zip --context Liver -o out -r --workers 1
-batch scans --context contexts/liver-ebaf48a9 -o flat --workers 1 --axis k --threshold 0.6 --threads 2
+batch scans --context contexts/liver-ebaf48a9 -o flat --workers 1 --axis k --threshold 0.6 --threads 1
 refine ct.nrrd --network bright.py:bright --trust --corrections marks.nrrd -o k.seg.nrrd --plot k.png
 refine ct.nrrd --network bright.py:bright --trust --corrections new_mark.nrrd --new-label 7=tumour --slice k:5 -o l.nrrd
 refine ct.nrrd --network bright.py:bright --trust --corrections marks.nrrd --strict --no-growing -o o.nrrd \

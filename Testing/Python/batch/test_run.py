@@ -48,12 +48,15 @@ def an_image(folders, name="a.nrrd", structure=None, **options) -> BatchImage:
     return BatchImage(name, folders.add(name, structure, **options))
 
 
+BALL, REST = a_context("Ball"), a_context("Rest", bright=False)
+
+
 # One image.
 
 
-def test_a_result_lies_on_the_grid_of_its_image_with_the_names_of_the_structures(folders):
-    image, records = an_image(folders, "sub/a.nrrd"), RecordFolder(folders.output)
-    record = a_worker(folders, a_context("Ball"), a_context("Rest", bright=False)).process(image)
+def test_a_result_lies_on_the_grid_of_its_image_and_is_made_once_unless_it_is_removed(folders):
+    image, records, contexts = an_image(folders, "sub/a.nrrd"), RecordFolder(folders.output), (BALL, REST)
+    record, again, path = a_worker(folders, *contexts).process(image), Threshold(), folders.output / image.result_name
     result = read_labelmap(folders.output / "sub" / "a.nrrd.seg.nrrd")
     assert record.status == "done"
     assert [segment.name for segment in result.segments] == ["Ball", "Rest"]
@@ -61,6 +64,14 @@ def test_a_result_lies_on_the_grid_of_its_image_with_the_names_of_the_structures
     assert result.same_grid(read_volume(image.path))
     assert records.read("sub/a.nrrd") == record
     assert not records.was_left("sub/a.nrrd")
+    assert a_worker(folders, *contexts, predictor=again, run="other").process(image) == record
+    assert again.calls == []  # what was done meanwhile is not done again
+    content = path.read_bytes()
+    path.unlink()
+    a_worker(folders, *contexts).process(image)
+    assert path.read_bytes() == content
+    image.path.unlink()
+    assert not record.is_current(image, folders.output, record.made_by)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +86,6 @@ def test_structures_are_measured(folders, name, structure, spacing, volume_ml, a
     (found,) = a_worker(folders).process(an_image(folders, name, structure, spacing=spacing)).structures
     assert (found.volume_ml, found.area_mm2, found.slices) == (pytest.approx(volume_ml), area_mm2, slices)
     assert 0 < found.lowest_confidence <= found.mean_confidence <= 1 if slices else found.mean_confidence is None
-
-
-def test_what_was_done_meanwhile_is_not_done_again_and_a_removed_result_is(folders):
-    image, predictor = an_image(folders), Threshold()
-    first, result = a_worker(folders).process(image), folders.output / image.result_name
-    assert a_worker(folders, predictor=predictor, run="other").process(image) == first
-    assert predictor.calls == []
-    content = result.read_bytes()
-    result.unlink()
-    a_worker(folders).process(image)
-    assert result.read_bytes() == content
-    image.path.unlink()
-    assert not first.is_current(image, folders.output, first.made_by)
 
 
 @pytest.mark.parametrize(
@@ -150,31 +148,29 @@ def test_an_image_at_which_processes_keep_dying_is_abandoned_until_the_next_run(
 
 @pytest.mark.parametrize(
     ("problem", "match"),
-    [("output", "does not see the folder"), ("weights", "another network"), ("context", r"ball\.context\.zip")],
+    [
+        ("", ""),
+        ("output", "does not see the folder"),
+        ("weights", "another network"),
+        ("context", r"ball\.context\.zip"),
+    ],
 )
-def test_a_worker_process_that_can_do_no_image_ends_the_batch(folders, tmp_path, monkeypatch, problem, match):
-    monkeypatch.setattr(run, "_loaded", None)
-    job = a_job(folders, output=tmp_path / "elsewhere" if problem == "output" else None)
-    if problem != "output":
-        getattr(folders, problem).write_bytes(b"others")
-    with pytest.raises(WeightsError if problem == "weights" else FileFormatError, match=match):
-        process_in_worker(job, an_image(folders))
-
-
-def test_a_worker_process_loads_once_for_each_run(folders, monkeypatch):
+def test_a_worker_process_loads_once_for_each_run_and_ends_the_batch_where_it_cannot(
+    folders, tmp_path, monkeypatch, problem, match
+):
     load = Mock(side_effect=load_threshold)
     monkeypatch.setattr(run, "_loaded", None)
+    if problem:
+        job = a_job(folders, output=tmp_path / "elsewhere" if problem == "output" else None)
+        if problem != "output":
+            getattr(folders, problem).write_bytes(b"others")
+        with pytest.raises(WeightsError if problem == "weights" else FileFormatError, match=match):
+            process_in_worker(job, an_image(folders))
+        return
     for number, name in enumerate(("first", "first", "second")):
         image = an_image(folders, f"{number}.nrrd")
         assert process_in_worker(a_job(folders, run=name, load=load), image).status == "done"
     assert load.mock_calls == [call(folders.weights, device="cpu", threads=1)] * 2
-
-
-def test_local_workers_leave_ctrl_c_to_the_program():
-    assert import_module(run._PRELOAD).dask_setup is dask_setup
-    with patch("signal.signal") as handler:
-        dask_setup(None)
-    handler.assert_called_once_with(signal.SIGINT, signal.SIG_IGN)
 
 
 class KilledWorker(Exception):  # noqa: N818 - Dask's name
@@ -205,10 +201,9 @@ class Client:
 
     def wait(self, futures, *, timeout, return_when):
         self.most_under_way = max(self.most_under_way, len(futures))
-        outcome = self.outcomes.pop(0) if self.outcomes else None
+        outcome, future = self.outcomes.pop(0) if self.outcomes else None, futures[0]
         if outcome in (TimeoutError, CancelledError):
             raise outcome
-        future = futures[0]
         if isinstance(outcome, Exception):
             future.status, future.exception = "error", lambda: outcome
         elif outcome == "lost":
@@ -251,23 +246,22 @@ def test_a_cluster_does_all_images_or_ends_the_batch(folders, monkeypatch, worke
     assert client.cancelled == []
 
 
-def test_workers_are_as_many_as_cores_memory_and_images_allow(folders, monkeypatch):
-    memory = SimpleNamespace(available=10 << 30)
-    psutil = SimpleNamespace(virtual_memory=lambda: memory)
+def test_without_dask_the_extra_is_named_workers_fit_the_machine_and_leave_ctrl_c_to_the_program(folders, monkeypatch):
+    assert import_module(run._PRELOAD).dask_setup is dask_setup
+    with patch("signal.signal") as handler:
+        dask_setup(None)
+    handler.assert_called_once_with(signal.SIGINT, signal.SIG_IGN)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "distributed", None)
+        with pytest.raises(MissingDependencyError, match=r"pip install 'scribblesegment\[batch\]'.*--workers 1"):
+            run.require_dask()
+    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=10 << 30))
     monkeypatch.setattr(run, "_required", {"dask.system": SimpleNamespace(CPU_COUNT=8), "psutil": psutil}.__getitem__)
     images = [BatchImage(f"{number}.nrrd", folders.images / f"{number}.nrrd") for number in range(20)]
     assert [fitting_workers(images), fitting_workers(images[:3])] == [8, 3]  # missing ones have no size
     images[5].path.touch()
     os.truncate(images[5].path, 512 << 20)
     assert fitting_workers(images) == 2
-    memory.available = 1 << 29
-    assert fitting_workers(images) == 1
-
-
-def test_without_dask_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'scribblesegment\[batch\]'.*--workers 1"):
-        run.require_dask()
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ from scribblesegment.batch.segmentation import (
 )
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import drop_small_components
-from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, ContextError
 from scribblesegment.propagation import PropagationConfig
@@ -76,19 +75,31 @@ def test_what_was_missed_or_dreamt_up_follows_from_adjacent_slices(predictor, st
 
 
 def test_small_components_stay_where_the_context_has_small_components():
-    structure = a_ball()
-    structure[4, 0:2, 0:2] = True
-    spotted = a_context().entries[0].mask.copy()
-    spotted[11, 13] = True
+    structure, spotted = a_ball(), a_context().entries[0].mask.copy()
+    structure[4, 0:2, 0:2] = spotted[11, 13] = True
     scattered = ContextSet("Spots", (ContextEntry(spotted.astype(np.float32), spotted, (1.0, 1.0)),))
     assert not segment(structure).labels[4, 0, 0]
     assert segment(structure, scattered).labels[4, 0, 0]
 
 
-def test_several_structures_do_not_overlap():
-    found = segment(a_ball(), a_context("Bright"), a_context("Dark", bright=False))
+def test_several_structures_do_not_overlap_and_a_slice_is_set_without_the_context_of_another():
+    predictor, contexts = Threshold(), (a_context("Bright"), a_context("Dark", bright=False))
+    segment(tube((12, 20, 24), 3.0), predictor=predictor)  # whatever came before
+    for known in (predictor.calls, predictor.contexts):
+        known.clear()
+    found = segment(a_ball(), *contexts, predictor=predictor)
     assert np.array_equal(found.labels == 1, a_ball())
     assert dice(found.labels == 2, ~a_ball()) > 0.95
+    shown, active, when_set = iter(predictor.contexts), None, []
+    for call in predictor.calls[: 5 * len(a_ball())]:
+        if call == "context":
+            active = next(shown)
+        elif call == "image":
+            when_set.append(active)
+    assert set(when_set) == {None}
+    alone = Threshold()
+    ContextPrediction(alone, volume_of(a_ball()), 0, (a_context(),), PropagationConfig(context_limit=2))
+    assert {len(context) for context in alone.contexts if context} == {2}
 
 
 def test_a_picture_is_predicted_once_and_what_is_not_there_is_not_found():
@@ -101,14 +112,6 @@ def test_a_picture_is_predicted_once_and_what_is_not_there_is_not_found():
         found = segment(structure, predictor=Constant(-4.0))
         assert not found.labels.any()
         assert found.confidence == ({},)
-
-
-def test_the_same_image_gives_the_same_result_whatever_came_before():
-    predictor, alone = Threshold(), segment(a_ball())
-    segment(tube((12, 20, 24), 3.0), predictor=predictor)
-    after = segment(a_ball(), predictor=predictor)
-    assert np.array_equal(alone.labels, after.labels)
-    assert alone.confidence == after.confidence
 
 
 def test_slices_are_taken_along_the_axis_of_most_entries_or_the_coarsest():
@@ -128,47 +131,6 @@ def test_slices_are_taken_along_the_axis_of_most_entries_or_the_coarsest():
 
 
 # Slices predicted by themselves.
-
-
-def predict(predictor, structure, *contexts, axis=0, limit=8) -> ContextPrediction:
-    config = PropagationConfig(context_limit=limit)
-    volume = volume_of(structure)
-    return ContextPrediction(predictor, volume, axis, contexts, config, IntensityRange.estimate(volume.array))
-
-
-def test_dropped_components_leave_masks_areas_and_confidence():
-    structure = a_ball()
-    structure[0, 0:3, 0:3] = True
-    predicted = predict(Threshold(), structure, a_context())
-    pairs = list(pairwise(structure))
-    assert predicted.areas[0] == structure.sum(axis=(1, 2)).tolist()
-    assert predicted.overlaps(0) == pytest.approx(
-        [dice(*pair) if all(one.any() for one in pair) else 0 for pair in pairs]
-    )
-    predicted.clean_up(0, AcceptanceConfig())
-    assert predicted.areas[0] == a_ball().sum(axis=(1, 2)).tolist()
-    assert [one > 0 for one in predicted.confidence[0]] == [area > 0 for area in predicted.areas[0]]
-    assert all(np.array_equal(predicted.mask(0, index), plane) for index, plane in enumerate(a_ball()))
-    nothing = predict(Constant(-3.0), structure, a_context())
-    nothing.clean_up(0, AcceptanceConfig())
-    assert not any(nothing.areas[0])
-
-
-def test_no_context_is_ever_encoded_for_the_image_of_another_slice():
-    predictor, one, few = Threshold(), Threshold(), Threshold()
-    predict(predictor, a_ball(), a_context("A"), a_context("B", bright=False))
-    contexts, active, when_set = iter(predictor.contexts), None, []
-    for call in predictor.calls:
-        if call == "context":
-            active = next(contexts)
-        elif call == "image":
-            when_set.append(active)
-    assert when_set == [None] * len(a_ball())
-    assert predictor.contexts[0] is None
-    predict(one, a_ball(), a_context())  # a context for all slices is set once
-    assert [context and len(context) for context in one.contexts] == [None, None, 3]
-    predict(few, a_ball(), a_context(), limit=2)
-    assert {len(context) for context in few.contexts if context} == {2}
 
 
 # Which slices are accepted. A digit is a slice's confidence in tenths, "-" a slice without the structure, "A" and "N"
@@ -257,22 +219,6 @@ def test_settings_out_of_range_are_refused(values):
 
 
 # Components.
-
-
-@pytest.mark.parametrize(
-    ("mask", "gap", "part", "kept"),
-    [
-        (blocks((0, 6, 1, 1), (0, 1, 6, 8)), 0, 0.25, blocks((0, 6, 1, 1))),
-        (blocks((0, 6, 1, 1), (0, 1, 6, 8)), 0, 0.1, blocks((0, 6, 1, 1), (0, 1, 6, 8))),
-        (blocks((0, 5, 1, 1), (6, 7, 1, 1)), 0, 0.25, blocks((0, 5, 1, 1))),
-        (blocks((0, 5, 1, 1), (6, 7, 1, 1)), 1, 0.25, blocks((0, 5, 1, 1), (6, 7, 1, 1))),
-        (blocks((0, 5, 1, 1), (7, 8, 1, 1)), 1, 0.25, blocks((0, 5, 1, 1))),
-        (blocks((0, 5, 1, 1), (4, 5, 5, 5)), 2, 0.25, blocks((0, 5, 1, 1))),  # only beside each other
-        (blocks(), 1, 0.25, blocks()),
-    ],
-)
-def test_small_components_are_dropped(mask, gap, part, kept):
-    assert np.array_equal(drop_small_components(mask, gap=gap, part=part), kept)
 
 
 @given(seed=st.integers(0, 2**16 - 1), gap=st.integers(0, 3), part=st.floats(0, 1))

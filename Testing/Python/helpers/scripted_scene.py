@@ -27,11 +27,11 @@ from scribblesegment import read_labelmap, read_volume
 from scribblesegment.mrml.corrections import ResultSource, corrections_for, new_result, write_labels
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.propagation import PropagationOptions, VolumePropagation
-from scribblesegment.mrml.slice_segmenter import ControllerOptions, ScribbleController
+from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 from scribblesegment.mrml.target import choose_task, task_of
 from scribblesegment.service.service import InferenceService
 
-LONG = 240.0  # seconds that only a defect takes
+LONG = 1200.0  # seconds that only a defect takes
 
 
 class Desk:
@@ -67,8 +67,8 @@ class Desk:
         self.view.SetLayoutName("Red")
         self.view.SetOrientationToAxial()
         self.service = InferenceService()
-        self.controller = ScribbleController(
-            self.service, save_state=self.logic.SaveStateForUndo, options=ControllerOptions(protect_visible=False)
+        self.controller = SliceSegmenter(
+            self.service, save_state=self.logic.SaveStateForUndo, options=SegmenterOptions(protect_visible=False)
         )
         self.propagation = VolumePropagation(self.service, save_state=self.logic.SaveStateForUndo)
 

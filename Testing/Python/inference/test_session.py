@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,6 +83,8 @@ def bits(state):
 def test_image_and_prompts_reach_the_predictor(predictor, image):
     intensities = IntensityRange(0.0, 1.0)
     session = InteractiveSession(predictor, image, spacing_mm=(0.5, 5.0), intensity_range=intensities)
+    session.reset_prompts()  # nothing, and no step
+    assert not session.undo()
     session.add_scribble(stroke(3), positive=False)
     session.add_click((5, 6))
     session.add_box((0, 1), (4, 5))
@@ -96,6 +96,9 @@ def test_image_and_prompts_reach_the_predictor(predictor, image):
     assert asked.equals(session.state.prompts)
     assert asked.scribbles[1, 3, 2:6].all()
     assert (asked.point_coords.tolist(), asked.boxes.tolist()) == ([[5, 6]], [[[0, 1], [4, 5]]])
+    predictor.set_image(None)  # by somebody else
+    session.predict()
+    assert predictor.image is image
 
 
 def test_the_logits_before_the_newest_prompt_are_fed_back(session, predictor):
@@ -105,22 +108,18 @@ def test_the_logits_before_the_newest_prompt_are_fed_back(session, predictor):
     session.add_click((5, 5), positive=False)
     session.add_click((6, 6), positive=False)
     second = session.predict()
-    again = session.predict()
+    np.testing.assert_array_equal(session.predict().logits, second.logits)
     fed = [request.mask_input for request in predictor.requests]
     assert fed[0] is fed[1] is None
-    np.testing.assert_array_equal(fed[2], first.logits)
-    np.testing.assert_array_equal(fed[3], first.logits)
-    np.testing.assert_array_equal(again.logits, second.logits)
+    np.testing.assert_array_equal(fed[2:], [first.logits] * 2)
     assert session.state.prompts.mask_input is None
-    session.undo()
-    session.undo()
     session.reset_prompts()
     session.add_click((3, 4))
     np.testing.assert_array_equal(session.predict().logits, first.logits)
     assert predictor.requests[-1].mask_input is None
 
 
-def test_what_says_nothing_is_refused_and_negative_prompts_may_correct(session):
+def test_what_says_nothing_is_refused_and_negative_prompts_may_correct(session, predictor, image):
     with pytest.raises(PromptError, match="nothing to predict from"):
         session.predict()
     session.add_click((3, 4), positive=False)
@@ -131,39 +130,37 @@ def test_what_says_nothing_is_refused_and_negative_prompts_may_correct(session):
     session.add_scribble(stroke(8, 5, 13), positive=False)  # takes the only positive one away
     assert not session.state.prompts.has_positive
     assert session.predict() is session.state.prediction
-
-
-def test_a_failed_prediction_leaves_everything_as_it_was(session, predictor, monkeypatch):
-    session.add_click((3, 4))
-    session.predict()
-    session.add_click((5, 5))
-    before = bits(session.state)
-    monkeypatch.setattr(predictor, "predict", lambda prompts: prompts.nonsense)
-    with pytest.raises(AttributeError):
+    entry = ContextEntry(np.zeros((4, 4), np.float32), np.eye(4, dtype=bool), (1.0, 1.0))
+    for entries in ((entry,), ()):  # with a context, the first prediction needs no prompts
+        session = InteractiveSession(predictor, image, context=ContextSet("liver", entries))
+        if entries:
+            assert session.predict() is session.state.prediction
+            session.add_click((1, 1), positive=False)
+            session.predict()
+    with pytest.raises(PromptError, match="nothing to predict from"):
         session.predict()
-    assert bits(session.state) == before
 
 
 # History ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda session: session.add_scribble(np.zeros(SHAPE)),
-        lambda session: session.add_scribble(np.ones((3, 3))),
-        lambda session: session.add_click((12, 0)),
-        lambda session: session.add_click((1.5, 2)),
-        lambda session: session.add_box((4, 4), (4, 8)),
-        lambda session: session.add_box((0, 0), (13, 3)),
-    ],
-)
-def test_refused_prompts_are_no_undo_step(session, draw):
+def test_refused_prompts_and_failed_predictions_leave_everything_as_it_was(session, predictor, monkeypatch):
     session.add_click((3, 4))
+    session.predict()
+    session.add_click((5, 5))
     session.undo()
     before = bits(session.state)
-    with pytest.raises(PromptError):
-        draw(session)
+    for draw in (
+        lambda: session.add_scribble(np.zeros(SHAPE)),
+        lambda: session.add_scribble(np.ones((3, 3))),
+        lambda: session.add_click((12, 0)),
+        lambda: session.add_box((4, 4), (4, 8)),
+    ):
+        with pytest.raises(PromptError):
+            draw()
+    monkeypatch.setattr(predictor, "predict", lambda prompts: prompts.nonsense)
+    with pytest.raises(AttributeError):
+        session.predict()
     assert bits(session.state) == before
     assert session.redo()
 
@@ -187,13 +184,6 @@ def test_accepting_marks_this_prediction_alone(session):
     assert earlier.accepted  # a snapshot
 
 
-def test_resetting_nothing_adds_no_step(session):
-    session.reset_prompts()
-    assert not session.state.can_undo
-    assert not session.undo()
-    assert not session.redo()
-
-
 class AnyOrder(RuleBasedStateMachine):
     """Compares a session with the plainest history there is: a list of what was seen, and a position in it."""
 
@@ -205,41 +195,25 @@ class AnyOrder(RuleBasedStateMachine):
         self.session = InteractiveSession(NearestPrompt(), image, max_history=self.MOST)
         self.seen, self.position = [bits(self.session.state)], 0
 
-    def drawn(self):
-        self.seen = [*self.seen[: self.position + 1], bits(self.session.state)][-self.MOST - 1 :]
-        self.position = len(self.seen) - 1
-
-    @rule(row=st.integers(0, 11), start=st.integers(0, 16), length=st.integers(1, 9), positive=st.booleans())
-    def draw_a_stroke(self, row, start, length, positive):
-        self.session.add_scribble(stroke(row, start, start + length), positive)
-        self.drawn()
-
-    @rule(row=st.integers(0, 11), column=st.integers(0, 16), positive=st.booleans())
-    def click(self, row, column, positive):
-        self.session.add_click((row, column), positive)
-        self.drawn()
-
-    @rule(row=st.integers(0, 8), column=st.integers(0, 12), side=st.integers(1, 4))
-    def draw_a_box(self, row, column, side):
-        self.session.add_box((row, column), (row + side, column + side))
-        self.drawn()
-
-    @precondition(lambda self: not self.session.state.prompts.is_empty)
-    @rule()
-    def reset(self):
-        self.session.reset_prompts()
-        self.drawn()
+    @rule(row=st.integers(0, 8), column=st.integers(0, 12), side=st.integers(1, 4), positive=st.booleans())
+    def draw(self, row, column, side, positive):
+        draw = (
+            lambda: self.session.add_scribble(stroke(row, column, column + side), positive),
+            lambda: self.session.add_click((row, column), positive),
+            lambda: self.session.add_box((row, column), (row + side, column + side)),
+            self.session.reset_prompts,
+        )[(row + column) % 4]
+        if draw != self.session.reset_prompts or not self.session.state.prompts.is_empty:
+            draw()
+            self.seen = [*self.seen[: self.position + 1], bits(self.session.state)][-self.MOST - 1 :]
+            self.position = len(self.seen) - 1
 
     @precondition(lambda self: self.session.state.prompts.has_positive)
-    @rule()
-    def predict(self):
+    @rule(accept=st.booleans())
+    def predict(self, accept):
         assert self.session.predict() is self.session.state.prediction
-        self.seen[self.position] = bits(self.session.state)
-
-    @precondition(lambda self: self.session.state.prediction is not None)
-    @rule()
-    def accept(self):
-        self.session.accept()
+        if accept:
+            self.session.accept()
         self.seen[self.position] = bits(self.session.state)
 
     @rule()
@@ -272,47 +246,10 @@ def test_sessions_on_one_predictor_do_not_mix_images_and_contexts(predictor):
     bright = InteractiveSession(predictor, np.full(SHAPE, 100.0))
     for session in (dark, bright):
         session.add_click((3, 4))
-    assert not dark.predict().mask().any()
-    assert bright.predict().mask().all()
-    assert not dark.predict().mask().any()
+    assert [session.predict().mask().any() for session in (dark, bright, dark)] == [False, True, False]
     assert predictor.contexts == [context, None, context, None, context]
-    assert len(predictor.settings) == 5
     dark.predict()
     assert len(predictor.settings) == 5
-    predictor.set_image(np.full(SHAPE, 100.0))  # by somebody else
-    assert not dark.predict().mask().any()
-
-
-def test_an_image_that_could_not_be_set_is_set_again(predictor, image):
-    session = InteractiveSession(predictor, image)
-    session.add_click((3, 4))
-    predictor.set_image(None)
-    session.predict()
-    assert predictor.image is image
-
-
-def test_a_session_keeps_neither_itself_nor_its_predictor_alive(image):
-    predictor = NearestPrompt()
-    session = InteractiveSession(predictor, image)
-    seen = weakref.ref(session)
-    del session
-    gc.collect()
-    assert seen() is None
-    seen = weakref.ref(predictor)
-    del predictor
-    gc.collect()
-    assert seen() is None
-
-
-def test_with_a_context_the_first_prediction_needs_no_prompts(predictor, image):
-    entry = ContextEntry(np.zeros((4, 4), np.float32), np.eye(4, dtype=bool), (1.0, 1.0))
-    session = InteractiveSession(predictor, image, context=ContextSet("liver", (entry,)))
-    assert session.predict() is session.state.prediction
-    session.add_click((1, 1), positive=False)
-    session.predict()
-    empty = InteractiveSession(predictor, image, context=ContextSet("liver"))
-    with pytest.raises(PromptError, match="nothing to predict from"):
-        empty.predict()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ try:
     from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
     from vtkmodules.vtkCommonDataModel import vtkImageData
     from vtkmodules.vtkCommonMath import vtkMatrix4x4
+    from vtkmodules.vtkFiltersSources import vtkSphereSource
 except ModuleNotFoundError:
     pass  # without slicer-core the tests of this folder skip themselves
 
@@ -215,6 +216,23 @@ def a_slice_node(an_editor):
     an_editor.volume.GetRASBounds(bounds)
     slice_node.JumpSliceByCentering(*(sum(bounds[2 * axis : 2 * axis + 2]) / 2 for axis in range(3)))
     return slice_node
+
+
+@pytest.fixture
+def a_surface_segmentation(an_editor):
+    """A segmentation stored as one surface: a sphere in the middle of the CT."""
+    from scribblesegment.mrml.geometry import reference_geometry
+
+    node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Model")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(an_editor.volume)
+    node.SetSourceRepresentationToClosedSurface()
+    sphere = vtkSphereSource()
+    sphere.SetCenter(*reference_geometry(node).grid.to_mm((3, 4, 5)))
+    sphere.SetRadius(2.4)
+    sphere.Update()
+    node.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "sphere")
+    return node
 
 
 def box_mask(box, shape=SHAPE):

@@ -25,7 +25,7 @@ from scribblesegment.mrml.geometry import (
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.target import align_view, grid_slice, show_slice, shown_slice
 
-TURNED = np.array([[0, -1, 0, 4.0], [1, 0, 0, -3.0], [0, 0, 1, 7.0], [0, 0, 0, 1]])
+GEOMETRY = "Reference image geometry"
 SHEARED = np.array([[1, 0.3, 0, 1.0], [0, 1.2, 0, 0], [0.5, -0.3, 0.9, -5.0], [0, 0, 0, 1]])
 SCALED = np.array([[0, -1.5, 0, 4.0], [1.5, 0, 0, -3.0], [0, 0, 0.7, 7.0], [0, 0, 0, 1]])
 
@@ -39,6 +39,11 @@ def rotation(*angles) -> np.ndarray:
         turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
         matrix = turn @ matrix
     return matrix
+
+
+@pytest.fixture
+def target(an_editor):
+    return an_editor.target(an_editor.add_segment())
 
 
 # The lattice --------------------------------------------------------------------------------------------------------
@@ -71,38 +76,21 @@ def test_a_segmentation_without_geometry_takes_that_of_the_volume_and_segments_e
     assert (reference.start_ijk, reference.grid.shape) == ((-2, -2, -2), (8, 10, 12))
 
 
-def flat(node, volume):
-    volume.SetIJKToRASDirections(1, 0, 0, 0, 1, 1, 0, 0, 0)
-
-
 @pytest.mark.parametrize(
-    ("spoil", "with_volume", "message"),
+    ("spoil", "message"),
     [
-        (lambda node, volume: None, False, r"'Liver'.*Select a source volume"),
-        (lambda node, volume: volume.SetAndObserveImageData(None), True, "Select a source volume"),
-        (lambda node, volume: volume.GetImageData().SetExtent(0, -1, 0, 5, 0, 5), True, "no voxels"),
-        (flat, True, "cannot be inverted"),
-        (
-            lambda node, volume: node.GetSegmentation().SetConversionParameter("Reference image geometry", "rubbish"),
-            True,
-            "cannot be read",
-        ),
+        (lambda node, volume: None, r"'Liver'.*Select a source volume"),
+        (lambda node, volume: volume.SetAndObserveImageData(None), "Select a source volume"),
+        (lambda node, volume: volume.GetImageData().SetExtent(0, -1, 0, 5, 0, 5), "no voxels"),
+        (lambda node, volume: volume.SetIJKToRASDirections(1, 0, 0, 0, 1, 1, 0, 0, 0), "cannot be inverted"),
+        (lambda node, volume: node.GetSegmentation().SetConversionParameter(GEOMETRY, "rubbish"), "cannot be read"),
     ],
 )
-def test_what_gives_no_geometry_is_refused(an_editor, spoil, with_volume, message):
+def test_what_gives_no_geometry_is_refused(an_editor, spoil, message):
     node = an_editor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Liver")
     spoil(node, an_editor.volume)
     with pytest.raises(GeometryError, match=message):
-        reference_geometry(node, an_editor.volume if with_volume else None)
-
-
-def test_parent_transforms_add_up(an_editor):
-    assert np.array_equal(world_to_mm(an_editor.segmentation_node), np.eye(4))
-    outer = an_editor.put_under(an_editor.segmentation_node, TURNED)
-    inner = an_editor.put_under(an_editor.segmentation_node, SHEARED)
-    inner.SetAndObserveTransformNodeID(outer.GetID())
-    to_mm = world_to_mm(an_editor.segmentation_node)
-    assert np.allclose(to_mm @ TURNED @ SHEARED, np.eye(4), rtol=0, atol=1e-12)
+        reference_geometry(node, None if "'Liver'" in message else an_editor.volume)
 
 
 @pytest.mark.parametrize("kind", ["vtkMRMLBSplineTransformNode", "vtkMRMLGridTransformNode", "flat"])
@@ -120,30 +108,20 @@ def test_a_parent_that_bends_or_flattens_space_is_refused_with_the_remedy(an_edi
 # Views --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("orientation", "axis"), [("Axial", 0), ("Coronal", 1), ("Sagittal", 2)])
-def test_each_standard_view_shows_the_nearest_slice_of_its_axis(new_editor, a_slice_node, orientation, axis):
-    editor = new_editor(ijk_to_ras=np.diag([-1.0, -1.0, 3.0, 1.0]))
-    getattr(a_slice_node, f"SetOrientationTo{orientation}")()
-    a_slice_node.JumpSliceByCentering(-4.0, -3.0, 6.9)
-    grid = reference_geometry(editor.segmentation_node).grid
-    plane = view_plane(a_slice_node, editor.segmentation_node, grid)
-    assert plane.voxel_slice == (axis, (2, 3, 4)[axis])
-    assert plane.shape == tuple(side for other, side in enumerate((6, 8, 10)) if other != axis)
-
-
-@pytest.mark.parametrize("parent", [np.eye(4), TURNED, SHEARED], ids=["none", "turned", "sheared"])
-def test_a_view_of_a_turned_volume_cuts_obliquely_through_the_view_s_plane(an_editor, a_slice_node, parent):
+@pytest.mark.parametrize("parent", [np.eye(4), SHEARED], ids=["none", "sheared"])
+def test_a_view_of_a_turned_volume_cuts_obliquely_through_the_view_s_plane(an_editor, target, a_slice_node, parent):
     an_editor.put_under(an_editor.segmentation_node, parent)
-    grid = reference_geometry(an_editor.segmentation_node).grid
-    middle = parent[:3, :3] @ grid.to_mm((2.5, 3.5, 4.5)) + parent[:3, 3]
-    a_slice_node.JumpSliceByCentering(*middle)
+    grid = target.reference.grid
+    a_slice_node.JumpSliceByCentering(*(parent[:3, :3] @ grid.to_mm((2.5, 3.5, 4.5)) + parent[:3, 3]))
     plane = view_plane(a_slice_node, an_editor.segmentation_node, grid)
     assert plane.voxel_slice is None
     world = plane.to_mm(np.array([(0, 0), (4, 7), (9, 1)])) @ parent[:3, :3].T + parent[:3, 3]
-    height = a_slice_node.GetSliceToRAS().GetElement(2, 3)
-    assert np.allclose(world[:, 2], height, rtol=0, atol=1e-9)
+    assert np.allclose(world[:, 2], a_slice_node.GetSliceToRAS().GetElement(2, 3), rtol=0, atol=1e-9)
     # Columns run along the view's own horizontal axis, to the patient's left.
     assert np.allclose(np.cross(parent[:3, :3] @ plane.column_step_mm, (1, 0, 0)), 0, rtol=0, atol=1e-9)
+    for function in (shown_slice, lambda view, target: show_slice(view, target, 2)):
+        with pytest.raises(GeometryError, match=r"oblique, \d+° away"):
+            function(a_slice_node, target)
     a_slice_node.JumpSliceByCentering(0.0, 0.0, 5000.0)
     with pytest.raises(GeometryError, match="does not cut"):
         view_plane(a_slice_node, an_editor.segmentation_node, grid)
@@ -161,14 +139,9 @@ def test_pixels_of_a_view_and_world_are_inverse_of_each_other_along_the_normal(a
 # Slices along the volume's axes -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def target(an_editor):
-    return an_editor.target(an_editor.add_segment())
-
-
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_slice_of_the_grid_is_a_plane_of_its_voxels(target, axis):
-    grid = target.reference.grid
+def test_a_slice_of_the_grid_is_a_plane_of_its_voxels_unless_it_is_sheared(target, axis):
+    grid, sheared = target.reference.grid, np.eye(4)
     for index in (0, grid.shape[axis] - 1):
         plane = grid_slice(grid, axis, index)
         assert plane.voxel_slice == (axis, index)
@@ -176,14 +149,12 @@ def test_a_slice_of_the_grid_is_a_plane_of_its_voxels(target, axis):
     for beyond in (-1, grid.shape[axis]):
         with pytest.raises(GeometryError, match="choose from 0"):
             grid_slice(grid, axis, beyond)
-
-
-def test_sheared_slices_are_refused_and_others_of_the_grid_are_not():
-    sheared = np.eye(4)
     sheared[0, 1] = 0.4
-    with pytest.raises(GeometryError, match="sheared"):
-        grid_slice(Grid((6, 8, 10), sheared), 0, 3)
-    assert grid_slice(Grid((6, 8, 10), sheared), 1, 3).voxel_slice == (1, 3)
+    if axis == 0:
+        with pytest.raises(GeometryError, match="sheared"):
+            grid_slice(Grid((6, 8, 10), sheared), axis, 3)
+    else:
+        assert grid_slice(Grid((6, 8, 10), sheared), axis, 3).voxel_slice == (axis, 3)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -216,12 +187,6 @@ def test_an_aligned_view_shows_a_slice_of_the_volume_from_about_the_same_side(
         assert shown_slice(a_slice_node, target) == (axis, other)
 
 
-def test_an_oblique_view_is_refused_with_its_angle(target, a_slice_node):
-    for function in (shown_slice, lambda view, target: show_slice(view, target, 2)):
-        with pytest.raises(GeometryError, match=r"oblique, \d+° away"):
-            function(a_slice_node, target)
-
-
 # One ball -----------------------------------------------------------------------------------------------------------
 
 CENTER = np.array([12.0, -7.0, 30.0])
@@ -240,12 +205,16 @@ def around_the_ball(linear) -> np.ndarray:
 SHEAR = np.array([[1.0, 0.2, 0.1], [0.0, 1.0, 0.15], [0.0, 0.0, 1.0]])
 GEOMETRIES = {
     "straight": np.diag([1.2, 1.2, 2.0]),
-    "flipped": np.diag([-1.2, 1.2, -2.0]),
-    "anisotropic": np.diag([1.0, 1.1, 3.0]),
-    "permuted": np.diag([1.3, 1.5, 1.8])[:, [2, 0, 1]],
-    "rotated": rotation(0.3, -0.4, 0.6) @ np.diag([1.2, 1.2, 2.0]),
+    "permuted": np.diag([1.3, -1.5, 1.8])[:, [2, 0, 1]],
     "sheared": SHEAR @ np.diag([1.2, 1.2, 2.0]),
     "tilted gantry": np.array([[1.2, 0, 0], [0, 1.2, 0.7], [0, 0, 2.0]]),
+}
+PARENTS = {
+    "none": None,
+    "turned": rotation(0.4, 0.2, -0.7),
+    "scaled": np.diag([1.4, 0.8, 1.1]),
+    "sheared parent": SHEAR,
+    "mirrored": np.diag([-1.0, 1.0, 1.0]) @ rotation(0, 0, 0.5),
 }
 VIEWS = {
     "axial": (np.array([0.0, 0, 1]), np.array([-1.0, 0, 0])),
@@ -307,24 +276,15 @@ def assert_is_the_cut_ball(mask, ijk_to_world, normal, offset=0.0):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_ball_is_segmented_where_it_is(new_editor, geometry, view):
-    ijk_to_world = around_the_ball(GEOMETRIES[geometry])
-    normal, across = VIEWS[view]
-    mask = segment_ball(new_editor, ijk_to_world, normal, across)
-    assert_is_the_cut_ball(mask, ijk_to_world, normal)
-
-
-@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
-    "linear",
-    [rotation(0.4, 0.2, -0.7), np.diag([1.4, 0.8, 1.1]), SHEAR, np.diag([-1.0, 1.0, 1.0]) @ rotation(0, 0, 0.5)],
-    ids=["turned", "scaled", "sheared", "mirrored"],
+    ("geometry", "above"),
+    [(one, "none") for one in GEOMETRIES] + [("straight", one) for one in PARENTS if one != "none"],
 )
-def test_a_parent_transform_makes_no_difference_in_the_world(new_editor, linear, view):
-    parent = np.eye(4)
-    parent[:3, :3], parent[:3, 3] = linear, (5.0, -20.0, 11.0)
-    ijk_to_world = around_the_ball(GEOMETRIES["straight"])
+def test_a_ball_is_segmented_where_it_is_in_the_world(new_editor, geometry, above, view):
+    parent, ijk_to_world = None, around_the_ball(GEOMETRIES[geometry])
+    if PARENTS[above] is not None:
+        parent = np.eye(4)
+        parent[:3, :3], parent[:3, 3] = PARENTS[above], (5.0, -20.0, 11.0)
     normal, across = VIEWS[view]
     mask = segment_ball(new_editor, ijk_to_world, normal, across, parent=parent)
     assert_is_the_cut_ball(mask, ijk_to_world, normal)

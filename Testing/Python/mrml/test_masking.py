@@ -20,14 +20,9 @@ from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volum
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 
 Mode, EDITOR = slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLSegmentEditorNode
-MODES = [
-    Mode.EditAllowedEverywhere,
-    Mode.EditAllowedInsideAllSegments,
-    Mode.EditAllowedInsideVisibleSegments,
-    Mode.EditAllowedOutsideAllSegments,
-    Mode.EditAllowedOutsideVisibleSegments,
-    Mode.EditAllowedInsideSingleSegment,
-]
+ALL, VISIBLE = "AllSegments", "VisibleSegments"
+WHERE = ("Everywhere", f"Inside{ALL}", f"Inside{VISIBLE}", f"Outside{ALL}", f"Outside{VISIBLE}", "InsideSingleSegment")
+MODES = [getattr(Mode, f"EditAllowed{where}") for where in WHERE]
 SHAPE = (6, 8, 10)
 KJI = np.argwhere(np.ones(SHAPE, bool))
 INTENSITIES = np.arange(480).reshape(SHAPE).astype(np.int16) - 200
@@ -47,32 +42,6 @@ def editable(editor, *, removing=False, intensities=None, kji=KJI):
     return editable_at(editor.segmentation_node, editor.node, edited, reference, intensities, kji, removing=removing)
 
 
-@pytest.mark.parametrize(
-    ("mode", "removing", "expected"),
-    [
-        (Mode.EditAllowedEverywhere, False, lambda edited, visible, hidden: edited | True),
-        (Mode.EditAllowedInsideAllSegments, False, lambda edited, visible, hidden: edited | visible | hidden),
-        (Mode.EditAllowedInsideVisibleSegments, False, lambda edited, visible, hidden: edited | visible),
-        (Mode.EditAllowedOutsideAllSegments, False, lambda edited, visible, hidden: ~(visible | hidden)),
-        (Mode.EditAllowedOutsideVisibleSegments, True, lambda edited, visible, hidden: ~visible),
-        (Mode.EditAllowedInsideSingleSegment, False, lambda edited, visible, hidden: hidden),
-        (Mode.EditAllowedInsideSingleSegment, True, lambda edited, visible, hidden: hidden | edited),
-    ],
-)
-def test_each_mask_mode_allows_what_its_name_says(an_editor, segments, mode, removing, expected):
-    an_editor.node.SetMaskMode(mode)
-    an_editor.node.SetMaskSegmentID(list(segments)[2])
-    found = editable(an_editor, removing=removing).reshape(SHAPE)
-    assert np.array_equal(found, expected(*segments.values()))
-
-
-@pytest.mark.parametrize("mask_segment", [None, "", "gone"])
-def test_inside_a_segment_that_does_not_exist_nothing_is_editable(an_editor, segments, mask_segment):
-    an_editor.node.SetMaskMode(Mode.EditAllowedInsideSingleSegment)
-    an_editor.node.SetMaskSegmentID(mask_segment)
-    assert not editable(an_editor).any()
-
-
 def test_intensities_must_be_in_the_range_limits_included_and_the_mask_must_allow_too(an_editor, segments):
     _, visible, hidden = segments.values()
     an_editor.node.SourceVolumeIntensityMaskOn()
@@ -84,20 +53,13 @@ def test_intensities_must_be_in_the_range_limits_included_and_the_mask_must_allo
     assert np.array_equal(found, in_range & ~visible & ~hidden)
     assert not editable(an_editor, intensities=np.full(SHAPE, np.nan, np.float32)).any()
     assert editable(an_editor, intensities=INTENSITIES, kji=np.zeros((0, 3), np.int64)).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
+    for options, error, message in (
         ({}, ImageError, "no source volume"),
         ({"intensities": np.zeros((6, 8, 9))}, GeometryError, r"\(6, 8, 9\).*\(6, 8, 10\)"),
         ({"intensities": INTENSITIES, "kji": [(0, 0, 10)]}, GeometryError, "indices from"),
-    ],
-)
-def test_what_does_not_fit_is_refused(an_editor, segments, options, error, message):
-    an_editor.node.SourceVolumeIntensityMaskOn()
-    with pytest.raises(error, match=message):
-        editable(an_editor, **options)
+    ):
+        with pytest.raises(error, match=message):
+            editable(an_editor, **options)
 
 
 # The same of a whole volume -----------------------------------------------------------------------------------------

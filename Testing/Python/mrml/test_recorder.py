@@ -22,60 +22,36 @@ def drag(path, *, positive=True, box=False, brush=5.0):
     return recorder.release(path[-1], world(path[-1]), brush_radius_pixels=brush)
 
 
-def test_a_drag_becomes_a_stroke_through_all_its_points():
-    recorded = drag([(10, 10), (20, 10), (30, 15)])
-    assert recorded.kind == "stroke"
-    assert recorded.points == ((5, 5, 7), (10, 5, 7), (15, 7.5, 7))
+@pytest.mark.parametrize(
+    ("path", "how", "expected"),
+    [
+        ([(10, 10), (20, 10), (30, 15)], {}, ("stroke", ((5, 5, 7), (10, 5, 7), (15, 7.5, 7)), True)),
+        ([(10, 10), (10.4, 10), (30, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7)), True)),  # the same pixel
+        ([(10, 10), (30, 10), (10, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7), (5, 5, 7)), True)),  # there and back
+        ([(10, 10), (13, 8)], {"positive": False}, ("click", ((5, 5, 7),), False)),
+        ([(10, 10), (80, 90), (40, 30)], {"box": True, "positive": False}, ("box", ((5, 5, 7), (20, 15, 7)), True)),
+        ([(10, 10), (12, 11)], {"box": True}, ("click", ((5, 5, 7),), True)),  # too small to be meant
+    ],
+)
+def test_what_a_drag_becomes(path, how, expected):
+    recorded = drag(path, **how)
+    assert (recorded.kind, recorded.points, recorded.positive) == expected
 
 
-@pytest.mark.parametrize("positive", [True, False])
-def test_a_press_within_the_brush_becomes_a_click(positive):
-    recorded = drag([(10, 10), (13, 8)], positive=positive)
-    assert (recorded.kind, recorded.points, recorded.positive) == ("click", ((5, 5, 7),), positive)
-
-
-def test_a_loop_that_ends_where_it_began_is_a_stroke():
-    assert drag([(10, 10), (30, 10), (30, 30), (10, 10)]).kind == "stroke"
-
-
-def test_the_box_tool_gives_two_opposite_corners_whatever_lies_between():
-    recorded = drag([(10, 10), (80, 90), (40, 30)], box=True, positive=False)
-    assert (recorded.kind, recorded.points, recorded.positive) == ("box", ((5, 5, 7), (20, 15, 7)), True)
-
-
-def test_a_box_too_small_to_be_meant_is_a_click():
-    assert drag([(10, 10), (12, 11)], box=True).kind == "click"
-
-
-def test_positions_on_the_same_pixel_add_nothing():
-    recorder = AnnotationRecorder()
-    recorder.press((10, 10), world((10, 10)), positive=True)
-    assert not recorder.move((10.4, 10), world((10.4, 10)))
-    assert recorder.move((11, 10), world((11, 10)))
-    assert len(recorder.points) == 2
-
-
-def test_nothing_is_recorded_without_a_press():
+def test_nothing_is_recorded_without_a_press_or_after_it_was_cancelled():
     recorder = AnnotationRecorder()
     assert not recorder.move((1, 1), (0, 0, 0))
-    assert recorder.release((1, 1), (0, 0, 0), brush_radius_pixels=5) is None
     assert not recorder.cancel()
-
-
-def test_a_cancelled_gesture_is_gone():
-    recorder = AnnotationRecorder()
     recorder.press((10, 10), (0, 0, 0), positive=True)
     assert recorder.cancel()
     assert not recorder.active
     assert recorder.release((50, 50), (9, 9, 9), brush_radius_pixels=5) is None
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=2, max_size=30),
-    st.booleans(),
-    st.booleans(),
-    st.floats(0.5, 50),
-)
+pixels = st.tuples(st.integers(0, 400), st.integers(0, 400))
+
+
+@given(st.lists(pixels, min_size=2, max_size=30), st.booleans(), st.booleans(), st.floats(0.5, 50))
 def test_every_drag_gives_exactly_one_gesture_that_starts_where_it_was_pressed(path, positive, box, brush):
     recorded = drag(path, positive=positive, box=box, brush=brush)
     assert recorded.points[0] == world(path[0])

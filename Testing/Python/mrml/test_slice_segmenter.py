@@ -20,7 +20,7 @@ from scribblesegment.data.drawing import Box, Click, Stroke
 from scribblesegment.data.masks import CleanUp
 from scribblesegment.errors import GeometryError, ImageError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
-from scribblesegment.mrml.tags import ACCEPTED_TAG, TAG, read_accepted, read_drawing
+from scribblesegment.mrml.tags import ACCEPTED_TAG, TAG, accepted_text, read_accepted, read_drawing
 from scribblesegment.mrml.target import context_entry
 
 SHAPE = (12, 40, 50)
@@ -51,7 +51,7 @@ class Workplace:
     """A user with an editor, an axial view of slice 5, and a selected empty segment."""
 
     def __init__(self, editor, **options) -> None:
-        self.editor, self.node = editor, editor.node
+        self.editor, self.node, self.undo = editor, editor.node, editor.logic.Undo
         self.inference, self.context, self.finished = RegionInference(), None, []
         self.segmenter = SliceSegmenter(
             self.inference,
@@ -70,9 +70,9 @@ class Workplace:
     def show(self, k: int) -> None:
         self.view.JumpSliceByOffsetting(0.0, 0.0, float(k))
 
-    def tilt(self) -> None:
+    def tilt(self, *across) -> None:
         """Turn the view off the volume's axes."""
-        self.view.SetSliceToRASByNTP(0.0, 0.6, 0.8, 1.0, 0.0, 0.0, 15.0, 17.0, 5.0, 0)
+        self.view.SetSliceToRASByNTP(0.0, 0.6, 0.8, *(across or (1.0, 0.0, 0.0)), 15.0, 17.0, 5.0, 0)
 
     def stroke(self, first, last, *, positive=True, radius=1.0, settle=True) -> None:
         """Paint between two voxels (j, i) of the shown slice of the unit grid."""
@@ -95,8 +95,8 @@ class Workplace:
     def viewed(self) -> None:
         self.segmenter.slice_viewed(*self.segmenter.place(*self.here))
 
-    def mask(self):
-        return self.editor.mask(self.segment)
+    def mask(self, segment_id=None):
+        return self.editor.mask(segment_id or self.segment)
 
     def drawn(self, segment_id=None):
         return read_drawing(self.editor.segment(segment_id or self.segment))
@@ -112,7 +112,7 @@ class Workplace:
             each: (
                 self.editor.mask(each).tobytes(),
                 self.drawn(each).to_text(),
-                self.editor.segment(each).HasTag(ACCEPTED_TAG),
+                accepted_text(self.editor.segment(each)),
             )
             for each in self.editor.segmentation.GetSegmentIDs()
         }
@@ -163,7 +163,7 @@ def test_one_stroke_is_one_prediction_also_in_an_image_with_nan_in_its_corners(w
     assert np.array_equal(at_work.mask(), only(LEFT, 5))
 
 
-def test_a_correction_starts_from_the_logits_before_it_and_from_what_was_painted_by_hand(at_work, box):
+def test_a_prediction_starts_from_the_logits_before_it_and_from_what_was_painted_by_hand(at_work, box):
     by_hand = box(((5, 6), (2, 5), (2, 6)), SHAPE)
     at_work.stroke(*ON_LEFT)
     at_work.by_hand(by_hand)
@@ -174,13 +174,11 @@ def test_a_correction_starts_from_the_logits_before_it_and_from_what_was_painted
     assert second[17, 15] == region_inference.region_logits(at_work.inference.requests[0])[17, 15]
     assert not at_work.mask()[5, 12:24, 9].any()
     assert at_work.mask()[5, 17, 15]
-
-
-def test_an_existing_segment_is_where_a_first_stroke_starts_from_and_keeps_its_pieces(at_work, box):
-    at_work.by_hand(box(((5, 6), (30, 38), (2, 6)), SHAPE))
+    at_work.show(6)
+    at_work.by_hand(np.roll(by_hand, 1, axis=0))
     at_work.stroke(*ON_LEFT)
-    prior = at_work.inference.requests[0].prompts.mask_input
-    assert np.array_equal(prior > 0, box(((30, 38), (2, 6)), SHAPE[1:]))
+    prior = at_work.inference.requests[2].prompts.mask_input
+    assert np.array_equal(prior > 0, by_hand[5])
     assert (np.abs(prior) > 2).all(), "as sure as a network"
 
 
@@ -208,7 +206,7 @@ def test_the_raster_of_the_first_stroke_stays_however_the_view_is_turned(at_work
     at_work.tilt()
     at_work.stroke(*ON_LEFT)
     plane = at_work.drawn().slices[0].plane
-    at_work.view.SetSliceToRASByNTP(0.0, 0.6, 0.8, 0.6, -0.64, 0.48, 15.0, 17.0, 5.0, 0)
+    at_work.tilt(0.6, -0.64, 0.48)
     at_work.stroke((17, 10), (17, 14))
     (drawn,) = at_work.drawn().slices
     assert len(drawn.gestures) == 2
@@ -236,28 +234,17 @@ def test_unusual_volumes_are_segmented(workplace, kind):
 
 
 def test_twenty_gestures_undos_and_redos_restore_masks_and_prompts_to_the_bit(at_work):
-    rng, states = np.random.default_rng(0), [at_work.state()]
+    rng, states, logic = np.random.default_rng(0), [at_work.state()], at_work.editor.logic
     for number in range(20):
         at_work.show(int(rng.integers(3, 9)))
         j, i = rng.integers(8, 28), rng.integers(6, 40)
         at_work.stroke((j, i), (j + 3, i + 4), positive=bool(number % 3), radius=rng.uniform(0.4, 2.5))
         states.append(at_work.state())
     assert len({str(state) for state in states}) == 21
-    for state in reversed(states[:-1]):
-        at_work.editor.logic.Undo()
-        assert at_work.state() == state
-    for state in states[1:]:
-        at_work.editor.logic.Redo()
-        assert at_work.state() == state
-
-
-def test_a_gesture_after_undo_builds_on_what_is_left(at_work):
-    at_work.stroke(*ON_LEFT)
-    at_work.stroke(*ON_RIGHT)
-    at_work.editor.logic.Undo()
-    at_work.stroke((12, 9), (23, 9), positive=False)
-    assert np.array_equal(at_work.inference.requests[-1].prompts.mask_input > 0, only(LEFT, 5)[5])
-    assert len(at_work.drawn().slices[0].gestures) == 2
+    for step, expected in ((logic.Undo, states[-2::-1]), (logic.Redo, states[1:])):
+        for state in expected:
+            step()
+            assert at_work.state() == state
 
 
 # Results in any order -----------------------------------------------------------------------------------------------
@@ -273,17 +260,6 @@ def test_the_newest_of_the_waiting_slices_comes_first_and_one_at_a_time(at_work)
     assert [request.image_token[-1] for request in at_work.inference.requests] == [3, 6, 4, 5]
     assert np.array_equal(at_work.mask(), only(LEFT, 3, 4, 5, 6))
     assert at_work.inference.requests[2].prompts.scribbles[0].any()
-
-
-def test_two_quick_strokes_on_one_slice_are_answered_together(at_work):
-    at_work.stroke(*ON_LEFT, settle=False)
-    at_work.stroke(*ON_RIGHT, settle=False)
-    assert not at_work.settle().changed
-    assert not at_work.mask().any()
-    assert at_work.settle().changed
-    assert np.array_equal(at_work.inference.requests[1].prompts.mask_input > 0, only(LEFT, 5)[5])
-    assert np.array_equal(at_work.mask(), only(LEFT, 5) | only(RIGHT, 5))
-    assert not at_work.segmenter.busy
 
 
 actions = st.one_of(
@@ -322,20 +298,12 @@ def test_whatever_happens_in_between_every_slice_gets_the_answer_to_what_is_draw
         assert np.array_equal(place.mask()[k], place.segmenter.mask_of(result))
 
 
-def test_a_result_for_a_gesture_that_was_undone_is_dropped(at_work):
-    before = at_work.state()
-    at_work.stroke(*ON_LEFT, settle=False)
-    at_work.editor.logic.Undo()
-    assert not at_work.settle().changed
-    assert at_work.state() == before
-    assert not at_work.segmenter.busy
-
-
-@pytest.mark.parametrize("gone", ["segment", "segmentation", "scene", "volume"])
+@pytest.mark.parametrize("gone", ["gesture", "segment", "segmentation", "scene", "volume"])
 def test_a_result_for_something_that_has_gone_changes_nothing(at_work, gone):
+    editor, before = at_work.editor, at_work.state()
     at_work.stroke(*ON_LEFT, settle=False)
-    editor = at_work.editor
     {
+        "gesture": at_work.undo,
         "segment": lambda: editor.segmentation.RemoveSegment(at_work.segment),
         "segmentation": lambda: editor.scene.RemoveNode(editor.segmentation_node),
         "scene": lambda: editor.scene.Clear(0),
@@ -344,6 +312,8 @@ def test_a_result_for_something_that_has_gone_changes_nothing(at_work, gone):
     update = at_work.settle()
     assert not update.changed
     assert not at_work.segmenter.busy
+    if gone == "gesture":
+        assert at_work.state() == before
     if gone == "volume":
         assert "source volume" in update.problem
         assert not at_work.mask().any()
@@ -365,15 +335,14 @@ def test_a_source_volume_that_is_swapped_during_prediction_is_predicted_instead(
     assert not at_work.mask()[5, 12, 20]
 
 
-def test_selecting_another_segment_leaves_the_result_with_the_first_and_forgetting_drops_it(at_work):
+def test_selecting_another_segment_leaves_the_result_with_the_first_and_clearing_drops_it(at_work):
     at_work.stroke(*ON_LEFT, settle=False)
     other = at_work.editor.add_segment()
     at_work.settle()
     assert at_work.mask().any()
-    assert not at_work.editor.mask(other).any()
     at_work.show(6)
     at_work.stroke(*ON_LEFT, settle=False)
-    at_work.segmenter.forget()
+    at_work.segmenter.reset()
     assert not at_work.segmenter.busy
     assert not at_work.settle().changed
     assert not at_work.editor.mask(other).any()
@@ -412,42 +381,54 @@ def test_without_automatic_the_result_waits_to_be_accepted_unless_it_is_undone(w
     assert place.segmenter.accept()
     assert np.array_equal(place.mask(), only(LEFT, 5))
     assert not place.segmenter.accept()
-    place.editor.logic.Undo()
+    place.undo()
     assert not place.mask().any()
     assert not place.drawn().is_empty
-    place.editor.logic.Undo()
+    place.undo()
     assert place.drawn().is_empty
     place.stroke(*ON_LEFT)
-    place.editor.logic.Undo()
+    place.undo()
     assert not place.segmenter.accept()
-    assert not place.mask().any()
+    assert place.accepted() == ()
+    place.stroke(*ON_LEFT)
+    place.segmenter.accept_slice(*place.here)  # with its slice
+    assert place.accepted() == (5,)
+    assert np.array_equal(place.mask(), only(LEFT, 5))
+    assert place.finished == [(place.segment, 0, 5)]
 
 
-def test_a_new_threshold_needs_no_new_prediction_and_is_one_undo_step(at_work):
+def test_a_new_threshold_needs_no_new_prediction_is_one_undo_step_and_accepts_nothing(at_work):
     assert not at_work.segmenter.reapply(*at_work.here)
     at_work.stroke(*ON_LEFT)
+    at_work.segmenter.take_back_slice(*at_work.here)
     before = at_work.state()
     for threshold in (0.6, 0.8, 0.9):
         at_work.use(clean_up=CleanUp(threshold=threshold))
         at_work.segmenter.reapply(*at_work.here, finished=threshold == 0.9)
     assert len(at_work.inference.requests) == 1
     assert 0 < at_work.mask().sum() < only(LEFT, 5).sum()
-    at_work.editor.logic.Undo()
+    assert at_work.accepted() == ()
+    at_work.undo()
     assert at_work.state() == before
 
 
-@pytest.mark.parametrize("draw", ["stroke", "click", "box", "by hand"])
+def click_beside_what_is_there(place):
+    place.by_hand(only(LEFT, 5))
+    place.segmenter.click(*place.here, (2, 2, 5), positive=False)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        click_beside_what_is_there,
+        lambda place: place.stroke(*ON_LEFT, settle=False),
+        lambda place: place.segmenter.click(*place.here, (15, 17, 5), positive=True),
+        lambda place: place.segmenter.drag_box(*place.here, (6, 8, 5), (24, 27, 5)),
+    ],
+)
 def test_pieces_nobody_touched_are_left_out_unless_wanted(at_work, monkeypatch, draw):
     monkeypatch.setattr(region_inference, "region_logits", everything_bright)
-    if draw == "by hand":
-        at_work.by_hand(only(LEFT, 5))
-        at_work.segmenter.click(*at_work.here, (2, 2, 5), positive=False)
-    elif draw == "stroke":
-        at_work.stroke(*ON_LEFT, settle=False)
-    elif draw == "click":
-        at_work.segmenter.click(*at_work.here, (15, 17, 5), positive=True)
-    else:
-        at_work.segmenter.drag_box(*at_work.here, (6, 8, 5), (24, 27, 5))
+    draw(at_work)
     at_work.settle()
     assert np.array_equal(at_work.mask(), only(LEFT, 5))
     at_work.use(clean_up=CleanUp(keep_touched=False))
@@ -462,18 +443,12 @@ def test_pieces_nobody_touched_are_left_out_unless_wanted(at_work, monkeypatch, 
 def test_removing_a_prompt_predicts_from_the_others(at_work, index, left):
     at_work.stroke(*ON_LEFT)
     at_work.stroke(*ON_RIGHT)
+    for beyond in (-3, 2):
+        assert not at_work.segmenter.remove_gesture(*at_work.here, beyond)
     assert at_work.segmenter.remove_gesture(*at_work.here, index)
     at_work.settle()
     assert np.array_equal(at_work.mask(), only(left, 5))
     assert len(at_work.drawn().slices[0].gestures) == 1
-
-
-@pytest.mark.parametrize("index", [-2, 1, 7])
-def test_a_prompt_that_is_not_there_cannot_be_removed(at_work, index):
-    at_work.stroke(*ON_LEFT)
-    before = at_work.state()
-    assert not at_work.segmenter.remove_gesture(*at_work.here, index)
-    assert at_work.state() == before
 
 
 def test_clearing_keeps_the_segment_and_is_one_undo_step(at_work):
@@ -484,41 +459,32 @@ def test_clearing_keeps_the_segment_and_is_one_undo_step(at_work):
     before = at_work.state()
     assert at_work.segmenter.clear_slice(*at_work.here)
     assert not at_work.segmenter.clear_slice(*at_work.here)
+    assert not at_work.segmenter.predict(*at_work.here)
     assert [drawn.plane.voxel_slice for drawn in at_work.drawn().slices] == [(0, 5)]
-    at_work.editor.logic.Undo()
+    at_work.undo()
     assert at_work.state() == before
     assert at_work.segmenter.clear_segment(at_work.node)
     assert at_work.drawn().is_empty
     assert np.array_equal(at_work.mask(), only(LEFT, 5, 7))
-    at_work.editor.logic.Undo()
+    at_work.undo()
     assert at_work.state() == before
     assert at_work.segmenter.predict(*at_work.here)
-    at_work.show(9)
-    assert not at_work.segmenter.predict(*at_work.here)
 
 
 # Other segments -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protects", [True, False])
-def test_a_visible_neighbour_is_protected_unless_switched_off(at_work, box, protects):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_visible_neighbour_is_protected_and_a_negative_prompt_when_wanted(at_work, box, wanted):
     neighbour_mask = box(((0, 12), (10, 25), (18, 30)), SHAPE)
     neighbour = at_work.editor.add_segment(neighbour_mask)
     at_work.node.SetSelectedSegmentID(at_work.segment)
     at_work.node.SetOverwriteMode(at_work.node.OverwriteAllSegments)
-    at_work.use(protect_visible=protects)
+    at_work.use(protect_visible=wanted, learn_from_others=wanted)
     at_work.stroke((17, 12), (17, 14))
-    assert np.array_equal(at_work.mask(), only(LEFT, 5) & ~(neighbour_mask & protects))
-    assert np.array_equal(at_work.editor.mask(neighbour), neighbour_mask & ~(only(LEFT, 5) & (not protects)))
-
-
-@pytest.mark.parametrize("learns", [True, False])
-def test_neighbours_are_negative_prompts_only_when_wanted(at_work, box, learns):
-    at_work.editor.add_segment(box(((0, 12), (2, 38), (26, 48)), SHAPE))
-    at_work.node.SetSelectedSegmentID(at_work.segment)
-    at_work.use(learn_from_others=learns)
-    at_work.stroke((17, 12), (17, 14))
-    assert at_work.inference.requests[-1].prompts.scribbles[1].any() == learns
+    assert np.array_equal(at_work.mask(), only(LEFT, 5) & ~(neighbour_mask & wanted))
+    assert np.array_equal(at_work.editor.mask(neighbour), neighbour_mask & ~(only(LEFT, 5) & (not wanted)))
+    assert at_work.inference.requests[-1].prompts.scribbles[1].any() == wanted
 
 
 # What cannot be segmented -------------------------------------------------------------------------------------------
@@ -532,11 +498,16 @@ def bend(place):
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda place: place.node.SetAndObserveSourceVolumeNode(None), ImageError, "source volume"),
-        (lambda place: place.node.SetSelectedSegmentID(None), PromptError, "Add"),
-        (lambda place: place.node.SetAndObserveSegmentationNode(None), PromptError, "segmentation"),
-        (lambda place: place.show(40), GeometryError, "does not cut"),
-        (lambda place: None, PromptError, "outside"),
+        (lambda p: p.node.SetAndObserveSegmentationNode(None), PromptError, r"No segmentation is selected.*Choose"),
+        (lambda p: p.editor.scene.RemoveNode(p.editor.segmentation_node), PromptError, "No segmentation is selected"),
+        (lambda p: setattr(p, "node", None), PromptError, "No segmentation is selected"),
+        (lambda p: p.node.SetSelectedSegmentID(None), PromptError, r"No segment is selected.*Add.*select"),
+        (lambda p: p.node.SetSelectedSegmentID("gone"), PromptError, "No segment is selected"),
+        (lambda p: p.node.SetAndObserveSourceVolumeNode(None), ImageError, r"No source volume is selected.*Choose"),
+        (lambda p: p.editor.volume.SetAndObserveImageData(None), ImageError, "is empty"),
+        (lambda p: p.editor.volume.SetOrigin(1000, 0, 0), GeometryError, "does not overlap"),
+        (lambda p: p.show(40), GeometryError, "does not cut"),
+        (lambda p: None, PromptError, "outside"),
         (bend, GeometryError, "[Hh]arden"),
     ],
 )
@@ -558,24 +529,9 @@ def test_a_slice_is_accepted_with_its_result_and_no_longer_after_undo(at_work):
     at_work.settle()
     at_work.show(7)
     at_work.stroke(*ON_LEFT)
-    assert at_work.accepted() == (5, 7)
-    at_work.editor.logic.Undo()
-    assert at_work.accepted() == (5,)
-    at_work.editor.logic.Redo()
-    assert at_work.accepted() == (5, 7)
-
-
-def test_a_preview_is_accepted_with_its_slice(workplace):
-    place = workplace(automatic=False)
-    place.stroke(*ON_LEFT)
-    assert place.accepted() == ()
-    place.segmenter.accept_slice(*place.here)
-    assert place.accepted() == (5,)
-    assert np.array_equal(place.mask(), only(LEFT, 5))
-    assert place.finished == [(place.segment, 0, 5)]
-    place.editor.logic.Undo()
-    assert place.accepted() == ()
-    assert not place.mask().any()
+    for act, expected in ((lambda: None, (5, 7)), (at_work.undo, (5,)), (at_work.editor.logic.Redo, (5, 7))):
+        act()
+        assert at_work.accepted() == expected
 
 
 def test_a_slice_that_was_segmented_by_other_means_is_accepted_as_it_is_and_told_each_time(at_work, box):
@@ -591,17 +547,9 @@ def test_a_slice_that_was_segmented_by_other_means_is_accepted_as_it_is_and_told
     assert not at_work.segmenter.take_back_slice(*at_work.here)
     assert at_work.accepted() == ()
     for expected in ((5,), ()):
-        at_work.editor.logic.Undo()
+        at_work.undo()
         assert at_work.accepted() == expected
     assert not at_work.editor.logic.CanUndo()
-
-
-def test_a_new_threshold_does_not_accept_a_slice_that_was_taken_back(at_work):
-    at_work.stroke(*ON_LEFT)
-    at_work.segmenter.take_back_slice(*at_work.here)
-    at_work.use(clean_up=CleanUp(threshold=0.9))
-    at_work.segmenter.reapply(*at_work.here)
-    assert at_work.accepted() == ()
 
 
 @pytest.mark.parametrize("leave", ["slice", "nothing", "segment", "next result"])
@@ -610,29 +558,27 @@ def test_a_finished_slice_is_told_once_when_the_user_goes_on(at_work, leave):
     at_work.stroke((20, 12), (20, 18))
     at_work.viewed()
     assert at_work.finished == []
-    if leave == "segment":
-        at_work.editor.add_segment()
-    elif leave != "nothing":
-        at_work.show(6)
-    if leave == "next result":
-        at_work.stroke(*ON_LEFT)
-    elif leave == "nothing":
-        at_work.segmenter.slice_viewed()
-    else:
+    {
+        "slice": lambda: at_work.show(6),
+        "nothing": at_work.segmenter.slice_viewed,
+        "segment": at_work.editor.add_segment,
+        "next result": lambda: (at_work.show(6), at_work.stroke(*ON_LEFT)),
+    }[leave]()
+    if leave in ("slice", "segment"):
         at_work.viewed()
     assert at_work.finished == [(at_work.segment, 0, 5)]
     at_work.segmenter.slice_viewed()
     assert at_work.finished.count((at_work.segment, 0, 5)) == 1
 
 
-@pytest.mark.parametrize("meanwhile", ["undone", "removed", "taken back", "forgotten"])
+@pytest.mark.parametrize("meanwhile", ["undone", "removed", "taken back", "cleared"])
 def test_a_slice_that_is_no_longer_accepted_is_not_told(at_work, meanwhile):
     at_work.stroke(*ON_LEFT)
     {
-        "undone": at_work.editor.logic.Undo,
+        "undone": at_work.undo,
         "removed": lambda: at_work.editor.segmentation.RemoveSegment(at_work.segment),
         "taken back": lambda: at_work.segmenter.take_back_slice(*at_work.here),
-        "forgotten": at_work.segmenter.forget,
+        "cleared": at_work.segmenter.reset,
     }[meanwhile]()
     at_work.segmenter.slice_viewed()
     assert at_work.finished == []
@@ -656,62 +602,56 @@ def test_an_oblique_slice_is_not_accepted_and_a_damaged_list_is_replaced(at_work
 
 
 @pytest.fixture
-def in_context(at_work, monkeypatch):
-    """Slice 2 is an example of the left square; predictions find all that is bright."""
+def in_context(at_work, monkeypatch, box):
+    """Slice 2 is an example of the left square, slice 5 was predicted like it; predictions find all that is bright."""
     monkeypatch.setattr(region_inference, "region_logits", everything_bright)
     at_work.show(2)
+    with pytest.raises(PromptError, match="no context"):
+        at_work.segmenter.predict_in_context(*at_work.here)
     at_work.by_hand(only(LEFT, 2))
     at_work.context = ContextSet("square", (context_entry(*at_work.segmenter.place(*at_work.here)),))
     at_work.show(5)
+    at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))  # does not lead it
     at_work.editor.logic.ClearUndoState()
+    at_work.segmenter.predict_in_context(*at_work.here)
     return at_work
 
 
-def test_predictions_are_given_the_context_of_their_segment_and_where_they_are(in_context):
-    in_context.stroke(*ON_LEFT)
-    context = in_context.inference.requests[0].context
-    assert context.entries is in_context.context
-    assert (context.axis, context.index) == (0, 5)
-    assert context.entries.entries[0].source == context.source
-    in_context.segmenter.predict_in_context(*in_context.here)
-    in_context.settle()
-    assert in_context.inference.requests[1].prompts.scribbles[0].any()  # what was drawn counts besides the context
-
-
-def test_a_slice_is_predicted_from_the_context_alone_as_one_undo_step(in_context, box):
-    in_context.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))  # does not lead it
-    in_context.editor.logic.ClearUndoState()
+def test_a_slice_is_predicted_from_the_context_alone_as_one_undo_step(in_context):
     before = in_context.state()
-    in_context.segmenter.predict_in_context(*in_context.here)
     assert in_context.settle().changed
     (request,) = in_context.inference.requests
     assert request.prompts.is_empty
     assert request.prompts.mask_input is None
+    assert request.context.entries is in_context.context
+    assert (request.context.axis, request.context.index) == (0, 5)
+    assert request.context.entries.entries[0].source == request.context.source
     # Also pieces that nobody has touched.
     assert np.array_equal(in_context.mask()[5], (only(LEFT, 5) | only(RIGHT, 5))[5])
     assert in_context.drawn().is_empty
     assert in_context.accepted() == ()
-    in_context.editor.logic.Undo()
+    in_context.undo()
     assert in_context.state() == before
     assert not in_context.editor.logic.CanUndo()
 
 
 def test_a_stroke_corrects_what_came_from_the_context(in_context):
-    in_context.segmenter.predict_in_context(*in_context.here)
     in_context.settle()
     in_context.stroke((12, 9), (23, 9), positive=False)
     assert in_context.inference.requests[1].prompts.mask_input[17, 15] == 5.0
     assert in_context.accepted() == (5,)
+    in_context.segmenter.predict_in_context(*in_context.here)
+    in_context.settle()
+    assert in_context.inference.requests[2].prompts.scribbles[1].any()  # what was drawn counts besides the context
 
 
 def test_a_threshold_changes_what_came_from_the_context_unless_it_was_undone(in_context):
-    in_context.segmenter.predict_in_context(*in_context.here)
     in_context.settle()
     in_context.use(clean_up=CleanUp(smallest_island_mm2=200.0))
     assert in_context.segmenter.reapply(*in_context.here)
     assert not in_context.mask()[5, :, 30:].any()
-    in_context.editor.logic.Undo()
-    in_context.editor.logic.Undo()
+    in_context.undo()
+    in_context.undo()
     before = in_context.state()
     assert not in_context.segmenter.reapply(*in_context.here)
     assert in_context.state() == before
@@ -719,17 +659,9 @@ def test_a_threshold_changes_what_came_from_the_context_unless_it_was_undone(in_
 
 def test_a_preview_from_the_context_waits_to_be_accepted(in_context):
     in_context.use(automatic=False)
-    in_context.segmenter.predict_in_context(*in_context.here)
     in_context.settle()
-    assert not in_context.mask()[5].any()
+    assert not in_context.mask()[5, 10:25, 8:22].any()
     assert in_context.segmenter.result_on(*in_context.segmenter.place(*in_context.here)) is not None
     in_context.segmenter.accept_slice(*in_context.here)
     assert in_context.mask()[5, 10:25, 8:22].all()
     assert in_context.accepted() == (5,)
-
-
-def test_without_a_context_nothing_is_predicted_from_it(at_work):
-    with pytest.raises(PromptError, match="no context"):
-        at_work.segmenter.predict_in_context(*at_work.here)
-    at_work.stroke(*ON_LEFT)
-    assert at_work.inference.requests[0].context is None

@@ -37,21 +37,20 @@ def disc(row, column, radius, shape=SHAPE):
     return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
 
 
-def test_one_neighbour_is_expected_again():
-    mask = disc(20, 25, 8)
-    expected = shape_prior([KnownSlice(4, mask)], 5, spacing_mm=UNIT, config=PropagationConfig())
-    assert np.array_equal(expected.logits > 0, mask)
-    shape = np.zeros(SHAPE, bool)
-    shape[expected.box] = expected.distance_mm > 0
-    assert np.array_equal(shape, mask)
+def expected_of(mask, step_mm=1.0, **options):
+    """What a slice is expected to show beside one with this mask."""
+    config = PropagationConfig(drift=0.5)
+    return shape_prior([KnownSlice(0, mask)], 1, spacing_mm=(step_mm, 1.0, 1.0), config=config, **options)
 
 
 @pytest.mark.parametrize("index", [3, 4, 5, 6])
-def test_between_two_accepted_slices_with_linear_weights_shapes_are_interpolated_linearly(index):
-    masks = {2: disc(20, 20, 6), 7: disc(20, 24, 11)}
+@pytest.mark.parametrize("column", [24, 40])  # the second does not overlap the first: the nearer one is expected
+def test_between_two_accepted_slices_with_linear_weights_shapes_are_interpolated_linearly(index, column):
+    masks = {2: disc(20, 10 if column == 40 else 20, 6), 7: disc(20, column, 6 if column == 40 else 11)}
     known = [KnownSlice(place, mask) for place, mask in masks.items()]
     expected = shape_prior(known, index, spacing_mm=UNIT, config=LINEAR)
-    assert np.array_equal(expected.logits > 0, interpolate_slices(masks)[index])
+    nearer = masks[2 if index < 5 else 7]
+    assert np.array_equal(expected.logits > 0, nearer if column == 40 else interpolate_slices(masks)[index])
 
 
 def test_the_nearer_neighbour_counts_more_the_higher_the_nearness():
@@ -62,32 +61,6 @@ def test_the_nearer_neighbour_counts_more_the_higher_the_nearness():
     ]
     assert areas == sorted(areas, reverse=True)
     assert areas[-1] == near.sum() < areas[0]
-
-
-def test_between_shapes_that_do_not_overlap_the_nearer_one_is_expected():
-    lower, upper = disc(8, 8, 4), disc(30, 40, 4)
-    for index, mask in ((1, lower), (3, upper)):
-        expected = shape_prior([KnownSlice(0, lower), KnownSlice(4, upper)], index, spacing_mm=UNIT, config=LINEAR)
-        assert np.array_equal(expected.logits > 0, mask)
-
-
-def test_what_is_handed_on_is_softer_the_farther_the_neighbour_is():
-    known = [KnownSlice(0, disc(20, 25, 8))]
-    slopes = [
-        np.abs(np.diff(shape_prior(known, index, spacing_mm=UNIT, config=PropagationConfig()).logits[20])).max()
-        for index in (1, 3, 9)
-    ]
-    assert slopes[0] > slopes[1] > slopes[2] > 0
-
-
-def test_a_pixel_as_deep_as_the_outline_may_have_moved_has_logit_1():
-    spacing = (4.0, 1.0, 1.0)
-    expected = shape_prior(
-        [KnownSlice(0, disc(20, 25, 10))], 1, spacing_mm=spacing, config=PropagationConfig(drift=0.5)
-    )
-    row = expected.logits[20]
-    edge = int(np.argmax(row > 0))
-    assert row[edge + 1] == pytest.approx(1.0)  # the second pixel is 2 mm from the nearest one outside
 
 
 @settings(max_examples=25)
@@ -110,55 +83,41 @@ def test_expectations_are_finite_and_hold_the_neighbour_wherever_it_lies(centre,
 
 
 def test_what_lies_far_from_the_neighbours_is_out_of_reach_and_not_connected():
-    expected = shape_prior([KnownSlice(0, disc(12, 12, 5))], 1, spacing_mm=UNIT, config=PropagationConfig())
+    expected = expected_of(disc(12, 12, 5))
     other = disc(30, 40, 5)
     both = disc(12, 12, 5) | other
     assert expected.out_of_reach(other) == 1.0
+    assert expected_of(disc(12, 12, 5), step_mm=20.0).out_of_reach(other) == 0.0
     assert expected.out_of_reach(both) == pytest.approx(other.sum() / both.sum())
     assert np.array_equal(expected.connected(both), disc(12, 12, 5))
     assert expected.out_of_reach(np.zeros(SHAPE, bool)) == 0.0
+    row = expected_of(disc(20, 25, 10), step_mm=4.0).logits[20]
+    assert row[int(np.argmax(row > 0)) + 1] == pytest.approx(1.0)  # as deep as the outline may have moved
 
 
-def test_the_reach_grows_with_the_distance_between_slices():
-    moved = disc(20, 36, 5)
-    for step_mm, part in ((1.0, 1.0), (10.0, 0.0)):
-        spacing = (step_mm, 1.0, 1.0)
-        expected = shape_prior([KnownSlice(0, disc(20, 22, 5))], 1, spacing_mm=spacing, config=PropagationConfig())
-        assert expected.out_of_reach(moved) == part
-
-
-@pytest.mark.parametrize("radius", [1, 3, 12])
+@pytest.mark.parametrize("radius", [1, 3, 12, 99])
 def test_strokes_are_drawn_into_the_shape_and_around_it(radius):
     mask = disc(20, 25, radius)
-    expected = shape_prior([KnownSlice(0, mask)], 1, spacing_mm=UNIT, config=PropagationConfig())
+    expected = expected_of(mask)
     positive, negative = expected.strokes() > 0
     assert positive.any()
     assert not (positive & ~mask).any()
-    assert negative.any()
-    assert expected.out_of_reach(negative) == 1.0
-    assert not disc(20, 25, radius + 8)[~negative].all()
-    assert not (negative & ~disc(20, 25, radius + 8)).any()
-
-
-def test_a_shape_that_fills_the_slice_gets_a_positive_stroke_only():
-    expected = shape_prior([KnownSlice(0, np.ones(SHAPE, bool))], 1, spacing_mm=UNIT, config=PropagationConfig())
-    positive, negative = expected.strokes() > 0
-    assert positive.any()
-    assert not negative.any()
+    assert negative.any() != mask.all()
+    if not mask.all():
+        assert expected.out_of_reach(negative) == 1.0
+        assert not (negative & ~disc(20, 25, radius + 8)).any()
 
 
 @pytest.mark.parametrize("ratio", [0.9, 0.7, 0.5])
 def test_a_smaller_area_is_expected_by_moving_the_outline_inwards(ratio):
-    known = KnownSlice(5, disc(20, 25, 8))
-    full = shape_prior([known], 6, spacing_mm=UNIT, config=PropagationConfig())
-    small = shape_prior([known], 6, spacing_mm=UNIT, config=PropagationConfig(), area_ratio=ratio)
-    area = int((small.distance_mm > 0).sum())
-    assert area == pytest.approx(ratio * known.mask.sum(), rel=0.25)
-    assert not ((small.logits > 0) & ~known.mask).any()
+    mask = disc(20, 25, 8)
+    full, small = expected_of(mask), expected_of(mask, area_ratio=ratio)
+    assert int((small.distance_mm > 0).sum()) == pytest.approx(ratio * mask.sum(), rel=0.25)
+    assert not ((small.logits > 0) & ~mask).any()
     assert np.array_equal(small.zone, full.zone)
 
 
-def test_an_ellipsoid_is_followed_to_its_end():
+def test_an_ellipsoid_is_followed_to_its_end_a_tube_stays_as_it_is_and_nothing_grows():
     def area(index):
         return 1000.0 * (1.0 - ((index - 20) / 10) ** 2)
 
@@ -166,18 +125,11 @@ def test_an_ellipsoid_is_followed_to_its_end():
     for known, index in ((25, 26), (26, 27), (15, 14)):
         assert trend.ratio(known, index) == pytest.approx(area(index) / area(known))
     assert trend.ratio(29, 30) == 0.5
-
-
-def test_a_tube_stays_as_it_is_and_nothing_grows():
     assert AreaExtrapolation({3: 80, 7: 80, 9: 80}).ratio(9, 12) == pytest.approx(1.0)
     growing = AreaExtrapolation({3: 40, 7: 80, 9: 100})
-    assert growing.ratio(9, 10) == 1.0
-    assert growing.ratio(3, 2) == pytest.approx(30 / 40)
-
-
-@pytest.mark.parametrize("areas", [{}, {4: 70}, {4: 70, 9: 0}])
-def test_one_slice_shows_no_trend(areas):
-    assert AreaExtrapolation(areas).ratio(4, 5) == 1.0
+    assert (growing.ratio(9, 10), growing.ratio(3, 2)) == (1.0, pytest.approx(30 / 40))
+    for areas in ({}, {4: 70}, {4: 70, 9: 0}):  # which show no trend
+        assert AreaExtrapolation(areas).ratio(4, 5) == 1.0
 
 
 @given(
@@ -187,13 +139,6 @@ def test_one_slice_shows_no_trend(areas):
 )
 def test_the_ratio_is_always_from_one_half_to_one(areas, known, step):
     assert 0.5 <= AreaExtrapolation(areas).ratio(known, known + step) <= 1.0
-
-
-SHAPE = (40, 50)
-
-
-def expected_of(mask):
-    return shape_prior([KnownSlice(0, mask)], 1, spacing_mm=(1.0, 1.0, 1.0), config=PropagationConfig())
 
 
 def confidence(mask, around, *, logit=8.0, consistency=0.5):
@@ -208,24 +153,13 @@ def test_confidence_is_the_expected_dice_coefficient_where_the_shape_is_as_expec
     assert confidence_of(logits, mask, expected_of(mask), consistency=0.5) == pytest.approx(exact, abs=1e-6)
 
 
-def test_an_outline_that_moves_by_a_pixel_is_as_good_as_one_that_stays():
-    stays = confidence(disc(20, 25, 8), disc(20, 25, 8))
-    assert confidence(disc(20, 26, 8), disc(20, 25, 8)) == pytest.approx(stays, abs=1e-3)
-
-
 def test_a_shape_that_is_not_as_expected_makes_it_less_the_more_it_counts():
     mask, around = disc(20, 30, 12), disc(20, 22, 6)
     values = [confidence(mask, around, consistency=weight) for weight in (0.0, 0.5, 1.0)]
     assert values[0] > 0.99 > values[1] > values[2]
-
-
-def test_pixels_outside_of_everything_expected_count_as_difference():
-    around = disc(8, 8, 4)
-    assert confidence(around | disc(32, 42, 4), around) < confidence(around | disc(8, 16, 4), around)
-
-
-def test_an_empty_mask_where_a_structure_was_expected_has_no_confidence():
-    assert confidence(np.zeros(SHAPE, bool), disc(20, 25, 8)) == 0.0
+    stays, moves = (confidence(disc(20, column, 8), disc(20, 25, 8)) for column in (25, 26))
+    assert moves == pytest.approx(stays, abs=1e-3)  # by a pixel, which outlines may
+    assert confidence(np.zeros(SHAPE, bool), around) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -238,21 +172,6 @@ def test_fronts_disagree_by_what_they_agree_less_than_neighbours_do(steps, meeti
 
 def propose(confidence, accepted, disagreement=None, certain=0.9):
     return next_slice_to_correct(confidence, disagreement or {}, accepted, certain=certain)
-
-
-def test_nothing_is_proposed_where_all_is_certain_or_nothing_was_predicted():
-    assert propose(dict.fromkeys(range(1, 9), 0.95), [0, 9]) is None
-    assert propose({}, [3]) is None
-
-
-def test_with_equal_confidence_the_middle_of_the_longest_stretch_is_proposed():
-    confidence = dict.fromkeys([*range(1, 5), *range(6, 20)], 0.6)
-    assert propose(confidence, [0, 5, 20]) in (12, 13)
-
-
-def test_fronts_that_disagree_are_doubtful_however_sure_each_is():
-    confidence = dict.fromkeys(range(1, 9), 0.97)
-    assert propose(confidence, [0, 9], {4: 0.6, 5: 0.6}) in (4, 5)
 
 
 def test_a_correction_does_not_help_past_an_accepted_slice():
@@ -324,14 +243,14 @@ def test_a_structure_is_followed_through_the_volume(axis):
 
 def test_what_is_accepted_is_certain_and_an_even_image_decides_by_distance():
     structure = ball()
-    even = Volume(np.ones(structure.shape, np.float32), np.eye(4))
+    even, shape = Volume(np.ones(structure.shape, np.float32), np.eye(4)), structure.shape[1:]
     evidence = evidence_of(structure, 0, 6, 12, volume=even)
-    shape = structure.shape[1:]
     found = nearer_to_it(evidence, 6, shape)
     assert (found[structure[6]] > 0).all()
     assert (found[evidence.in_slice(6)[0]] != 0).all()
-    between = nearer_to_it(evidence, 9, shape)
-    assert between[structure[6] & structure[12]].min() > 0
+    assert nearer_to_it(evidence, 9, shape)[structure[6] & structure[12]].min() > 0
+    for whole in (np.ones((18, 24, 30), bool), np.zeros((18, 24, 30), bool)):  # nothing stands against anything
+        assert evidence_of(whole, 0, 2, volume=even).in_slice(2) is None
 
 
 def test_far_from_the_accepted_slices_and_around_the_box_nothing_is_said():
@@ -345,30 +264,19 @@ def test_far_from_the_accepted_slices_and_around_the_box_nothing_is_said():
     assert np.abs(part).max() <= 1.0
 
 
-@pytest.mark.parametrize("fill", [True, False])
-def test_where_nothing_stands_against_anything_nothing_is_said(fill):
-    structure = np.full((5, 12, 12), fill)
-    assert evidence_of(structure, 0, 2, volume=Volume(np.ones((5, 12, 12)), np.eye(4))).in_slice(2) is None
-
-
-def test_a_large_region_is_looked_at_in_coarser_pixels(monkeypatch):
-    structure = ball()
+def test_a_large_region_is_looked_at_in_coarser_pixels_and_nothing_thin_gets_lost(monkeypatch):
+    structure, thin = ball(), np.zeros((8, 40, 40), bool)
+    thin[:, 20, 21] = True
     fine = evidence_of(structure, 0, 9)
     whole = nearer_to_it(fine, 11, structure.shape[1:])
     monkeypatch.setattr(geodesic, "_MOST_VOXELS", structure.size // 4)
     coarse = evidence_of(structure, 0, 9)
     box, part = coarse.in_slice(11)
     assert coarse._nearer.size < fine._nearer.size / 3
-    assert part.shape == fine.in_slice(11)[1].shape
-    assert box == fine.in_slice(11)[0]
+    assert (box, part.shape) == (fine.in_slice(11)[0], fine.in_slice(11)[1].shape)
     assert dice(nearer_to_it(coarse, 11, structure.shape[1:]) > 0, whole > 0) > 0.8
-
-
-def test_what_is_thinner_than_a_coarse_pixel_does_not_get_lost(monkeypatch):
-    structure = np.zeros((8, 40, 40), bool)
-    structure[:, 20, 21] = True
     monkeypatch.setattr(geodesic, "_MOST_VOXELS", 500)
-    assert nearer_to_it(evidence_of(structure, 0, 4), 4, (40, 40))[20, 21] > 0
+    assert nearer_to_it(evidence_of(thin, 0, 4), 4, (40, 40))[20, 21] > 0
 
 
 @settings(max_examples=20, deadline=None)

@@ -13,7 +13,7 @@ from scribblesegment.data.volume import Volume
 from scribblesegment.propagation import (
     AnnotatedSegment,
     PropagationConfig,
-    Propagator,
+    PropagationRun,
     StopReason,
 )
 
@@ -29,7 +29,7 @@ def segment(structure, *indices, **fields):
 
 
 def iterate(segments, predictor=None, config=None, **options):
-    return Propagator(predictor or Brightness(), config=config).iterate(VOLUME, segments, 0, **options)
+    return PropagationRun(predictor or Brightness(), VOLUME, segments, 0, config=config, **options)
 
 
 def masks(results):
@@ -51,24 +51,19 @@ class Growing(SlicePredictor):
         return np.where(mask, level, -4.0)
 
 
-def test_segments_with_the_same_accepted_slices_share_every_image():
-    predictor = Brightness()
-    results = iterate({5: segment(LEFT, 3, 8), 2: segment(RIGHT, 3, 8)}, predictor).finish()
-    assert list(results) == [2, 5]
-    assert len(predictor.images) == 10
-    assert len(predictor.prompts) == 20
-    for label, structure in ((5, LEFT), (2, RIGHT)):
-        assert all(np.array_equal(piece.mask, structure[i]) for i, piece in results[label].slices.items())
-        assert {piece.label for piece in results[label].slices.values()} == {label}
-
-
-def test_segments_with_other_accepted_slices_are_propagated_as_if_alone():
-    together = iterate({1: segment(LEFT, 2), 2: segment(RIGHT, 9)}).finish()
-    alone = {1: iterate({1: segment(LEFT, 2)}).finish()[1], 2: iterate({2: segment(RIGHT, 9)}).finish()[2]}
-    for label in (1, 2):
-        assert list(together[label].slices) == list(alone[label].slices)
-        assert together[label].stopped == alone[label].stopped
-    assert all(np.array_equal(mask, masks(alone)[key]) for key, mask in masks(together).items())
+@pytest.mark.parametrize(("left", "right", "images"), [((2,), (9,), None), ((3, 8), (3, 8), 10)])
+def test_segments_are_propagated_as_if_alone_and_share_images_where_they_can(left, right, images):
+    predictor, segments = Brightness(), {5: segment(LEFT, *left), 2: segment(RIGHT, *right)}
+    together = iterate(segments, predictor).finish()
+    assert list(together) == [2, 5]
+    assert len(predictor.prompts) == len(masks(together))
+    assert images is None or len(predictor.images) == images
+    for label, one in segments.items():
+        alone = iterate({label: one}).finish()[label]
+        assert list(together[label].slices) == list(alone.slices)
+        assert together[label].stopped == alone.stopped
+        assert all(np.array_equal(piece.mask, alone.slices[i].mask) for i, piece in together[label].slices.items())
+        assert {piece.label for piece in together[label].slices.values()} == {label}
 
 
 def test_each_segment_is_shown_its_own_context():
@@ -109,30 +104,15 @@ def test_a_pixel_that_two_segments_claim_goes_to_the_larger_logit(surer, indices
     assert max(contested) > 0
 
 
-def test_a_slice_that_loses_pixels_later_is_given_again():
-    config = PropagationConfig(drift=1.0, **NETWORK_ALONE)
-    segments = {1: segment(LEFT, 1), 2: segment(RIGHT, 10)}
-    given_ = [(piece.label, piece.index) for piece in iterate(segments, Growing(28), config)]
-    again = {key for key in given_ if given_.count(key) > 1}
-    assert again
-    assert {label for label, _ in again} == {1}
-
-
-def test_accepted_slices_of_one_segment_are_taken_by_no_other():
-    wide = LEFT | RIGHT
-    segments = {1: segment(wide, 3), 2: segment(RIGHT, 5, 7)}
+@pytest.mark.parametrize("earlier", [True, False])
+def test_accepted_slices_and_those_kept_from_an_earlier_result_are_taken_by_no_other(earlier):
+    previous = iterate({2: segment(RIGHT, 5)}).finish()[2] if earlier else None
+    segments = {1: segment(LEFT | RIGHT, 3), 2: segment(RIGHT, *([5] if earlier else [5, 7]), previous=previous)}
     results = iterate(segments, Constant(5.0), PropagationConfig(stop_leak=1.0)).finish()
-    for index in (5, 7):
+    kept = set(previous.slices) if earlier else set()
+    assert results[2].reused == kept
+    for index in {5, 7} | kept - {3}:
         assert not (results[1].slices[index].mask & RIGHT[index]).any()
-
-
-def test_slices_kept_from_an_earlier_result_are_taken_by_no_other():
-    earlier = iterate({2: segment(RIGHT, 5)}).finish()[2]
-    segments = {1: segment(LEFT | RIGHT, 3), 2: segment(RIGHT, 5, previous=earlier)}
-    results = iterate(segments, Constant(5.0), PropagationConfig(stop_leak=1.0)).finish()
-    assert results[2].reused == set(earlier.slices)
-    for index, piece in results[1].slices.items():
-        assert not (piece.mask & RIGHT[index]).any()
 
 
 def test_a_refused_slice_claims_nothing():
@@ -192,52 +172,30 @@ def test_a_slice_that_is_refused_for_its_small_area_takes_nothing_from_others():
     assert all(piece.mask[12, 20:22].all() for piece in results[1].slices.values())
 
 
-def test_claims_are_not_kept_longer_than_another_segment_may_come():
-    run = iterate({1: segment(LEFT, 1), 2: segment(RIGHT, 10)})
-    most = 0
-    for _ in run:
-        most = max(most, len(run._claims))
-    assert 0 < most <= SHAPE[0]
-    assert run._claims == {}
+indices = st.sets(st.integers(0, 11), min_size=1, max_size=4)
 
 
 @settings(max_examples=25)
-@given(
-    left=st.sets(st.integers(0, 11), min_size=1, max_size=4),
-    right=st.sets(st.integers(0, 11), min_size=1, max_size=4),
-    stop=st.integers(0, 30),
-    surer=st.sampled_from([12, 28]),
-)
+@given(left=indices, right=indices, stop=st.integers(0, 30), surer=st.sampled_from([12, 28]))
 def test_the_result_does_not_depend_on_the_order_of_segments_and_may_be_left_anywhere(left, right, stop, surer):
     config = PropagationConfig(drift=1.0, **NETWORK_ALONE)
     segments = {1: segment(LEFT, *left), 2: segment(RIGHT, *right)}
-    runs = [
-        iterate(order, Growing(surer), config) for order in (segments, {label: segments[label] for label in (2, 1)})
-    ]
+    orders = (segments, {label: segments[label] for label in (2, 1)})
+    runs = [iterate(order, Growing(surer), config) for order in orders]
     pieces = [[], []]
     for run, taken in zip(runs, pieces, strict=True):
         for _, piece in zip(range(stop), run, strict=False):
             taken.append((piece.label, piece.index, piece.packed.tobytes()))
+            assert len(run._claims) <= SHAPE[0]
     assert pieces[0] == pieces[1]
     results = runs[0].result()
     assert all(len(set(result.slices) & set(result.accepted)) == 0 for result in results.values())
+    assert all(result.cancelled == (runs[0].remaining > 0) for result in results.values())
     for index in range(SHAPE[0]):
-        found = [
+        one, other = (
             result.slices[index].mask if index in result.slices else result.accepted.get(index)
             for result in results.values()
-        ]
-        if all(mask is not None for mask in found):
-            assert not (found[0] & found[1]).any()
-
-
-def test_the_rest_of_a_run_that_was_left_counts_as_cancelled():
-    run = iterate({1: segment(LEFT, 5), 2: segment(RIGHT, 0, 11)})
-    next(run)
-    results = run.result()
-    assert results[1].cancelled
-    assert results[2].cancelled
-    assert {end.reason for end in results[1].stopped} == {StopReason.CANCELLED}
-    assert run.remaining > 0
-    run.finish()
-    assert run.remaining == 0
-    assert not run.result()[1].cancelled
+        )
+        assert one is None or other is None or not (one & other).any()
+    runs[0].finish()
+    assert (runs[0].remaining, runs[0]._claims) == (0, {})  # kept no longer than another segment may come

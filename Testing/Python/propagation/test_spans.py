@@ -55,9 +55,8 @@ def advance(span, mask, confidence=1.0):
     return []
 
 
-def gap(first=3, last=9, mask=None):
-    known = disc(8) if mask is None else mask
-    return BoundedSpan(KnownSlice(first - 1, known), KnownSlice(last + 1, known), range(first, last + 1))
+def gap(first=3, last=9):
+    return BoundedSpan(KnownSlice(first - 1, disc(8)), KnownSlice(last + 1, disc(8)), range(first, last + 1))
 
 
 def tail(indices=range(5, 15), **settings):
@@ -88,14 +87,6 @@ def test_a_gap_is_filled_from_both_sides_in_turn():
     assert span.end is None
 
 
-def test_a_slice_in_which_nothing_was_found_is_passed_over_but_not_carried_on():
-    span = gap(3, 9)
-    advance(span, EMPTY)
-    assert [known.index for known in span.neighbours] == [2, 10]
-    assert span.next_index == 9
-    assert not span.covers(3)
-
-
 def test_fronts_that_drift_apart_disagree_most_where_they_meet():
     span = gap(3, 8)
     while span.next_index is not None:
@@ -120,25 +111,16 @@ def test_a_tail_goes_on_to_the_end_of_the_range(indices, direction):
     assert (end.reason, end.rejected, end.confidence) == (StopReason.RANGE, None, None)
 
 
-def test_a_tail_stops_where_the_structure_tapers_off():
+@pytest.mark.parametrize(("radii", "index", "confidence"), [((8, 6, 4, 2), 8, 0.93), ((), 4, 0.0)])
+def test_a_tail_stops_where_the_structure_tapers_off_and_a_sudden_end_is_less_certain(radii, index, confidence):
     span = tail()
-    for radius in (8, 6, 4, 2):
+    for radius in radii:
         advance(span, disc(radius))
-    assert span.end is None
-    advance(span, EMPTY)
-    assert span.end is None
-    advance(span, EMPTY)
-    end = span.end
-    assert (end.index, end.reason, end.rejected) == (8, StopReason.ENDED, 9)
-    assert end.confidence == pytest.approx(1 - (disc(2).sum() / disc(8).sum()) ** 2)
-    assert end.confidence > 0.9
-
-
-def test_an_end_that_comes_suddenly_is_less_certain():
-    span = tail()
-    advance(span, EMPTY)
-    advance(span, EMPTY)
-    assert (span.end.index, span.end.confidence) == (4, 0.0)
+    for _ in range(2):
+        assert span.end is None
+        advance(span, EMPTY)
+    assert (span.end.index, span.end.reason, span.end.rejected) == (index, StopReason.ENDED, index + 1)
+    assert span.end.confidence == pytest.approx(confidence, abs=0.07)
 
 
 @pytest.mark.parametrize(
@@ -160,68 +142,58 @@ def test_a_slice_is_judged_by_its_area_its_place_and_its_confidence(mask, confid
     assert span.check(draft(span, mask, confidence)) is reason
 
 
-def test_a_few_bad_slices_do_not_stop_a_tail_and_are_filled_in_afterwards():
-    span = tail(patience=3)
+def test_a_few_bad_slices_do_not_stop_a_tail_and_are_filled_in_unless_they_are_its_last():
+    span = tail(range(5, 11), patience=3)
     advance(span, disc(8))
     advance(span, EMPTY)
     advance(span, disc(8), 0.1)
     assert [known.index for known in span.neighbours] == [5]
     assert span.covers(6)
-    assert span.covers(7)
     (filled,) = advance(span, disc(8))
     assert (filled.next_index, filled.remaining) == (6, 2)
     assert [known.index for known in filled.neighbours] == [5, 8]
     assert span.next_index == 9
     assert not span.covers(6)
-
-
-def test_bad_slices_at_the_end_of_the_range_are_left_out():
-    span = tail(range(5, 7), patience=3)
+    advance(filled, EMPTY)  # in which nothing was found: not carried on
+    assert ([known.index for known in filled.neighbours], filled.covers(6)) == ([5, 8], False)
     advance(span, disc(8))
     advance(span, disc(8), 0.1)
-    assert (span.end.index, span.end.reason) == (5, StopReason.UNCERTAIN)
-    assert (span.end.rejected, span.end.confidence) == (6, 0.1)
+    assert (span.end.index, span.end.reason) == (9, StopReason.UNCERTAIN)
+    assert (span.end.rejected, span.end.confidence) == (10, 0.1)
 
 
 def plan(accepted, index_range=(0, 20)):
+    """The spans of accepted slices, which show the structure or not, and why each side ends when all is found."""
     masks = {index: disc(6) if shown else EMPTY for index, shown in accepted.items()}
     made = planned(masks, index_range)
-    stopped = made.result(cancelled=True, slices_per_second=0.0).stopped
-    ends = [end for end in stopped if end.reason is not StopReason.CANCELLED]
-    return [(type(one).__name__, one.remaining, one.next_index) for one in made.spans], ends
-
-
-def test_accepted_slices_divide_a_volume_into_gaps_and_tails():
-    spans, ends = plan({5: True, 9: True, 10: True})
-    assert spans == [("OpenSpan", 5, 4), ("BoundedSpan", 3, 6), ("OpenSpan", 9, 11)]
-    assert ends == []
-
-
-def test_slices_without_the_structure_end_it_on_their_side():
-    made = planned({2: EMPTY, 6: disc(6), 9: EMPTY, 12: EMPTY}, (0, 20))
-    assert [(one.remaining, one.next_index) for one in made.spans] == [(3, 5), (2, 7)]
+    spans = [(type(one).__name__, one.remaining, one.next_index) for one in made.spans]
     for span in made.spans:
         while span.next_index is not None:
             advance(span, disc(6))
-    assert [span.end.reason for span in made.spans] == [StopReason.ABSENT, StopReason.ABSENT]
+    return spans, [(end.index, end.reason.name) for end in made.result(cancelled=False, slices_per_second=0.0).stopped]
 
 
-def test_the_range_cuts_stretches_and_is_the_reason_where_it_ends_before_an_absent_slice():
-    assert plan({5: True, 9: True, 15: False}, (7, 13))[0] == [("BoundedSpan", 2, 8), ("OpenSpan", 3, 10)]
-    made = planned({5: disc(6), 15: EMPTY}, (0, 13))
-    upper = made.spans[1]
-    while upper.next_index is not None:
-        advance(upper, disc(6))
-    assert upper.end.reason is StopReason.RANGE
-
-
-def test_an_accepted_slice_at_the_border_ends_there_at_once():
-    spans, ends = plan({0: True, 19: True})
-    assert spans == [("BoundedSpan", 18, 1)]
-    assert [(end.index, end.direction, end.reason) for end in ends] == [
-        (0, -1, StopReason.RANGE),
-        (19, 1, StopReason.RANGE),
-    ]
+@pytest.mark.parametrize(
+    ("accepted", "index_range", "spans", "ends"),
+    [
+        (
+            {5: True, 9: True, 10: True},
+            (0, 20),
+            [("OpenSpan", 5, 4), ("BoundedSpan", 3, 6), ("OpenSpan", 9, 11)],
+            [(0, "RANGE"), (19, "RANGE")],
+        ),
+        (
+            {2: False, 6: True, 9: False, 12: False},
+            (0, 20),
+            [("OpenSpan", 3, 5), ("OpenSpan", 2, 7)],
+            [(3, "ABSENT"), (8, "ABSENT")],
+        ),
+        ({0: True, 19: True}, (0, 20), [("BoundedSpan", 18, 1)], [(0, "RANGE"), (19, "RANGE")]),
+        ({5: True, 15: False}, (7, 13), [("OpenSpan", 6, 7)], [(5, "RANGE"), (12, "RANGE")]),
+    ],
+)
+def test_accepted_slices_divide_a_volume_into_gaps_and_tails(accepted, index_range, spans, ends):
+    assert plan(accepted, index_range) == (spans, ends)
 
 
 @settings(max_examples=60)
@@ -279,23 +251,16 @@ def prediction(segment, span, logits, forbidden=None):
 
 
 def test_an_empty_slice_of_a_gap_is_a_result_and_one_of_a_tail_is_none():
-    segment = state(2, 6)
-    nothing = np.full(SHAPE, -5.0)
+    segment, nothing, pixels = state(2, 6), np.full(SHAPE, -5.0), np.zeros(SHAPE, bool)
     below, between, _ = segment.spans
     assert segment.settle(below, prediction(segment, below, nothing)) is None
     found = segment.settle(between, prediction(segment, between, nothing))
     assert (found.index, found.confidence) == (3, 0.0)
     assert not found.mask.any()
-
-
-def test_pixels_that_are_given_up_are_gone_and_others_are_not_touched():
-    segment = state(3)
-    span = segment.spans[0]
-    segment.settle(span, prediction(segment, span, np.where(MASK, 5.0, -5.0)))
-    pixels = np.zeros(SHAPE, bool)
+    segment.settle(between, prediction(segment, between, np.where(MASK, 5.0, -5.0)))
     pixels[10:12] = True
-    assert np.array_equal(segment.release_pixels(2, pixels).mask, MASK & ~pixels)
-    assert segment.release_pixels(2, pixels) is None
+    assert np.array_equal(segment.release_pixels(5, pixels).mask, MASK & ~pixels)  # given up to another segment
+    assert segment.release_pixels(5, pixels) is None
 
 
 def test_the_refused_slice_at_a_sudden_end_may_be_proposed():
@@ -309,15 +274,3 @@ def test_the_refused_slice_at_a_sudden_end_may_be_proposed():
     assert (lower.index, lower.rejected, lower.reason) == (4, 3, StopReason.ENDED)
     assert result.next_slice == 3
     assert 3 not in result.slices
-
-
-def test_disagreement_of_the_fronts_is_noted_once_a_gap_is_done():
-    segment = state(0, 5)
-    gap = segment.spans[0]
-    while gap.next_index is not None:
-        shift = gap.next_index if gap.next_index < 3 else gap.next_index - 5
-        mask = np.roll(MASK, 2 * shift, axis=1)
-        segment.settle(gap, prediction(segment, gap, np.where(mask, 9.0, -9.0)))
-    slices = segment.result(cancelled=False, slices_per_second=0.0).slices
-    assert slices[2].disagreement == slices[3].disagreement > 0.2
-    assert slices[1].disagreement == pytest.approx(slices[2].disagreement / 2)

@@ -10,7 +10,7 @@ from refinable_networks import small_unet, state_of, unchanged
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import CancelledError, GeometryError, PromptError
-from scribblesegment.refinement.adapters import ModuleNetwork, PreparedImage
+from scribblesegment.refinement.adapters import PreparedImage
 from scribblesegment.refinement.adapters.base import scaling
 from scribblesegment.refinement.correction import Correction
 from scribblesegment.refinement.lagrangian import RefinementConfig
@@ -97,18 +97,6 @@ def test_violations_of_drawn_corrections_are_counted_by_label_and_grown_ones_are
     assert result.violation_counts == {label: int((drawn == label).sum()) for label in np.unique(drawn)} != {}
     assert not result.satisfied
     assert result.grown > 20
-
-
-def test_corrections_for_a_network_of_slices_do_not_grow_into_other_slices(volume):
-    network = ModuleNetwork(small_unet(), ndim=2, labels=LABELS)
-    labels = np.full((2, 32, 32), -1, np.int16)
-    labels[0] = corrections().labels
-    growth = GrowthConfig(threshold=0.5)
-    alone = Correction(network, volume, index=0, device="cpu", config=QUICK).refine(corrections(), grow=growth)
-    whole = Correction(network, volume, device="cpu", config=QUICK)
-    both = whole.refine(LabelScribbles.from_labels(labels), grow=growth)
-    assert both.grown == alone.grown > 0
-    assert whole.shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize(

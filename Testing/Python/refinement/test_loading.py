@@ -19,7 +19,6 @@ from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork, 
 from scribblesegment.refinement.adapters.base import (
     NetworkSettings,
     read_settings,
-    require_consent,
     require_package,
     settings_path,
 )
@@ -146,23 +145,17 @@ def test_programs_of_other_inputs_and_damaged_files_are_refused(tmp_path: Path):
 # Functions and parameters --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "is_one"),
-    [
-        ("network.py:make", True),
-        ("folder/network.py:make", True),
-        ("C:\\networks\\network.py:make", True),
-        ("package.module:make", True),
-        ("package:make", True),
-        ("network.py", False),
-        ("network.py:", False),
-        ("network.pt", False),
-        ("C:network", False),
-        ("C:\\network.pt", False),
-        ("module:not a name", False),
-        (":make", False),
-    ],
-)
+FUNCTIONS = [
+    "network.py:make",
+    "folder/network.py:make",
+    "C:\\networks\\network.py:make",
+    "package.module:make",
+    "p:make",
+]
+PATHS = ["network.py", "network.py:", "network.pt", "C:network", "C:\\network.pt", "module:not a name", ":make"]
+
+
+@pytest.mark.parametrize(("source", "is_one"), [*((one, True) for one in FUNCTIONS), *((one, False) for one in PATHS)])
 def test_a_function_is_told_from_a_path(source: str, is_one: bool):
     assert names_function(source) == is_one
 
@@ -261,39 +254,26 @@ def test_settings_lie_beside_the_network_and_options_take_precedence(folder: Pat
     assert in_memory.labels == ("background", "a", "b")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"color": "red"},
-        {"labels": ["background"]},
-        {"labels": ["background", " "]},
-        {"labels": "background, liver"},
-        {"labels": [0, 1]},
-        {"ndim": 4},
-        {"channels": 0},
-        {"channels": True},
-        {"spacing_mm": [1.0]},
-        {"spacing_mm": [1.0, -1.0]},
-        {"spacing_mm": 1.0},
-        {"spacing_mm": [1.0, 1.0, 1.0], "ndim": 2},
-        {"patch_size": [64, 64.5]},
-        {"patch_size": [64, 64], "ndim": 3},
-        {"overlap": 1.0},
-        {"overlap": -0.1},
-        {"overlap": "half"},
-        {"multiple_of": 0},
-        {"normalise": "percentile"},
-        {"normalise": [1, 1]},
-        {"normalise": [0, "1"]},
-        {"normalise": [0, float("nan")]},
-        {"normalise": 3},
-        {"activation": "relu"},
-        {"probabilities": "yes"},
-        {"name": 3},
-        {"function": None},
-        {"licence": 1},
-    ],
-)
+WRONG: dict[str, list[Any]] = {
+    "color": ["red"],
+    "labels": [["background"], ["background", " "], "background, liver", [0, 1]],
+    "ndim": [4],
+    "channels": [0, True],
+    "spacing_mm": [[1.0], [1.0, -1.0], 1.0],
+    "patch_size": [[64, 64.5]],
+    "overlap": [1.0, -0.1, "half"],
+    "multiple_of": [0],
+    "normalise": ["percentile", [1, 1], [0, "1"], [0, float("nan")], 3],
+    "activation": ["relu"],
+    "probabilities": ["yes"],
+    "name": [3],
+    "function": [None],
+    "licence": [1],
+}
+TOGETHER = [{"spacing_mm": [1.0, 1.0, 1.0], "ndim": 2}, {"patch_size": [64, 64], "ndim": 3}]
+
+
+@pytest.mark.parametrize("wrong", [*({name: value} for name, values in WRONG.items() for value in values), *TOGETHER])
 def test_a_wrong_setting_is_refused_and_the_file_is_named(tmp_path: Path, wrong: dict[str, Any]):
     settings_path(tmp_path / "liver.pt").write_text(json.dumps(wrong))
     with pytest.raises(ConfigError, match=r"liver\.pt\.json.*" + next(iter(wrong))):
@@ -305,14 +285,6 @@ def test_settings_that_are_no_json_object_are_refused(tmp_path: Path, text: str)
     settings_path(tmp_path / "liver.pt").write_bytes(text.encode("latin-1"))
     with pytest.raises(FileFormatError, match=r"liver\.pt\.json"):
         read_settings(tmp_path / "liver.pt")
-
-
-def test_consent_is_asked_with_the_reason(refusal: Any):
-    reasons: list[str] = []
-    require_consent(lambda reason: reasons.append(reason) or True, "It runs code.")  # type: ignore[func-returns-value]
-    assert reasons == ["It runs code."]
-    with pytest.raises(NetworkError, match="It runs code"):
-        require_consent(refusal, "It runs code.")
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

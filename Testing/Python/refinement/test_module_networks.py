@@ -13,7 +13,7 @@ from tiled_inference import tiled_logits
 from torch import nn
 
 from scribblesegment.data.labels import LabelScribbles
-from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
+from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, NetworkError, PromptError
@@ -198,14 +198,6 @@ def test_only_strokes_on_the_structure_say_that_there_is_something(network, volu
     assert other[3].any()
     with pytest.raises(PromptError, match="shape"):
         network.prepare(volume, index=0, scribbles=LabelScribbles.empty(volume.shape))
-
-
-def test_every_mark_lies_on_a_cell_that_shows_the_slice(network):
-    image = Volume(np.ones((1, 61, 7)), np.diag([1.3, 0.9, 1.0, 1.0]))
-    drawn = LabelScribbles.from_labels(np.ones((61, 7), int))
-    inside = np.zeros((SIZE, SIZE), bool)
-    inside[NetworkGrid((61, 7), (0.9, 1.3), SIZE).content] = True
-    assert np.array_equal(network.prepare(image, index=0, scribbles=drawn).to_grid(drawn).marked, inside)
 
 
 def test_networks_of_files_names_and_predictors_are_taken_if_they_work_from_scribbles_alone(tmp_path: Path):

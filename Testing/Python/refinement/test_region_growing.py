@@ -59,20 +59,6 @@ def test_the_reach_ends_growing_in_millimetres_along_every_axis():
     assert np.flatnonzero(grown.any(0)).tolist() == list(range(20 - REACH_PIXELS, 21 + REACH_PIXELS))
 
 
-def test_slices_that_are_very_far_apart_and_far_strokes_grow_each_by_itself(rng):
-    image = ndimage.gaussian_filter(rng.standard_normal((40, 30, 30)), 1.5)
-    first = marks_at(image.shape, label_1=[(4, 15, column) for column in range(10, 20)])
-    second = marks_at(image.shape, label_2=[(35, 15, column) for column in range(10, 20)])
-    both = LabelScribbles.from_labels(np.maximum(first.labels, second.labels))
-    grown = grow_scribbles(image, both)
-    np.testing.assert_array_equal(grown.mask(1), grow_scribbles(image, first).mask(1))
-    np.testing.assert_array_equal(grown.mask(2), grow_scribbles(image, second).mask(2))
-    alone = grow_scribbles(image[4], LabelScribbles.from_labels(first.labels[4]))
-    apart = grow_scribbles(image, first, spacing_mm=(1e9, 1, 1))
-    np.testing.assert_array_equal(apart.labels[4], alone.labels)
-    assert apart.count == alone.count > first.count
-
-
 def test_competing_scribbles_meet_half_way_in_millimetres_and_leave_the_middle_unmarked():
     scribbles = marks_at((1, 11), label_0=[(0, 1)], label_3=[(0, 9)])
     grown = grow_scribbles(np.zeros((1, 11)), scribbles, GrowthConfig(1, FAR))

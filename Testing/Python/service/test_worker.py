@@ -66,17 +66,16 @@ def test_one_daemon_thread_starts_with_the_first_task_and_serves_them_all(worker
     assert all(task.wait(LONG) for task in tasks)
     assert {task.result() for task in tasks} == set(threads())
     assert threads()[0].daemon
-
-
-def test_the_newest_waiting_task_comes_first(worker):
-    gate, order = Gate(worker, "first"), []
-    tasks = [worker.submit(lambda task, n=n: order.append(n)) for n in range(4)]
+    gate = Gate(worker)
+    worker.wait(0.0)
+    assert not worker.wait(0.02)
+    assert not gate.task.wait(0.01)
+    assert worker.busy
     gate.opened.set()
-    assert all(task.wait(LONG) for task in tasks)
-    assert (gate.task.result(), order) == ("first", [3, 2, 1, 0])
+    assert worker.wait(LONG)
 
 
-def test_a_task_supersedes_waiting_ones_about_the_same_but_not_the_running_one(worker):
+def test_the_newest_comes_first_and_supersedes_waiting_ones_about_the_same_but_not_the_running_one(worker):
     gate, order = Gate(worker), []
     older, other, newer = (
         worker.submit(lambda task, n=n: order.append(n), supersede=key) for n, key in enumerate(("a", "b", "a"))
@@ -101,22 +100,6 @@ def test_what_a_task_raises_is_kept_and_the_thread_lives_on(worker, error):
     assert alive.wait(LONG)
     assert alive.result() == "alive"
     assert alive.exception() is None
-
-
-def test_waiting_ends_with_a_task_with_idleness_and_in_time(worker):
-    gate = Gate(worker)
-    waiting = worker.submit(lambda task: None)
-    began = time.perf_counter()
-    assert not worker.wait(0.02)
-    assert not gate.task.wait(0.01)
-    assert 0.02 < time.perf_counter() - began < LONG / 2
-    assert worker.busy
-    gate.opened.set()
-    assert worker.wait(LONG)
-    assert waiting.wait(LONG)
-    worker.wait(0.0)  # the end of the second, unless the first call had it, too
-    assert not worker.wait(LONG)
-    assert not worker.busy
 
 
 def test_an_end_between_two_calls_is_not_missed(worker):
@@ -181,22 +164,15 @@ def test_every_task_comes_to_an_end_and_the_newest_is_done(steps):
 # A task -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_task_has_nothing():
-    task = Task()
-    assert [task.begun, task.done, task.cancelled] == [False, False, False]
+def test_a_task_that_is_cancelled_before_it_begins_never_runs():
+    task, ran = Task(), []
     assert (task.progress, task.question, task.value, task.take()) == (Progress(), None, None, [])
     for ask in (task.result, task.exception):
         with pytest.raises(InvalidStateError, match="not done"):
             ask()
-
-
-def test_a_task_that_is_cancelled_before_it_begins_never_runs():
-    task, ran = Task(), []
     task.cancel()
     task.run(ran.append)
-    assert task.done
-    assert not task.begun
-    assert ran == []
+    assert (task.done, task.begun, ran) == (True, False, [])
     with pytest.raises(CancelledError, match="before it began"):
         task.result()
 
@@ -216,29 +192,19 @@ def test_work_that_is_cancelled_ends_itself_and_keeps_its_result():
     assert task.result() == "until then"
 
 
-def test_partial_results_are_taken_once_and_in_order():
-    task = Task()
-    for number in range(3):
-        task.put(number)
-    assert task.take() == [0, 1, 2]
-    assert task.take() == []
-
-
-def test_progress_stays_between_nothing_and_all():
-    task = Task()
-    for given_fraction, fraction in ((-0.1, 0.0), (0.25, 0.25), (1.3, 1.0)):
-        task.set_progress(given_fraction, "Window 1 of 4", 3, 1.5)
-        assert task.progress == Progress(fraction, "Window 1 of 4", 3, 1.5)
-
-
-def test_what_there_was_of_a_result_outlives_a_failure():
+def test_progress_and_what_there_was_of_a_result_outlive_a_failure():
     task = Task()
 
     def work(task):
+        for number in range(3):
+            task.put(number)
+        task.set_progress(1.3, "Window 1 of 4", 3, 1.5)
         task.set_result("half")
         raise ValueError("no")
 
     task.run(work)
+    assert (task.take(), task.take()) == ([0, 1, 2], [])
+    assert task.progress == Progress(1.0, "Window 1 of 4", 3, 1.5)
     assert task.value == "half"
     with pytest.raises(ValueError, match="no"):
         task.result()
@@ -255,18 +221,14 @@ def test_each_question_waits_for_an_answer_of_its_own(worker, answers):
     assert task.question is None
 
 
-def test_cancelling_answers_open_and_later_questions_with_no(worker):
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_cancelling_answers_open_and_later_questions_with_no(worker, end):
     task = worker.submit(lambda task: (task.ask("open"), task.ask("later")))
     until(lambda: task.question == "open")
-    task.answer(True)
-    task.cancel()
+    if end == "cancel":
+        task.cancel()
+    else:
+        assert worker.close(LONG)
     assert task.wait(LONG)
-    assert task.result()[1] is False
+    assert task.result() == (False, False)
     assert task.question is None
-
-
-def test_close_ends_a_task_that_waits_for_an_answer(worker):
-    task = worker.submit(lambda task: task.ask("Shall it?"))
-    until(lambda: task.question is not None)
-    assert worker.close(LONG)
-    assert task.result() is False

@@ -22,7 +22,7 @@ from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import ConfigError, ContextError
 from scribblesegment.inference.predictor import Predictor
-from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator
+from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
 from scribblesegment.propagation.confidence import confidence_of, overlap_of
 from scribblesegment.propagation.prior import ShapePrior
 
@@ -140,9 +140,7 @@ def segment_image(
         if accepted and is_volume:
             annotated[number + 1] = AnnotatedSegment(masks, context.label_name, context)
     if annotated:
-        run = Propagator(predictor, config=config.propagation).iterate(
-            volume, annotated, axis, intensity_range=intensities
-        )
+        run = PropagationRun(predictor, volume, annotated, axis, config=config.propagation, intensity_range=intensities)
         for label, result in run.finish().items():
             for index, found in result.slices.items():
                 mask = found.mask

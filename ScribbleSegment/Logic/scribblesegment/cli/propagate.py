@@ -96,7 +96,7 @@ def propagate(
       scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd --context Liver
     """
     from scribblesegment.io import read_labelmap, write_labelmap
-    from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, Propagator
+    from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
 
     config = PropagationConfig(threshold=threshold)
     check_outputs(output, None, (image, annotated))
@@ -111,10 +111,12 @@ def propagate(
     indices = sorted({index for of_segment in masks.values() for index in of_segment})
     plane = SliceDisplay.radiological(volume.ijk_to_ras, axis).plane
     print(f"annotated: {listed_slices(axis, indices)} ({plane})")
-    run = Propagator(load(model, device=device), config=config).iterate(
+    run = PropagationRun(
+        load(model, device=device),
         volume,
         {one.label: AnnotatedSegment(masks[one.label], one.name, context.get(one.label)) for one in segments},
         axis,
+        config=config,
         index_range=index_range,
         source=image.name,
         intensity_range=intensities_of(volume, window),

@@ -15,7 +15,6 @@ from slicer import (
     vtkMRMLSliceNode,
     vtkMRMLTransformNode,
     vtkOrientedImageData,
-    vtkOrientedImageDataResample,
     vtkSegmentation,
     vtkSegmentationHistory,
     vtkSlicerSegmentationsModuleLogic,
@@ -35,6 +34,7 @@ from scribblesegment.mrml.geometry import (
     geometry_of,
     image_to_mm,
     reference_geometry,
+    slice_normals,
     transformed,
     view_plane,
     world_to_mm,
@@ -52,6 +52,7 @@ from scribblesegment.mrml.labelmaps import (
     overlap,
     recut,
     refresh_derived,
+    resampled,
     segment_at,
     voxels_of,
 )
@@ -150,10 +151,7 @@ def nearest_axis(slice_node: Any, grid_node: Any, reference: ReferenceGeometry) 
     except GeometryError:
         return 0
     across, up, _ = (to_mm[:3, :3] @ array_of(slice_node.GetSliceToRAS())[:3, :3]).T
-    steps = reference.grid.steps_kji_mm
-    normals = np.array([np.cross(*(steps[other] for other in range(3) if other != axis)) for axis in range(3)])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return int(np.argmax(abs(normals @ np.cross(across, up))))
+    return int(np.argmax(abs(slice_normals(reference.grid.steps_kji_mm) @ np.cross(across, up))))
 
 
 def jump_to(grid_node: Any, reference: ReferenceGeometry, kji: tuple[int, int, int]) -> None:
@@ -378,10 +376,7 @@ def _resampled(
     extent: Extent = (i + i0 - 1, i + i1 + 1, j + j0 - 1, j + j1 + 1, k + k0 - 1, k + k1 + 1)
     mask = recut(labelmap, extent)
     voxels_of(mask)[...] = voxels_of(mask) == value
-    result = vtkOrientedImageData()
-    vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-        mask, reference.image, result, False, False, to_grid
-    )
+    result = resampled(mask, reference.image, transform=to_grid)
     _, inside = flat_index(forward, reference.grid.shape)
     return np.argwhere(voxels_of(result) != 0), forward if inside is None else forward[inside]
 

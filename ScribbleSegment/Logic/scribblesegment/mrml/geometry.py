@@ -18,26 +18,20 @@ from scribblesegment.data import validation
 from scribblesegment.data.geometry import Grid, SlicePlane, plane_through
 from scribblesegment.errors import GeometryError
 
+# First and one past the last voxel along each axis of the array, ((k0, k1), (j0, j1), (i0, i1)).
 BoxKji = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""First and one past the last voxel along each axis of the array, ((k0, k1), (j0, j1), (i0, i1))."""
 
+# VTK's (i0, i1, j0, j1, k0, k1), last voxels included; empty where a last one is smaller than its first.
 Extent = tuple[int, int, int, int, int, int]
-"""VTK's (i0, i1, j0, j1, k0, k1), last voxels included; empty where a last one is smaller than its first."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceGeometry:
-    """The lattice that a segmentation is edited on.
+    """The lattice that a segmentation is edited on."""
 
-    Attributes:
-        image: the lattice as Slicer's functions take it: matrix and extent, no voxels.
-        grid: the same as an array: index 0 is the first voxel of the extent.
-        start_ijk: VTK index (i, j, k) of that first voxel; any integers, also negative ones.
-    """
-
-    image: Any
-    grid: Grid
-    start_ijk: tuple[int, int, int]
+    image: Any  # as Slicer's functions take it: matrix and extent, no voxels
+    grid: Grid  # the same as an array: index 0 is the first voxel of the extent
+    start_ijk: tuple[int, int, int]  # VTK index of that first voxel; any integers, also negative ones
 
     def extent_of(self, box: BoxKji) -> Extent:
         """VTK's extent of a half-open box of voxels."""
@@ -178,6 +172,12 @@ def array_of(matrix: Any) -> NDArray[np.float64]:
     array = np.eye(4)
     matrix.DeepCopy(array.ravel(), matrix)
     return array
+
+
+def slice_normals(steps_kji_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 3) unit normals of the slices along K, J and I of a grid with these steps (3, 3)."""
+    normals = np.array([np.cross(*np.delete(steps_kji_mm, axis, axis=0)) for axis in range(3)])
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
 def translation(offset: ArrayLike) -> NDArray[np.float64]:

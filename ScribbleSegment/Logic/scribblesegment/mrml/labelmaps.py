@@ -59,6 +59,18 @@ def recut(labelmap: Any, extent: Extent, dtype: DTypeLike | None = None) -> Any:
     return result
 
 
+def resampled(labelmap: Any, lattice: Any, *, beyond: bool = False, transform: Any = None) -> Any:
+    """A new label map with the nearest voxels of another one, on the lattice of an image.
+
+    It has the image's extent, or with `beyond` one that the whole label map fits in as well; `transform` leads from the
+    label map's millimetres to the image's.
+    """
+    result = vtkOrientedImageData()
+    resample = vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
+    resample(labelmap, lattice, result, False, beyond, transform)
+    return result
+
+
 def overlap(first: Extent, second: Extent) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The voxels that two extents of one lattice share, as indices into the arrays (K, J, I) of each."""
     starts = [max(a, b) for a, b in zip(first[::2], second[::2], strict=True)]
@@ -160,15 +172,9 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class ObliqueCut:
-    """A plane through a grid; equal to another one with the same numbers.
+    """A plane through a grid; equal to another one with the same numbers."""
 
-    Attributes:
-        numbers: What it is recognised by.
-        grid: The voxels.
-        plane: The plane.
-    """
-
-    numbers: tuple[object, ...]
+    numbers: tuple[object, ...]  # what it is recognised by
     grid: Grid = field(compare=False)
     plane: SlicePlane = field(compare=False)
 

@@ -16,11 +16,7 @@ from vtkmodules.vtkRenderingCore import vtkActor2D, vtkPolyDataMapper2D, vtkText
 
 
 class PlaneTexture:
-    """An RGBA picture that is shown as a parallelogram in a slice view.
-
-    Attributes:
-        actor: The vtkActor2D to add to the view.
-    """
+    """An RGBA picture that is shown as a parallelogram in a slice view, to which its `actor` is added."""
 
     def __init__(self, *, smooth: bool = True) -> None:
         self._points = vtkPoints()
@@ -48,11 +44,7 @@ class PlaneTexture:
         self.actor.PickableOff()
 
     def set_picture(self, rgba: NDArray[np.uint8]) -> None:
-        """Take a picture.
-
-        Args:
-            rgba: uint8 (H, W, 4), copied.
-        """
+        """Take a picture, uint8 (H, W, 4), of which a copy is made."""
         height, width = rgba.shape[:2]
         image = vtkImageData()
         image.SetDimensions(width, height, 1)
@@ -79,11 +71,7 @@ class PlaneTexture:
 
 
 class Outline:
-    """A closed line in view pixels.
-
-    Attributes:
-        actor: The vtkActor2D to add to the view.
-    """
+    """A closed line in view pixels, drawn by its `actor`."""
 
     def __init__(self, *, width: float = 1.5) -> None:
         self._points = vtkPoints()
@@ -98,12 +86,7 @@ class Outline:
         self.actor.PickableOff()
 
     def show(self, points: ArrayLike, color: tuple[float, float, float]) -> None:
-        """Draw the line.
-
-        Args:
-            points: (N, 2) view pixels.
-            color: Red, green and blue in [0, 1].
-        """
+        """Draw the line through points (N, 2), in a color of red, green and blue in [0, 1]."""
         corners = np.asarray(points, float)
         self._points.SetNumberOfPoints(len(corners))
         for index, (x, y) in enumerate(corners.tolist()):
@@ -143,9 +126,8 @@ class SliceOverlay:
         self.current = PlaneTexture()
         self.box = Outline(width=2.0)
         self.brush = Outline()
-        self.shown: dict[
-            str, Any
-        ] = {}  # what each texture was made from, so that it is made anew only when that changed
+        # What each texture was made from, so that it is made again only when that has changed.
+        self.drawn_from: dict[str, Any] = {}
 
     @property
     def actors(self) -> tuple[vtkActor2D, ...]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slicer import vtkOrientedImageData, vtkOrientedImageDataResample
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.geometry import SlicePlane
@@ -25,6 +24,7 @@ from scribblesegment.mrml.labelmaps import (
     layers,
     on_lattice,
     overlap,
+    resampled,
     segment_on_plane,
     segments_on_plane,
     visible_other_segments,
@@ -231,12 +231,12 @@ class VolumePropagation:
         """End the propagation and keep what is done; its report comes by `poll`. Returns whether a segment changed."""
         return self._run is not None and self._run.stop()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of everything that is not in the scene, which is about to change or close."""
         if self._run is not None:
             self._run.drop()
             self._run = None
-        self._history.forget()
+        self._history.clear()
 
 
 # What earlier propagations left ---------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ class PropagationHistory:
             None,
         )
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of all, as when the scene closes."""
         self._runs.clear()
 
@@ -642,17 +642,9 @@ def segments_in_volume(
     for labelmap, labels in layers(segmentation_node, segment_ids).items():
         if is_empty(labelmap):
             continue
-        fitting = labelmap if on_lattice(labelmap, reference) else _resampled(labelmap, reference)
+        fitting = labelmap if on_lattice(labelmap, reference) else resampled(labelmap, reference.image)
         here, there = overlap(fitting.GetExtent(), reference.extent)
         values = voxels_of(fitting)[here]
         for label in labels.values():
             belongs[there] |= values == label
     return belongs
-
-
-def _resampled(labelmap: Any, reference: ReferenceGeometry) -> Any:
-    resampled = vtkOrientedImageData()
-    vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-        labelmap, reference.image, resampled, False, False
-    )
-    return resampled

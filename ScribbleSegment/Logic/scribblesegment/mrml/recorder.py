@@ -17,28 +17,18 @@ _POINT_DISTANCE_PIXELS = 1.0
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the user drew.
-
-    Attributes:
-        kind: "stroke", "click" or "box".
-        points: World RAS millimetres: those of the stroke, the one of the click, or two opposite corners of the box.
-        positive: Whether it marks the object; a box always does.
-    """
+    """What the user drew."""
 
     kind: Literal["stroke", "click", "box"]
-    points: tuple[Point, ...]
-    positive: bool
+    points: tuple[Point, ...]  # world RAS mm: those of the stroke, the one of the click, or two opposite corners
+    positive: bool  # whether it marks the object; a box always does
 
 
 @dataclass
 class AnnotationRecorder:
-    """Collects one gesture between press and release.
+    """Collects one gesture between press and release."""
 
-    Attributes:
-        points: World positions so far, empty while nothing is drawn.
-    """
-
-    points: list[Point] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)  # world positions so far, empty while nothing is drawn
     _start: Position = (0.0, 0.0)
     _last: Position = (0.0, 0.0)
     _extent: float = 0.0

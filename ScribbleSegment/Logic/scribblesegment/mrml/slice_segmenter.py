@@ -262,13 +262,13 @@ class SliceSegmenter:
         self._reapplied = None if finished else result
         return self._write(result)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Let go of everything that is not in the scene: running predictions, previews, images."""
         if self._running is not None and self._running.prediction is not None:
             self._running.prediction.cancel()
         for tasks in (self._waiting, self._failed, self._results):
             tasks.clear()
-        self._images.forget()
+        self._images.clear()
         self._running = self.preview = self._reapplied = self._open = self._image = None
 
     # Accepted slices ------------------------------------------------------------------------------------------------

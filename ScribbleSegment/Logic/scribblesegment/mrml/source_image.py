@@ -30,22 +30,16 @@ _SAME_VOXEL = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """The image that is segmented.
+    """The image that is segmented."""
 
-    Attributes:
-        array: (K, J, I) read-only intensities on the reference grid; colours as luminance. Where possible it is the
-            volume's own memory.
-        masking_array: the same, but the first component of colours: what the editable intensity range is about.
-        token: equal for equal content only.
-        intensity_range: as displayed, or of the volume's voxels, whatever part of them the grid shows.
-        note: what the user should know about the image, or None.
-    """
-
+    # (K, J, I) read-only intensities on the reference grid; colours as luminance. Where possible it is the volume's own
+    # memory.
     array: NDArray[Any]
-    masking_array: NDArray[Any]
-    token: Hashable
+    masking_array: NDArray[Any]  # the same, but the first component of colours: what the editable range is about
+    token: Hashable  # equal for equal content only
+    # As displayed, or of the volume's voxels, whatever part of them the grid shows.
     intensity_range: IntensityRange
-    note: str | None
+    note: str | None  # what the user should know about the image
 
 
 class SourceImages:
@@ -83,15 +77,15 @@ class SourceImages:
         token = (content, placement.key, numbers, grid.shape, reference.start_ijk, window)
         if self._image is None or self._image.token != token:
             self._image = None  # the old one need not stay in memory while the new one is made
-            self._image = self._made(source_node, image_data, placement, background, reference, content, token, window)
+            self._image = self._build(source_node, image_data, placement, background, reference, content, token, window)
         return self._image
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of the image and of the volume's memory."""
         self._image = None
         self._range = None
 
-    def _made(
+    def _build(
         self,
         source_node: Any,
         image_data: Any,
@@ -129,8 +123,7 @@ class _Placement:
 
     ijk_to_parent: NDArray[np.float64]
     transform: Any
-    parent_to_mm: NDArray[np.float64] | None
-    """None for a transform that is not linear."""
+    parent_to_mm: NDArray[np.float64] | None  # None for a transform that is not linear
     key: Hashable
 
     @classmethod

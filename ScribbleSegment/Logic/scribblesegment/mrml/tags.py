@@ -20,6 +20,7 @@ from vtkmodules.vtkCommonCore import mutable
 from scribblesegment.data.drawing import Drawing
 from scribblesegment.data.geometry import Grid
 from scribblesegment.errors import FileFormatError, GeometryError
+from scribblesegment.mrml.geometry import slice_normals
 
 
 def read_tag(segment: Any, tag: str) -> str:
@@ -74,32 +75,20 @@ def write_drawing(segment: Any, gestures: Drawing) -> None:
 
 ACCEPTED_TAG = "ScribbleSegment.Accepted"
 
-
-_VERSION = "1"
-
-_MAX_BYTES = 1 << 22
-
+_VERSION, _MAX_BYTES = "1", 1 << 22
 
 # Another grid's slice is the same slice if it is no more than this part of a voxel away, and as parallel as this.
-_SAME_PLACE = 0.1
-
-_PARALLEL = 0.9999
-
+_SAME_PLACE, _PARALLEL = 0.1, 0.9999
 
 Indices = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class AcceptedSlices:
-    """Places of accepted slices; frozen, every change returns a new object.
+    """Places of accepted slices; frozen, every change returns a new object."""
 
-    Attributes:
-        grid: What the indices count on.
-        indices: Ascending indices of slices along each axis of the array (K, J, I).
-    """
-
-    grid: Grid
-    indices: Indices = ((), (), ())
+    grid: Grid  # what the indices count on
+    indices: Indices = ((), (), ())  # ascending, of slices along each axis of the array (K, J, I)
 
     @property
     def is_empty(self) -> bool:
@@ -220,11 +209,5 @@ def _index(value: Any, side: int) -> int:
 
 def _same_axis(old: Grid, new: Grid, axis: int) -> int | None:
     """The axis of another grid whose slices are parallel to those of an axis of the old one."""
-    normal = _normal(old, axis)
-    return next((other for other in range(3) if abs(float(_normal(new, other) @ normal)) > _PARALLEL), None)
-
-
-def _normal(grid: Grid, axis: int) -> Any:
-    first, second = (grid.steps_kji_mm[other] for other in range(3) if other != axis)
-    normal = np.cross(first, second)
-    return normal / np.linalg.norm(normal)
+    alike = abs(slice_normals(new.steps_kji_mm) @ slice_normals(old.steps_kji_mm)[axis]) > _PARALLEL
+    return int(np.argmax(alike)) if alike.any() else None

@@ -1,4 +1,4 @@
-"""Slices along the axes of the grid a segmentation is edited on, and slice views that show them."""
+"""What the Segment Editor is set to edit, the task and the context of a segment, and the slices that views show."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from scribblesegment.mrml.geometry import (
     ReferenceGeometry,
     array_of,
     reference_geometry,
+    slice_normals,
     transformed,
     view_plane,
     world_to_mm,
@@ -30,23 +31,14 @@ from scribblesegment.mrml.tags import read_drawing
 
 @dataclass(frozen=True, eq=False)
 class EditTarget:
-    """A snapshot of the Segment Editor's selections, with the image on the segmentation's own voxels.
+    """A snapshot of the Segment Editor's selections, with the image on the segmentation's own voxels."""
 
-    Attributes:
-        editor_node: vtkMRMLSegmentEditorNode, which holds masking and overwrite mode.
-        segmentation_node: vtkMRMLSegmentationNode.
-        segment_id: Of the selected segment.
-        source_node: vtkMRMLScalarVolumeNode.
-        reference: Lattice that all voxel indices are of.
-        source: The image on that lattice.
-    """
-
-    editor_node: Any
-    segmentation_node: Any
-    segment_id: str
-    source_node: Any
-    reference: ReferenceGeometry
-    source: SourceImage
+    editor_node: Any  # vtkMRMLSegmentEditorNode, which holds masking and overwrite mode
+    segmentation_node: Any  # vtkMRMLSegmentationNode
+    segment_id: str  # of the selected segment
+    source_node: Any  # vtkMRMLScalarVolumeNode
+    reference: ReferenceGeometry  # lattice that all voxel indices are of
+    source: SourceImage  # the image on that lattice
 
     @property
     def segment(self) -> Any:
@@ -116,13 +108,13 @@ def target_of(editor_node: Any, segmentation_node: Any, segment_id: str, images:
     return EditTarget(editor_node, segmentation_node, segment_id, source_node, reference, source)
 
 
+# The task of a segment ---------------------------------------------------------------------------------------------
+
 # The effect's parameter on the editor node: "1" if intensities are those of the volume's display window.
 AS_DISPLAYED = "Scribble Segment.IntensitiesAsDisplayed"
 
 _ATTRIBUTE = "ScribbleSegment.Task."
-
 _IDENTITY = "ScribbleSegment.Identity"
-
 
 # What Slicer calls a segment that nobody has named.
 _UNNAMED = re.compile(r"Segment(_\d+)?")
@@ -130,17 +122,12 @@ _UNNAMED = re.compile(r"Segment(_\d+)?")
 
 @dataclass(frozen=True)
 class ContextTask:
-    """Where a context set belongs.
+    """Where a context set belongs."""
 
-    Attributes:
-        name: As the user sees it.
-        key: Equal for the same set. For a set that is kept, its name without regard to case.
-        kept: Whether the set outlives the session. Those of segments that nobody has named do not: tomorrow's
-            "Segment_1" is another structure.
-    """
-
-    name: str
-    key: str
+    name: str  # as the user sees it
+    key: str  # equal for the same set; for a set that is kept, its name without regard to case
+    # Whether the set outlives the session. Those of segments that nobody has named do not: tomorrow's "Segment_1" is
+    # another structure.
     kept: bool
 
 
@@ -181,8 +168,9 @@ def _identity(segmentation_node: Any) -> str:
     return str(identity)
 
 
-_LONGEST_NAME = 150
+# The context of a segment ------------------------------------------------------------------------------------------
 
+_LONGEST_NAME = 150
 
 # Voxels along each axis that tell volumes apart.
 _SAMPLES = 16
@@ -229,14 +217,15 @@ def source_name(target: EditTarget) -> str:
     name = "".join(c if c.isprintable() else " " for c in target.source_node.GetName() or "")
     # Nothing that could be taken for a path, of which only the end would be kept.
     name = re.sub(r"[\\/:~]+", "_", name)[:_LONGEST_NAME].strip() or "volume"
-    return f"{name} [{_digest(target.source)}]"
-
-
-def _digest(source: SourceImage) -> str:
     # Some voxels will do: reading all of a large volume would be felt.
-    steps = tuple(slice(None, None, max(side // _SAMPLES, 1)) for side in source.array.shape)
-    voxels: Any = np.ascontiguousarray(source.array[steps])
-    return hashlib.sha256(repr(source.array.shape).encode() + voxels.tobytes()).hexdigest()[:8]
+    array = target.source.array
+    voxels: Any = np.ascontiguousarray(
+        array[tuple(slice(None, None, max(side // _SAMPLES, 1)) for side in array.shape)]
+    )
+    return f"{name} [{hashlib.sha256(repr(array.shape).encode() + voxels.tobytes()).hexdigest()[:8]}]"
+
+
+# Slices and views --------------------------------------------------------------------------------------------------
 
 
 def grid_slice(grid: Grid, axis: int, index: int) -> SlicePlane:
@@ -249,7 +238,9 @@ def grid_slice(grid: Grid, axis: int, index: int) -> SlicePlane:
         raise GeometryError(
             f"Slice {index} along axis {axis} is outside the volume; choose from 0 to {grid.shape[axis] - 1}."
         )
-    plane = plane_through(grid, _centre(grid, axis, index), _normal(grid, axis))
+    centre_kji = (np.array(grid.shape) - 1) / 2.0
+    centre_kji[axis] = index
+    plane = plane_through(grid, grid.to_mm(centre_kji), slice_normals(grid.steps_kji_mm)[axis])
     if plane.voxel_slice != (axis, index):
         raise GeometryError(
             f"The slices along axis {axis} are sheared: their rows and columns are not at right angles. Choose "
@@ -266,7 +257,8 @@ def shown_slice(slice_node: Any, target: EditTarget) -> tuple[int, int]:
     """
     plane = view_plane(slice_node, target.segmentation_node, target.reference.grid)
     if plane.voxel_slice is None:
-        away = _angle_to_axis(plane, target.reference.grid)
+        cosine = abs(slice_normals(target.reference.grid.steps_kji_mm) @ plane.normal).max()
+        away = np.degrees(np.arccos(min(cosine, 1.0)))
         raise GeometryError(
             f"The view is oblique, {away:.0f}° away from the nearest axis of the volume. Slices are accepted and "
             "propagated along the volume's axes: press 'Align view'."
@@ -285,8 +277,8 @@ def align_view(slice_node: Any, target: EditTarget) -> None:
     to_world = np.linalg.inv(to_mm)
     view = array_of(slice_node.GetSliceToRAS())
     steps = grid.steps_kji_mm @ to_world[:3, :3].T
-    normals = [_unit(np.cross(*(steps[other] for other in range(3) if other != axis))) for axis in range(3)]
-    axis = int(np.argmax([abs(normal @ view[:3, 2]) for normal in normals]))
+    normals = slice_normals(steps)
+    axis = int(np.argmax(abs(normals @ view[:3, 2])))
     toward = _alike(normals[axis], view[:3, 2])
     in_plane = [steps[other] for other in range(3) if other != axis]
     across = _alike(_unit(max(in_plane, key=lambda step: abs(_unit(step) @ view[:3, 0]))), view[:3, 0])
@@ -314,22 +306,6 @@ def show_slice(slice_node: Any, target: EditTarget, index: int) -> None:
     to_world = np.linalg.inv(world_to_mm(target.segmentation_node))
     x, y, z = transformed(to_world, plane.to_mm((np.array(plane.shape) - 1) / 2.0)).tolist()
     slice_node.JumpSliceByOffsetting(x, y, z)
-
-
-def _centre(grid: Grid, axis: int, index: int) -> NDArray[np.float64]:
-    kji = (np.array(grid.shape) - 1) / 2.0
-    kji[axis] = index
-    return grid.to_mm(kji)
-
-
-def _normal(grid: Grid, axis: int) -> NDArray[np.float64]:
-    first, second = (grid.steps_kji_mm[other] for other in range(3) if other != axis)
-    return _unit(np.cross(first, second))
-
-
-def _angle_to_axis(plane: SlicePlane, grid: Grid) -> float:
-    cosine = max(abs(float(_normal(grid, axis) @ plane.normal)) for axis in range(3))
-    return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:

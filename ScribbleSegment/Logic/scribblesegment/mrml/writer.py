@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from slicer import (
     vtkMRMLSegmentationNode,
     vtkMRMLSegmentEditorNode,
-    vtkOrientedImageData,
     vtkOrientedImageDataResample,
     vtkSegmentation,
     vtkSlicerSegmentationsModuleLogic,
@@ -39,6 +38,7 @@ from scribblesegment.mrml.labelmaps import (
     on_lattice,
     recut,
     refresh_derived,
+    resampled,
     segment_at,
     segment_of,
     segment_on_plane,
@@ -95,12 +95,12 @@ def write_voxels(
     added = added[~segments_at(segmentation_node, kept, reference, added)]
     lost = removed[segment_at(segmentation_node, segment_id, reference, removed)]
     overwritten = [other for other in _overwritten(segmentation_node, editor_node, segment_id) if other not in kept]
-    heir = _heir(segmentation_node, editor_node, segment_id)
+    fallback = _fallback_segment(segmentation_node, editor_node, segment_id)
 
     edit = _Edit(segmentation_node, reference)
     edit.erase(segment_id, lost)
-    if heir is not None and heir not in kept:
-        _give(edit, heir, lost, overwritten)
+    if fallback is not None and fallback not in kept:
+        _assign(edit, fallback, lost, overwritten)
     for other in segments_among(segmentation_node, overwritten, reference, added):
         edit.erase(other, added)
     edit.paint(segment_id, added[~segment_at(segmentation_node, segment_id, reference, added)])
@@ -116,22 +116,22 @@ def _overwritten(segmentation_node: Any, editor_node: Any, segment_id: str) -> l
     return [other for other in segmentation_node.GetSegmentation().GetSegmentIDs() if other != segment_id]
 
 
-def _heir(segmentation_node: Any, editor_node: Any, segment_id: str) -> str | None:
+def _fallback_segment(segmentation_node: Any, editor_node: Any, segment_id: str) -> str | None:
     """The segment that removed voxels fall to."""
     if editor_node.GetMaskMode() != vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
         return None
-    heir = editor_node.GetMaskSegmentID()
-    exists = heir and segmentation_node.GetSegmentation().GetSegment(heir) is not None
-    return str(heir) if exists and heir != segment_id else None
+    fallback = editor_node.GetMaskSegmentID()
+    exists = fallback and segmentation_node.GetSegmentation().GetSegment(fallback) is not None
+    return str(fallback) if exists and fallback != segment_id else None
 
 
-def _give(edit: _Edit, heir: str, kji: NDArray[np.int64], overwritten: Sequence[str]) -> None:
-    kji = kji[~segment_at(edit.node, heir, edit.reference, kji)]
-    # Slicer's rule, odd as it is: on the heir's layer it displaces the others, on other layers it does not.
-    displaced = (edit.sharing(heir) & set(overwritten)) - {heir}
+def _assign(edit: _Edit, fallback: str, kji: NDArray[np.int64], overwritten: Sequence[str]) -> None:
+    kji = kji[~segment_at(edit.node, fallback, edit.reference, kji)]
+    # Slicer's rule, odd as it is: on the fallback's layer it displaces the others, on other layers it does not.
+    displaced = (edit.sharing(fallback) & set(overwritten)) - {fallback}
     for other in segments_among(edit.node, displaced, edit.reference, kji):
         edit.erase(other, kji)
-    edit.paint(heir, kji)
+    edit.paint(fallback, kji)
 
 
 @dataclass
@@ -211,7 +211,8 @@ class _Edit:
         elif not on_lattice(labelmap, self.reference):
             # Neighbours on the layer stay as they are: resampled, they would change.
             self.segmentation.SeparateSegmentLabelmap(segment_id)
-            replacement = self._resampled(segment.GetRepresentation(BINARY_LABELMAP), needed)
+            lattice = blank_labelmap(self.reference.image, needed)
+            replacement = resampled(segment.GetRepresentation(BINARY_LABELMAP), lattice, beyond=True)
         else:
             dtype = voxels_of(labelmap).dtype
             holds_label = dtype.kind == "f" or label <= np.iinfo(dtype).max
@@ -221,14 +222,6 @@ class _Edit:
             replacement = recut(labelmap, extent, dtype if holds_label else np.min_scalar_type(label))
         self._replace(segment_id, replacement)
         return replacement
-
-    def _resampled(self, labelmap: Any, needed: Extent) -> Any:
-        reference = blank_labelmap(self.reference.image, needed)
-        resampled = vtkOrientedImageData()
-        vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-            labelmap, reference, resampled, False, True
-        )
-        return resampled
 
     def _shrink(self, segment_id: str, labelmap: Any) -> None:
         voxels = voxels_of(labelmap)

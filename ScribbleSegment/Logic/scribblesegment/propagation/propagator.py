@@ -92,11 +92,12 @@ class Propagator:
             ImageError: An accepted mask or the protection is no mask.
             ConfigError: Context for a network that takes none, or an earlier result of something else.
         """
-        segments = {_ONLY: AnnotatedSegment(annotated, label_name, context, previous)}
-        run = self.iterate(
+        run = PropagationRun(
+            self.predictor,
             volume,
-            segments,
+            {_ONLY: AnnotatedSegment(annotated, label_name, context, previous)},
             axis,
+            config=self.config,
             index_range=index_range,
             protected=protected,
             source=source,
@@ -107,43 +108,13 @@ class Propagator:
         )
         return run.finish()[_ONLY]
 
-    def iterate(
-        self,
-        volume: Volume,
-        segments: Mapping[int, AnnotatedSegment],
-        axis: int | str,
-        *,
-        index_range: tuple[int, int] | None = None,
-        protected: Mask | None = None,
-        source: str = "",
-        intensity_range: IntensityRange | None = None,
-        keep_logits: bool = False,
-        progress: Callable[[float, str], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> PropagationRun:
-        """Propagate segments, by label from 1, in one pass, slice by slice; arguments and errors as in `run`.
-
-        Segments whose fronts come to a slice at the same time share its image. Where two claim a pixel, the larger
-        logit decides, also if they come to the slice at different times: a slice may then be given again, without the
-        pixels it lost. Accepted slices, and those kept from earlier results, keep their pixels.
-        """
-        return PropagationRun(
-            self,
-            volume,
-            segments,
-            axis,
-            index_range=index_range,
-            protected=protected,
-            source=source,
-            intensity_range=intensity_range,
-            keep_logits=keep_logits,
-            progress=progress,
-            cancelled=cancelled,
-        )
-
 
 class PropagationRun(Iterator[PropagatedSlice]):
-    """Gives slices as they are made, from `Propagator.iterate`; it may be left at any time.
+    """Propagates segments in one pass and gives slices as they are made; it may be left at any time.
+
+    Segments whose fronts come to a slice at the same time share its image. Where two claim a pixel, the larger logit
+    decides, also if they come to the slice at different times: a slice may then be given again, without the pixels it
+    lost. Accepted slices, and those kept from earlier results, keep their pixels.
 
     The slice that the most segments are ready for comes next; of equals, the one whose front has come least far from an
     accepted slice, and then the lowest. So all fronts advance alike. To correct a slice, leave off and start again with
@@ -152,21 +123,22 @@ class PropagationRun(Iterator[PropagatedSlice]):
 
     def __init__(
         self,
-        propagator: Propagator,
+        predictor: Predictor,
         volume: Volume,
         segments: Mapping[int, AnnotatedSegment],
         axis: int | str,
         *,
-        index_range: tuple[int, int] | None,
-        protected: Mask | None,
-        source: str,
-        intensity_range: IntensityRange | None,
-        keep_logits: bool,
-        progress: Callable[[float, str], None] | None,
-        cancelled: Callable[[], bool] | None,
+        config: PropagationConfig | None = None,
+        index_range: tuple[int, int] | None = None,
+        protected: Mask | None = None,
+        source: str = "",
+        intensity_range: IntensityRange | None = None,
+        keep_logits: bool = False,
+        progress: Callable[[float, str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Check everything that was given, and begin with nothing done."""
-        predictor, config = propagator.predictor, propagator.config
+        """Take segments by label, from 1; the other arguments, and the errors, are those of `Propagator.run`."""
+        config = config or PropagationConfig()
         first = volume.slice(axis, 0)
         self._predictor, self._config, self._volume, self._axis = predictor, config, volume, first.axis
         self._progress, self._cancelled = progress, cancelled

@@ -308,14 +308,14 @@ class _LoadedNetwork:
     def propagate(self, job: PropagationJob, task: Task[dict[int, Propagation]]) -> dict[int, Propagation]:
         """Propagate until it is done or cancelled; goes on from what the task has already."""
         # Here, because it is only needed for this.
-        from scribblesegment.propagation import PropagationConfig, PropagationRun, Propagator
+        from scribblesegment.propagation import PropagationConfig, PropagationRun
 
         self.predictor.image_token = None
-        propagator = Propagator(self.predictor, config=PropagationConfig(threshold=job.threshold))
         done = task.value or {}
 
         def start(earlier: Mapping[int, Propagation | None]) -> PropagationRun:
-            return propagator.iterate(
+            return PropagationRun(
+                self.predictor,
                 job.volume,
                 {
                     label: replace(
@@ -326,6 +326,7 @@ class _LoadedNetwork:
                     for label, segment in job.segments.items()
                 },
                 job.axis,
+                config=PropagationConfig(threshold=job.threshold),
                 index_range=job.index_range,
                 protected=job.protected,
                 source=job.source,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,7 @@ from scribblesegment.errors import (
     MissingPackageError,
     NetworkError,
     PromptError,
+    ScribbleSegmentError,
 )
 from scribblesegment.refinement.outputs import Output
 from scribblesegment.refinement.tiling import Tiling
@@ -436,6 +438,17 @@ def require_consent(confirm: Confirm | None, reason: str) -> None:
         )
     if not confirm(reason):
         raise NetworkError(f"{reason} It was not confirmed, so nothing was run.")
+
+
+@contextlib.contextmanager
+def foreign_errors(message: str, remedy: str = "") -> Iterator[None]:
+    """Turn whatever code of others raises into a NetworkError: the message, what it was, and the remedy."""
+    try:
+        yield
+    except ScribbleSegmentError:
+        raise
+    except Exception as error:
+        raise NetworkError(f"{message}: {type(error).__name__}: {error}.{remedy}") from error
 
 
 def require_package(module: str, package: str, purpose: str) -> ModuleType:

@@ -27,6 +27,7 @@ from scribblesegment.refinement.adapters.base import (
     NetworkSettings,
     PreparedImage,
     copies_of_image,
+    foreign_errors,
     require_consent,
     require_slices,
 )
@@ -206,11 +207,9 @@ def make_module(source: str, confirm: Confirm | None, *, folder: Path | None = N
     require_consent(
         confirm, f"The network is made by the function {function} of {place}: Python code, which can do anything."
     )
-    try:
+    with foreign_errors(f"{source} could not make the network"):
         module = _module_of_file(path) if place.endswith(".py") else importlib.import_module(place)
         made = getattr(module, function)()
-    except Exception as error:  # foreign code fails in arbitrary ways
-        raise NetworkError(f"{source} could not make the network: {type(error).__name__}: {error}.") from error
     if not isinstance(made, nn.Module):
         raise NetworkError(f"{source} returns {type(made).__name__}; it must return a torch.nn.Module.")
     return made

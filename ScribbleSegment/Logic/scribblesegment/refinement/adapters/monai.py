@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import MissingPackageError, NetworkError, ScribbleSegmentError
+from scribblesegment.errors import MissingPackageError, NetworkError
 from scribblesegment.refinement.adapters.base import (
     Confirm,
     DoubleArray,
     FloatArray,
     PreparedImage,
     copies_of_image,
+    foreign_errors,
     outside_logits,
     require_consent,
     require_package,
@@ -146,15 +147,9 @@ def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
                 if file.parent.name == "configs"
             )
         stack.enter_context(_own_scripts(folder))
-        try:
-            return _read(bundle.ConfigParser(), folder, path.stem if path.is_file() else path.name)
-        except ScribbleSegmentError:
-            raise
-        except Exception as error:  # foreign code fails in arbitrary ways
-            raise NetworkError(
-                f"The MONAI bundle {path} cannot be used: {type(error).__name__}: {error}. Check that it runs with the "
-                "installed version of MONAI."
-            ) from error
+        remedy = " Check that it runs with the installed version of MONAI."
+        stack.enter_context(foreign_errors(f"The MONAI bundle {path} cannot be used", remedy))
+        return _read(bundle.ConfigParser(), folder, path.stem if path.is_file() else path.name)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from scribblesegment.refinement.adapters.base import (
     FloatArray,
     PreparedImage,
     copies_of_image,
+    foreign_errors,
     outside_logits,
     require_consent,
     require_package,
@@ -98,7 +99,8 @@ def load_nnunet(folder: Path, confirm: Confirm | None = None, *, fold: str | Non
         "nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2", "A trained-model folder of nnU-Net"
     )
     checkpoint = _read_checkpoint(checkpoint_path, confirm)
-    try:
+    trained = f"The nnU-Net model in {folder}, trained by {checkpoint['trainer_name']}, cannot be built"
+    with foreign_errors(trained, " Check that the installed nnunetv2 can predict with it."):  # of other versions
         manager = handler.PlansManager(plans)
         configuration = manager.get_configuration(checkpoint["init_args"]["configuration"])
         model = NnunetModel(str(plans.get("dataset_name") or folder.name), manager, configuration, dataset)
@@ -106,13 +108,6 @@ def load_nnunet(folder: Path, confirm: Confirm | None = None, *, fold: str | Non
         _require_known_parts(model, confirm)
         module = _built(model, str(checkpoint["trainer_name"]))
         module.load_state_dict(checkpoint["network_weights"])
-    except NetworkError:
-        raise
-    except Exception as error:  # plans and checkpoints of other versions fail in arbitrary ways
-        raise NetworkError(
-            f"The nnU-Net model in {folder}, trained by {checkpoint['trainer_name']}, cannot be built: "
-            f"{type(error).__name__}: {error}. Check that the installed nnunetv2 can predict with it."
-        ) from error
     return NnunetNetwork(module, model)
 
 
@@ -149,10 +144,8 @@ def _read_checkpoint(path: Path, confirm: Confirm | None) -> dict[str, Any]:
         except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
             raise NetworkError(f"{path} is damaged or no checkpoint: {error}. Copy it again.") from error
     if content is None:
-        try:
+        with foreign_errors(f"{path} cannot be read"):
             content = torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:  # as above, and whatever the code does
-            raise NetworkError(f"{path} cannot be read: {type(error).__name__}: {error}.") from error
     missing = {"network_weights", "init_args", "trainer_name"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise NetworkError(f"{path} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
@@ -306,15 +299,10 @@ class NnunetNetwork:
         array = np.flip(array, tuple(new for new, (_, flipped) in enumerate(given) if flipped)).astype(np.float32)
         spacing = [image.spacing_kji_mm[each] for each, _ in given]
         copies = copies_of_image(model.channels, self.ndim, self.name)
-        try:
+        with foreign_errors(f"nnU-Net cannot preprocess the image of shape {image.shape} for {self.name}"):
             data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
                 np.repeat(array[None], copies, axis=0), None, {"spacing": spacing}, plans, configuration, model.dataset
             )
-        except Exception as error:  # its code, its errors
-            raise NetworkError(
-                f"nnU-Net cannot preprocess the image of shape {image.shape} for {self.name}: "
-                f"{type(error).__name__}: {error}."
-            ) from error
         original = [spacing[each] for each in plans.transpose_forward]
         wanted = list(configuration.spacing)
         return _Preprocessed(
