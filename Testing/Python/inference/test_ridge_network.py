@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,13 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.inference.predictor import Predictor
+from scribblesegment.errors import WeightsError
+from scribblesegment.inference.predictor import Predictor, load_predictor
 from scribblesegment.inference.ridge_network import NumpyEngine, RidgeNetwork, crop_map
 from scribblesegment.models.context_unet import crop_maps
 from scribblesegment.models.ridge_unet import RidgeUNet
+from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+from scribblesegment.weights.safetensors_numpy import read_safetensors
 
 Make = Callable[[bool], Predictor]
 
@@ -92,3 +98,65 @@ def test_a_part_of_a_map_is_read_as_torch_reads_it() -> None:
     rows, columns = (-0.1, 0.4), (0.3, 1.2)
     expected = crop_maps(torch.from_numpy(values).permute(2, 0, 1)[None], rows, columns, 24)
     np.testing.assert_allclose(crop_map(values, rows, columns, 24), expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from scribblesegment import Prompts, load_predictor
+predictor = load_predictor(sys.argv[1])
+image = np.load(sys.argv[2])
+scribble = np.zeros(image.shape, np.float32)
+scribble[90:94, 70:90] = 1
+predictor.set_image(image)
+np.save(sys.argv[3], predictor.predict(Prompts.empty(image.shape).with_scribble(scribble)).logits)
+try:
+    load_predictor(sys.argv[4])
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_weights_file_is_used_without_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = RidgeUNet()
+    trained.encode(torch.rand(4, 1, 64, 64))
+    path, image, result, other = (tmp_path / name for name in ("a.safetensors", "image.npy", "logits.npy", "b.pt"))
+    options = {**vars(trained.config), "folded": True}
+    save_network(path, trained.eval().folded(), NetworkDescription("ridge_unet", options, 64, focus_size=96))
+    other.write_bytes(b"PK")
+    np.save(image, picture(7))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, path, image, result, other], capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The network of b.pt needs PyTorch" in done.stdout
+    predictor = load_predictor(path)
+    predictor.set_image(picture(7))
+    scribble = np.zeros((200, 150), np.float32)
+    scribble[90:94, 70:90] = 1
+    expected = predictor.predict(Prompts.empty((200, 150)).with_scribble(scribble)).logits
+    np.testing.assert_allclose(np.load(result), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-1], "not inside the file"),
+        (lambda content: content[:5], "header"),
+        (lambda content: b"\xff" * 8 + content[8:], "header"),
+        (lambda content: content[:-2] + b"\x00\x7c", "NaN or infinite"),
+    ],
+)
+def test_damaged_files_are_refused_without_torch_too(
+    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_network(path, {"x": torch.ones(3, 2)}, NetworkDescription("ridge_unet", {}))
+    arrays, metadata = read_safetensors(path)
+    np.testing.assert_array_equal(arrays["x"], np.ones((3, 2)))
+    assert "ridge_unet" in metadata["scribblesegment"]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(WeightsError, match=message):
+        read_safetensors(path)

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scribblesegment.errors import DeviceError
@@ -45,6 +46,18 @@ class ExecutionPlan:
     channels_last: bool = False  # whether activations are stored with channels last
     threads: int | None = None  # of one operation on the processor; None leaves torch's own setting
     milliseconds: float | None = None  # of one forward pass when the plan was chosen; None when it was given
+
+
+@lru_cache(maxsize=1)
+def torch_problem() -> str | None:
+    """Say why torch cannot be used: it is missing, or its installation is broken; None where it can."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        return "PyTorch is not installed." if error.name == "torch" else f"PyTorch cannot be loaded: {error}."
+    except Exception as error:  # broken libraries raise whatever they like
+        return f"PyTorch cannot be loaded: {str(error).strip() or type(error).__name__}"
+    return None
 
 
 def resolve_device(name: str = "auto") -> str:

@@ -25,7 +25,15 @@ from scribblesegment.data.masks import changed_bbox, logits_to_mask
 from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid, crop_prompts, focus_view
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, PromptError
-from scribblesegment.inference.devices import ExecutionPlan, choose_plan, compute, prepare, resolve_device, run
+from scribblesegment.inference.devices import (
+    ExecutionPlan,
+    choose_plan,
+    compute,
+    prepare,
+    resolve_device,
+    run,
+    torch_problem,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -103,21 +111,24 @@ class Network:
 
         from scribblesegment.models.encoding import CHANNELS
 
-        if focus_size != 0 and focus_size < size:
-            raise ConfigError(f"focus_size is 0 or at least the size of the grid, {size}; got {focus_size}.")
-        if not 0.0 < temperature < math.inf:
-            raise ConfigError(f"temperature is a positive finite number, got {temperature}.")
+        self._settle(capabilities, size, focus_size, temperature, name)
         self.module = module.eval()
-        self.capabilities = frozenset(capabilities)
-        self.size, self.focus_size, self.temperature, self.name = size, focus_size, temperature, name
         example = torch.zeros((1, CHANNELS, size, size))
         self.plan = plan or choose_plan(self.module, example, device=resolve_device(device))
         self._prepared: Any = prepare(self.module, self.plan)
 
+    def _settle(self, capabilities: Sequence[str], size: int, focus_size: int, temperature: float, name: str) -> None:
+        if focus_size != 0 and focus_size < size:
+            raise ConfigError(f"focus_size is 0 or at least the size of the grid, {size}; got {focus_size}.")
+        if not 0.0 < temperature < math.inf:
+            raise ConfigError(f"temperature is a positive finite number, got {temperature}.")
+        self.capabilities = frozenset(capabilities)
+        self.size, self.focus_size, self.temperature, self.name = size, focus_size, temperature, name
+
     @classmethod
     def described(
         cls,
-        module: nn.Module,
+        module: Any,
         description: NetworkDescription,
         *,
         device: str = "auto",
@@ -133,6 +144,10 @@ class Network:
             from scribblesegment.inference.sam import SamNetwork
 
             kind = SamNetwork
+        elif description.architecture == "ridge_unet":
+            from scribblesegment.inference.ridge_network import RidgeNetwork
+
+            kind = RidgeNetwork
         return kind(
             module,
             capabilities=description.capabilities,
@@ -524,12 +539,13 @@ def load_predictor(
         ConfigError: The network behind a "+" takes no context set.
         DeviceError: The device cannot run a network.
     """
-    from scribblesegment.weights.checkpoints import load_network
+    from scribblesegment.weights.checkpoints import load_arrays, load_network
     from scribblesegment.weights.registry import find_weights, is_weights_path, weights_file
 
     def load(name: str | os.PathLike[str], plan: ExecutionPlan | None = None) -> Network:
         path = weights_file(name, weights_dir=weights_dir, progress=progress)
-        return Network.described(*load_network(path), device=device, plan=plan, name=path.stem)
+        read = load_network if torch_problem() is None else load_arrays
+        return Network.described(*read(path), device=device, plan=plan, name=path.stem)
 
     interactive, plus, in_context = str(name).partition("+")
     if plus and not Path(name).exists():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.inference.devices import ExecutionPlan, limited_threads
+from scribblesegment.inference.devices import ExecutionPlan, limited_threads, resolve_device
 from scribblesegment.inference.predictor import Network
 from scribblesegment.models.ridge_unet_numpy import Evidence, RidgeUNetNumpy
 
@@ -169,23 +169,27 @@ class RidgeNetwork(Network):
 
     def __init__(
         self,
-        parameters: Mapping[str, NDArray[Any]] | RidgeUNet,
+        network: RidgeUNet | Mapping[str, NDArray[Any]],
         *,
+        capabilities: Sequence[str] = ("scribbles", "clicks", "boxes", "context"),
         size: int = 192,
         focus_size: int = 0,
         temperature: float = 1.0,
+        device: str = "auto",
         plan: ExecutionPlan | None = None,
         name: str = "",
     ) -> None:
-        """Take a module, for torch, or parameters whose batch norms are folded, for NumPy."""
+        """Take a module, for torch, or parameters whose batch norms are folded, for NumPy; else as `Network`.
+
+        Nothing is measured: float32 with channels last is fast nearly everywhere, and starts at once.
+        """
+        self._settle(capabilities, size, focus_size, temperature, name)
         self.engine: NumpyEngine | TorchEngine
-        if isinstance(parameters, Mapping):
-            self.plan, self.engine = ExecutionPlan(), NumpyEngine(parameters)
+        if isinstance(network, Mapping):
+            self.plan, self.engine = ExecutionPlan(), NumpyEngine(network)
         else:
-            self.plan = plan or ExecutionPlan(channels_last=True)
-            self.module, self.engine = parameters.eval(), TorchEngine(parameters, self.plan)
-        self.capabilities = frozenset(("scribbles", "clicks", "boxes", "context"))
-        self.size, self.focus_size, self.temperature, self.name = size, focus_size, temperature, name
+            self.plan = plan or ExecutionPlan(resolve_device(device), channels_last=True)
+            self.module, self.engine = network.eval(), TorchEngine(network, self.plan)
         self._entries: OrderedDict[str, Any] = OrderedDict()
 
     def encode_image(self, image: FloatArray) -> EncodedImage:

@@ -13,12 +13,13 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.errors import ConfigError, WeightsError
+from scribblesegment.errors import ConfigError, MissingDependencyError, WeightsError
 from scribblesegment.io.fields import Fields, parse_json
 from scribblesegment.io.storage import PathLike, atomic_file
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
 METADATA_KEY = "scribblesegment"
@@ -129,6 +130,28 @@ def load_network(path: PathLike) -> tuple[nn.Module, NetworkDescription]:
         raise WeightsError(f"{path} describes a network that this version cannot build: {error}") from error
     fill_parameters(network, parameters, path)
     return network.eval(), description
+
+
+def load_arrays(path: PathLike) -> tuple[dict[str, NDArray[Any]], NetworkDescription]:
+    """Read the parameters of a network that runs without PyTorch, as float32.
+
+    Raises:
+        WeightsError: The file is missing or damaged.
+        MissingDependencyError: It holds a network that needs PyTorch.
+    """
+    from scribblesegment.weights.safetensors_numpy import read_safetensors
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}. Check the path, or add the network again.")
+    arrays, metadata = read_safetensors(path) if path.suffix == ".safetensors" else ({}, {})
+    description = _parse_description(metadata, path)
+    if description is None or description.architecture != "ridge_unet" or not description.options.get("folded"):
+        raise MissingDependencyError(
+            f"The network of {path.name} needs PyTorch, which is missing or cannot be loaded. Install PyTorch, or "
+            "use the embedded network, which runs without it."
+        )
+    return arrays, description
 
 
 def save_network(path: PathLike, parameters: dict[str, torch.Tensor], description: NetworkDescription) -> None:
