@@ -23,6 +23,7 @@ from scribblesegment.batch.segmentation import (
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import drop_small_components
 from scribblesegment.data.volume import Volume
+from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.errors import ConfigError, ContextError
 from scribblesegment.propagation import PropagationConfig
 
@@ -98,7 +99,9 @@ def test_several_structures_do_not_overlap_and_a_slice_is_set_without_the_contex
             when_set.append(active)
     assert set(when_set) == {None}
     alone = Threshold()
-    ContextPrediction(alone, volume_of(a_ball()), 0, (a_context(),), PropagationConfig(context_limit=2))
+    ContextPrediction(
+        alone, volume_of(a_ball()), 0, (a_context(),), PropagationConfig(context_limit=2), IntensityRange(0.0, 1.0)
+    )
     assert {len(context) for context in alone.contexts if context} == {2}
 
 

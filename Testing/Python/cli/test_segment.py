@@ -153,8 +153,8 @@ def test_the_volume_is_let_go_before_the_network_is_loaded(segment, monkeypatch,
 
     held, alive, read_volume = [], [], module.read_volume
 
-    def read(path):
-        volume = read_volume(path)
+    def read(path, **options):
+        volume = read_volume(path, **options)
         held.append(weakref.ref(volume.array.base if volume.array.base is not None else volume.array))
         return volume
 

@@ -187,9 +187,9 @@ def test_normalisation_leaves_full_resolution_alone_and_cues_widen_the_first_lay
 
 def test_every_listed_name_can_be_built():
     with torch.device("meta"):
-        kinds = [type(build_network(name)).__name__ for name in network_names()]
-    assert kinds == ["ContextUNet", "EfficientUNet", "MultiverSeg", "ScribbleUNet", "ScribblePromptSAM", "UniverSeg"]
-    assert tuple(TINY) == network_names()
+        built = {name: type(build_network(name)).__name__.lower() for name in network_names()}
+    assert all(kind == name.replace("_", "") for name, kind in built.items())
+    assert set(built) - set(TINY) == {"ridge_unet"}  # whose sides are divisible by 32; it has tests of its own
 
 
 @pytest.mark.parametrize(

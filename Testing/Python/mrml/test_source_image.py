@@ -293,5 +293,5 @@ def test_an_image_with_nan_in_its_corners_stays_the_same_image(an_editor):
     assert np.isnan(an_editor.volume.GetImageBackgroundScalarComponentAsDouble(0))
     source = source_of(an_editor, images)
     assert source_of(an_editor, images) is source
-    images.forget()
+    images.clear()
     assert source_of(an_editor, images).token == source.token
