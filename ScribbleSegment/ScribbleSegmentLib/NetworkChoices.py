@@ -1,16 +1,22 @@
-"""The networks that the user can choose from: the embedded one, and those added from files."""
+"""The networks that the user can choose from: the embedded one, the published ones, and those added from files."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from scribblesegment import list_weights
+from scribblesegment import fetch_weights, list_weights
+from scribblesegment.service.worker import Task
 from scribblesegment.weights.checkpoints import describe_file
-from scribblesegment.weights.registry import WeightsInfo, find_weights, import_weights, weights_folder
+from scribblesegment.weights.registry import (
+    WeightsInfo,
+    find_weights,
+    import_weights,
+    remove_weights,
+    weights_folder,
+)
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -25,7 +31,11 @@ class ModelChoice:
         licence: Licence of its parameters; empty when nobody stated one.
         embedded: Whether it comes with the extension.
         missing: Whether its file has vanished.
-        downloadMegabytes: What has to be downloaded before its first use.
+        downloadMegabytes: What has to be downloaded before its first use, about; 0 if nothing has.
+        authors: Whose it is; empty for the extension's own and for added ones.
+        paper: Address of its paper.
+        citation: How to cite it.
+        sha256: What its file had when it came, hexadecimal; empty if that is not known.
     """
 
     name: str
@@ -34,6 +44,10 @@ class ModelChoice:
     embedded: bool
     missing: bool = False
     downloadMegabytes: int = 0
+    authors: str = ""
+    paper: str = ""
+    citation: str = ""
+    sha256: str = ""
 
 
 class ModelChoices:
@@ -76,17 +90,40 @@ class ModelChoices:
     def add(self, file: str) -> ModelChoice:
         """Check a file and copy it to the user's networks. Takes seconds, and needs PyTorch.
 
+        The files of published networks are recognised; others get a name that no other network has.
+
         Raises:
             WeightsError: It is no network that can be used here.
         """
-        return self._choice(import_weights(file, name=self.freeName(file), weights_dir=self._folder))
+        return self._choice(import_weights(file, weights_dir=self._folder))
 
-    def freeName(self, file: str) -> str:
-        """Make a name from a file's that no other network has."""
-        stem = re.sub(r"[^\w.-]+", "-", Path(file).stem).strip("-.") or "model"
-        taken = {entry.name for entry in list_weights(self._folder)}
-        candidates = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
-        return next(candidate for candidate in candidates if candidate not in taken)
+    def download(self, name: str, task: Task[ModelChoice]) -> ModelChoice:
+        """Download a published network, whose licence the user has agreed to; needs PyTorch.
+
+        A download that was cancelled or broke off goes on where it stopped.
+
+        Args:
+            name: The network's name.
+            task: Is told how far it is, and may be cancelled.
+
+        Raises:
+            WeightsError: It cannot be downloaded, or the task was cancelled.
+        """
+        fetch_weights(
+            name,
+            weights_dir=self._folder,
+            progress=lambda fraction, text: task.set_progress(fraction, text),
+            cancelled=lambda: task.cancelled,
+        )
+        return self._choice(find_weights(name, self._folder))
+
+    def remove(self, name: str) -> None:
+        """Remove the file of a network that was downloaded or added.
+
+        Raises:
+            WeightsError: It comes with the extension, or is not there.
+        """
+        remove_weights(name, weights_dir=self._folder)
 
     def _choice(self, entry: WeightsInfo) -> ModelChoice:
         path = entry.path(self._folder)
@@ -99,6 +136,10 @@ class ModelChoices:
             entry.embedded,
             missing=not exists and not entry.url,
             downloadMegabytes=0 if exists or not entry.url else max(1, round(entry.bytes / 1e6)),
+            authors=entry.authors,
+            paper=entry.paper,
+            citation=entry.citation,
+            sha256=entry.recorded_sha256(self._folder),
         )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from weights_server import serving, write_registry
 
 from scribblesegment.errors import WeightsError
+from scribblesegment.models.factory import build_network
+from scribblesegment.service.worker import Task
+from scribblesegment.weights import registry
 from scribblesegment.weights.registry import find_weights
-from ScribbleSegmentLib.NetworkChoices import ModelChoices
+from ScribbleSegmentLib.NetworkChoices import ModelChoice, ModelChoices
 
 
 @pytest.fixture
@@ -51,17 +57,31 @@ def test_the_same_file_may_be_added_twice(choices: ModelChoices, a_network: Path
     assert choices.add(str(a_network)).name == "My-network-v2-2"
 
 
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("scribble-unet-embedded.pt", "scribble-unet-embedded-2"),
-        ("Leber & Milz.pth", "Leber-Milz"),
-        ("....pt", "model"),
-        ("räumlich.pt", "räumlich"),
-    ],
-)
-def test_a_free_name_is_found_for_any_file(choices: ModelChoices, file: str, name: str) -> None:
-    assert choices.freeName(f"/some/where/{file}") == name
+def test_a_published_network_is_downloaded_with_progress_cancelled_continued_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = build_network("universeg").state_dict()
+    torch.save(state, tmp_path / "universeg.pt")
+    content = (tmp_path / "universeg.pt").read_bytes()
+    choices, task = ModelChoices(tmp_path / "added"), Task[ModelChoice]()
+    offered = choices.find("universeg")
+    assert offered is not None
+    assert (offered.downloadMegabytes, offered.missing, offered.sha256) == (5, False, "")
+    assert all((offered.authors, offered.paper, offered.citation, "research" in offered.licence))
+    with serving(content) as (address, _):
+        known = write_registry(
+            tmp_path, name="universeg", url=f"{address}/good", architecture="universeg", bytes=len(content)
+        )
+        monkeypatch.setattr(registry, "_HERE", known.parent)
+        task.cancel()
+        with pytest.raises(WeightsError, match="cancelled"):
+            choices.download("universeg", task)
+        got = choices.download("universeg", task := Task[ModelChoice]())
+    assert (got.downloadMegabytes, got.sha256) == (0, hashlib.sha256(content).hexdigest())
+    assert task.progress.fraction == 1.0
+    assert "4.7 of 4.7 MB" in task.progress.text
+    choices.remove("universeg")
+    assert list(choices.folder.iterdir()) == []
 
 
 def test_a_file_that_is_no_network_is_refused_and_nothing_is_kept(choices: ModelChoices, tmp_path: Path) -> None:
@@ -69,7 +89,7 @@ def test_a_file_that_is_no_network_is_refused_and_nothing_is_kept(choices: Model
     path.write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"picture\.safetensors"):
         choices.add(str(path))
-    assert all(choice.embedded for choice in choices.all())
+    assert all(choice.embedded or choice.downloadMegabytes for choice in choices.all())
     assert not choices.folder.exists()
 
 
