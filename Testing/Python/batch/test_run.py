@@ -37,7 +37,7 @@ def a_job(folders, *contexts, run="run", load=load_threshold, output=None) -> Ba
     digest, config = weights_digest(folders.weights), BatchConfig()
     made_by = fingerprints(contexts or [a_context()], digest, axis=None, config=config, threads=1)
     output, weights = output or folders.output, str(folders.weights)
-    return BatchJob(run, output, weights, None, config, "cpu", 1, made_by, load, (folders.context,))
+    return BatchJob(run, output, weights, None, config, "cpu", 1, made_by, load, contexts=(folders.context,))
 
 
 def a_worker(folders, *contexts, predictor=None, **options) -> ImageWorker:
