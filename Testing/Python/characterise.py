@@ -40,7 +40,7 @@ from phantom_files import make_phantoms  # noqa: E402
 
 COMMAND_LINE = [sys.executable, "-m", "scribblesegment"]
 NUMBER = r"\d+(\.\d+)?(e-?\d+)?"
-COMMANDS = ("segment", "propagate", "batch", "refine", "weights", "info")
+COMMANDS = ("segment", "propagate", "batch", "refine", "info")
 SCRIPTS = ("demo", "draw_strokes", "export_weights", "test", "train")
 
 

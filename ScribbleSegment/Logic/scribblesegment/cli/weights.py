@@ -42,7 +42,7 @@ def weights(
         scribblesegment weights list
         scribblesegment weights fetch scribbleprompt-unet
         scribblesegment weights import MultiverSeg_v1_nf256_res128.pt
-        scribblesegment segment IMAGE --scribbles S.seg.nrrd -o OUT.seg.nrrd --weights scribbleprompt-unet
+        scribblesegment weights import mine.safetensors --name liver
     """
     if (what is None) != (action == "list"):
         raise ConfigError(f"weights {action} takes {'no name' if action == 'list' else 'a name or a file'}.")
