@@ -150,7 +150,7 @@ FUNCTIONS = [
     "folder/network.py:make",
     "C:\\networks\\network.py:make",
     "package.module:make",
-    "p:make",
+    "pkg:make",
 ]
 PATHS = ["network.py", "network.py:", "network.pt", "C:network", "C:\\network.pt", "module:not a name", ":make"]
 

@@ -125,11 +125,14 @@ def test_the_head_is_the_last_convolution_if_it_is_refined_and_not_transposed():
 
 
 def test_a_whole_network_runs_with_other_weights_and_keeps_its_own():
-    network = DependingOnValues(small_unet())
+    network = DependingOnValues(small_unet(norm="batch"))
     before = state_of(network)
     whole = WholeNetwork(network, IMAGE, Output())
+    network.train()  # which is for its owner: it runs without dropout, and learns no statistics
     assert [layer.name for layer in whole.layers] == [f"network.{name}" for name in LAYERS]
     split = whole.split(1)
+    own = split.run(split.pretrained, split.features(IMAGE))
+    assert torch.equal(split.run(split.pretrained, split.features(IMAGE)), own)
     weights = {name: torch.zeros_like(value).requires_grad_() for name, value in split.pretrained.items()}
     output = split.run(weights, split.features(IMAGE))
     assert torch.equal(output, torch.zeros(1, 3, 16, 16))

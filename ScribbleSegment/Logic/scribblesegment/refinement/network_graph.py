@@ -247,7 +247,8 @@ class WholeNetwork:
         def run(weights: Weights, features: Features) -> Tensor:
             # The call puts the weights in for its own duration, also when it fails; the module keeps its own. Those
             # that are not refined are handed over too, detached, so that nothing is written into their gradients.
-            return self._output.tensor(functional_call(self._module, {**own, **weights}, features))
+            with evaluating(self._module):
+                return self._output.tensor(functional_call(self._module, {**own, **weights}, features))
 
         reason = (
             "PyTorch cannot trace it, so its last convolution is not known. Correct the labels that it has, or export "
