@@ -22,8 +22,8 @@ from scribblesegment.batch.segmentation import (
 )
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import drop_small_components
-from scribblesegment.data.volume import Volume
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, ContextError
 from scribblesegment.propagation import PropagationConfig
 

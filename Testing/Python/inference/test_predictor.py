@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from scribblesegment import IntensityRange, Prompts, load_predictor
+from scribblesegment import IntensityRange, InteractiveSession, Prompts, load_predictor
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError, WeightsError
@@ -397,7 +399,7 @@ def gone():
 def test_inputs_that_cannot_be_used_are_refused():
     predictor = a_predictor(ChannelSum(positive=3.0), name="plain")
     broken = a_predictor(ChannelSum(offset=float("nan")), np.zeros(SMALL))
-    without_partner = Predictor(predictor._own.network, gone)
+    without_partner = Predictor(predictor._network, gone)
     without_partner.set_image(np.zeros(SMALL))
     with pytest.raises(PromptError, match="set_image"):
         predictor.predict(a_stroke())
@@ -486,3 +488,48 @@ def test_two_names_joined_by_a_plus_make_one_predictor(tmp_path, in_context, lea
     assert predictor.predict(Prompts.empty((40, 20))).logits.shape == (40, 20)
     with pytest.raises(ConfigError, match="takes no context set"):
         load_predictor(f"{paths['scribble_unet']}+{paths['scribble_unet']}", device="cpu")
+
+
+# Threads and large slices -------------------------------------------------------------------------------------------
+
+
+def test_threads_that_share_a_predictor_do_not_mix_their_images():
+    predictor = a_predictor(ChannelSum(image=3.0, positive=6.0))
+    images = [np.random.default_rng(number).normal(0, 1, (40 + number, 36)) for number in range(4)]
+
+    def segmented(image):
+        predictor.set_image(image)
+        return predictor.predict(Prompts.empty(image.shape).with_click((20, 18))).logits
+
+    alone = [segmented(image) for image in images]
+    sessions = [InteractiveSession(predictor, image) for image in images]
+    for session in sessions:
+        session.add_click((20, 18))
+    with ThreadPoolExecutor(len(images)) as pool:
+        for _ in range(3):
+            for expected, found in zip(alone, pool.map(segmented, images), strict=True):
+                assert np.array_equal(found, expected)
+            for expected, found in zip(alone, pool.map(lambda one: one.predict().logits, sessions), strict=True):
+                assert np.array_equal(found, expected)
+    predictor.set_image(images[0])
+    with ThreadPoolExecutor(1) as other:  # a thread that has set no image works on the newest
+        click = Prompts.empty(images[0].shape).with_click((20, 18))
+        assert np.array_equal(other.submit(predictor.predict, click).result().logits, alone[0])
+
+
+def test_a_large_slice_is_segmented_where_the_structure_may_be_and_looks_the_same_there(monkeypatch):
+    predictor = a_predictor(ChannelSum(image=3.0, positive=6.0))
+    image = np.random.default_rng(0).integers(0, 200, (90, 130), np.uint8)
+    image[30:50, 40:70] += 50
+    prompts = Prompts.empty(image.shape).with_click((40, 55))
+    predictor.set_image(image)
+    usual = predictor.predict(prompts)
+    monkeypatch.setattr("scribblesegment.inference.predictor._LARGE_PIXELS", 1000)
+    limit = float(np.median(usual.grid_logits))
+    monkeypatch.setattr("scribblesegment.inference.predictor._SURELY_OUTSIDE_LOGIT", limit)
+    predictor.set_image(image)
+    found = predictor.predict(prompts)
+    assert np.allclose(found.grid_logits, usual.grid_logits, atol=1e-5)
+    inside = usual.logits > limit + 0.1
+    assert np.allclose(found.logits[inside], usual.logits[inside], atol=1e-4)
+    assert (found.logits[~inside] < limit + 0.2).all()

@@ -87,7 +87,7 @@ def test_nothing_is_found_where_nothing_is_said_to_be(make: Make) -> None:
     predictor = make(True)
     predictor.set_image(picture(7))
     predictor.set_context(context(2))
-    engine = predictor._own.network.engine  # type: ignore[attr-defined]
+    engine = predictor._network.engine  # type: ignore[attr-defined]
     engine._network.appears.bias.data -= 100
     assert not predictor.predict(Prompts.empty((200, 150))).mask().any()
     assert predictor.predict(prompts()).mask().any()

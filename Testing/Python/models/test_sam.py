@@ -92,8 +92,8 @@ def predictor(tmp_path, monkeypatch):
     torch.save(build_network("scribbleprompt_sam", options).state_dict(), tmp_path / "sam.pt")
     loaded = load_predictor(tmp_path / "sam.pt", device="cpu")
     counts = loaded.encodings = []
-    encode = loaded._own.network._prepared.encode_image
-    loaded._own.network._prepared.encode_image = lambda image: counts.append(1) or encode(image)
+    encode = loaded._network._prepared.encode_image
+    loaded._network._prepared.encode_image = lambda image: counts.append(1) or encode(image)
     loaded.set_image(np.random.default_rng(0).random((SIDE, SIDE)), intensity_range=IntensityRange(0.0, 1.0))
     return loaded
 
@@ -106,7 +106,7 @@ def test_an_image_is_encoded_once_and_logits_come_out_and_go_back_as_they_are(pr
     image = torch.from_numpy(predictor._image[0])[None, None]
     points, labels = torch.tensor([[9.0, 7.0], [3.0, 20.0]]) / SIDE, torch.tensor([1, 0])
     with torch.no_grad():
-        features = predictor._own.network._prepared.encode_image(image)  # in bfloat16 where that is fast
+        features = predictor._network._prepared.encode_image(image)  # in bfloat16 where that is fast
         alone = network.decode(features, points[:1], labels[:1])
         corrected = network.decode(features, points, labels, logits=alone)
     np.testing.assert_allclose(first.logits, alone[0, 0], atol=1e-5)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scribblesegment.data import validation
 from scribblesegment.data.geometry import Box2D
-from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.prompts import Prompts, box_of
 from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 
@@ -87,13 +87,8 @@ def expected_dice(probabilities: NDArray[np.floating[Any]], mask: NDArray[np.boo
 
 def bounding_box(mask: Mask) -> tuple[tuple[int, int], ...] | None:
     """Find the half-open range of marked pixels along each axis of a mask; None when nothing is marked."""
-    ranges = []
-    for axis in range(mask.ndim):
-        marked = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if marked.size == 0:
-            return None
-        ranges.append((int(marked[0]), int(marked[-1]) + 1))
-    return tuple(ranges)
+    box = box_of(mask)
+    return None if box[0].stop == 0 else tuple((side.start, side.stop) for side in box)
 
 
 def changed_bbox(before: Mask | None, after: Mask) -> Box2D | None:

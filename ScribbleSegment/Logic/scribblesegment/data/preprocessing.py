@@ -43,6 +43,9 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 8, 1 << 16  # from which the distribution 
 # Voxels that are read at once where a whole volume is.
 _CHUNK_VOXELS = 1 << 20
 
+# From so many voxels of at most 16 bits on, looking intensities up is faster than computing them.
+_TABLE_VOXELS = 1 << 18
+
 # Grids larger than the first have a multiple of this many cells a side, so that every level of a network divides them.
 _GRID_STEP = 32
 
@@ -132,6 +135,9 @@ class IntensityRange:
         values = validation.numeric_array(array, name="image")
         if self.low == self.high:
             return np.zeros(values.shape, np.float32)
+        if values.dtype.kind in "ui" and values.dtype.itemsize <= 2 and values.size > _TABLE_VOXELS:
+            kind = np.iinfo(values.dtype)
+            return self.normalize(np.arange(kind.min, kind.max + 1))[values.astype(np.int32) - kind.min]
         # float64 throughout, and halved where the range itself would overflow: any input dtype is safe.
         half = 1.0 if math.isfinite(self.high - self.low) else 0.5
         with np.errstate(over="ignore"):
@@ -281,13 +287,19 @@ class GridAxis:
         empty = end <= begin
         return np.where(empty, middle, begin), np.where(empty, middle + 1, end)
 
-    def maximum(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
-        """Maximum over each cell's pixels along `axis`, which becomes `cells` long."""
+    def maximum(self, values: NDArray[Any], axis: int, start: int = 0) -> tuple[slice, NDArray[Any]]:
+        """Maximum over each cell's pixels along `axis`, of pixels from `start`; which cells of the grid, and theirs."""
         first, last = self.pixel_ranges
+        stop = start + values.shape[axis]
+        touched = np.flatnonzero((first < stop) & (last >= start))
+        if not touched.size:
+            return slice(self.first, self.first), values.take(touched, axis=axis)
+        cells = slice(int(touched[0]), int(touched[-1]) + 1)
+        first, last = (np.clip(pixels[cells], start, stop - 1) - start for pixels in (first, last))
         result = values.take(first, axis=axis)
         for step in range(1, int((last - first).max()) + 1):
             np.maximum(result, values.take(np.minimum(first + step, last), axis=axis), out=result)
-        return result
+        return slice(self.first + cells.start, self.first + cells.stop), result
 
     def _pixel_position(self, cells: IntArray) -> DoubleArray:
         return (cells.astype(np.float64) - self.grid_centre) / self.scale + self.centre
@@ -324,7 +336,10 @@ def separable_product(rows: csr_array, values: FloatArray, columns: csr_array) -
     planes = values.reshape(-1, *values.shape[-2:])
     product = np.empty((len(planes), rows.shape[0], columns.shape[0]), np.float32)
     for index, plane in enumerate(planes):
-        product[index] = (columns @ (rows @ plane).T).T
+        if product[index].size > _CHUNK_VOXELS:  # transposing it would cost more than computing it
+            product[index] = rows @ np.ascontiguousarray((columns @ plane.T).T)
+        else:
+            product[index] = (columns @ (rows @ plane).T).T
     return product.reshape(*values.shape[:-2], *product.shape[1:])
 
 
@@ -386,10 +401,26 @@ class NetworkGrid:
         (top, bottom), (left, right) = self.region
         return slice(top, bottom), slice(left, right)
 
-    def image_to_grid(self, image: ArrayLike) -> FloatArray:
-        """Resample a normalised image of the slice; float32 (..., size, size), 0 in the padding."""
+    def image_to_grid(self, image: ArrayLike, intensities: IntensityRange | None = None) -> FloatArray:
+        """Resample an image of the slice, normalised already or by `intensities`; float32 (..., size, size).
+
+        It is 0 in the padding. Large images are read part by part, so that no second one is made.
+        """
         rows, columns = self._axes
-        return self._padded(separable_product(rows.image_matrix, self._float32(image, "image"), columns.image_matrix))
+        values = self._cropped(validation.numeric_array(image, name="image"), "image")
+        step = max(1, _CHUNK_VOXELS // values.shape[-1])
+        planes = values.reshape(-1, *values.shape[-2:])
+        content = np.empty((len(planes), rows.stop - rows.first, columns.stop - columns.first), np.float32)
+        for number, plane in enumerate(planes):
+            narrowed = np.zeros((content.shape[1], values.shape[-1]), np.float32)
+            for start in range(0, values.shape[-2], step):
+                part, matrix = plane[start : start + step], rows.image_matrix[:, start : start + step]
+                (seen,) = np.nonzero(np.diff(matrix.indptr))
+                cells = slice(int(seen[0]), int(seen[-1]) + 1)
+                part = _contiguous(part if intensities is None else intensities.normalize(part))
+                narrowed[cells] += matrix[cells] @ part
+            content[number] = (columns.image_matrix @ narrowed.T).T
+        return self._padded(content.reshape(*values.shape[:-2], *content.shape[1:]))
 
     def logits_to_grid(self, logits: ArrayLike) -> FloatArray:
         """Resample logits of the slice by linear interpolation at the cell centres; 0 in the padding.
@@ -401,10 +432,11 @@ class NetworkGrid:
         values = self._float32(logits, "logits")
         return self._padded(separable_product(rows.to_grid_matrix, values, columns.to_grid_matrix))
 
-    def logits_from_grid(self, logits: ArrayLike) -> FloatArray:
+    def logits_from_grid(self, logits: ArrayLike, inside: Box2D | None = None) -> FloatArray:
         """Resample logits (..., size, size) to the region's pixels, float32 (..., h, w).
 
-        Linear interpolation at the pixel centres; values in the padding are never read.
+        Linear interpolation at the pixel centres; values in the padding are never read. `inside` asks for a box of the
+        region's pixels only.
 
         Raises:
             ImageError: Logits that are NaN or infinite, as those of a damaged network.
@@ -420,18 +452,45 @@ class NetworkGrid:
             raise ImageError(
                 "The network predicted NaN or infinite logits. Its weights may be damaged: choose another network."
             )
-        return separable_product(self._axes[0].from_grid_matrix, content, self._axes[1].from_grid_matrix)
+        matrices = [axis.from_grid_matrix for axis in self._axes]
+        if inside is not None:
+            matrices = [matrix[start:stop] for matrix, (start, stop) in zip(matrices, inside, strict=True)]
+        return separable_product(matrices[0], content, matrices[1])
 
-    def scribbles_to_grid(self, scribbles: ArrayLike) -> FloatArray:
+    def pixels_of_cells(self, cells: NDArray[np.bool_]) -> Box2D:
+        """Return a box of the region's pixels that holds all marked cells (size, size) and one around them."""
+        box = bounding_box(cells[self.content])
+        sides = []
+        for axis, (start, stop) in zip(self._axes, box or ((0, 0), (0, 0)), strict=True):
+            begin, end = (
+                (edge + axis.first - 0.5 - axis.grid_centre) / axis.scale + axis.centre for edge in (start, stop)
+            )
+            around = 1 / axis.scale + 1
+            sides.append((max(0, math.floor(begin - around)), min(axis.length, math.ceil(end + around) + 1)))
+        return (sides[0], sides[1]) if box else ((0, 0), (0, 0))
+
+    def scribbles_to_grid(self, scribbles: ArrayLike, painted: tuple[slice, ...] | None = None) -> FloatArray:
         """Transfer scribbles (or any mask) of the slice to the grid, keeping every stroke and its full strength.
 
         A cell takes the maximum of the pixels whose centres lie in it; where there are none (the slice is enlarged),
         the value of the pixel that holds the cell's centre. A one-pixel stroke thus never vanishes, and never grows
-        beyond the cells it covers.
+        beyond the cells it covers. `painted` is a box outside of which there is none.
         """
         rows, columns = self._axes
         values = self._cropped(np.asarray(scribbles), "scribbles")
-        return self._padded(columns.maximum(rows.maximum(values, axis=-2), axis=-1))
+        box = [slice(0, rows.length), slice(0, columns.length)]
+        if painted is not None:
+            box = [
+                slice(max(side.start - start, 0), max(min(side.stop, stop) - start, 0))
+                for side, (start, stop) in zip(painted, self.region, strict=True)
+            ]
+        grid = np.zeros((*values.shape[:-2], self.size, self.size), np.float32)
+        part = values[..., box[0], box[1]]
+        if part.size:
+            row_cells, part = rows.maximum(part, -2, box[0].start)
+            column_cells, part = columns.maximum(part, -1, box[1].start)
+            grid[..., row_cells, column_cells] = part
+        return grid
 
     def prompts_to_grid(self, prompts: Prompts) -> Prompts:
         """Bring prompts of the slice to the grid; those outside the region are dropped, boxes are cut.
@@ -449,7 +508,7 @@ class NetworkGrid:
             content = self.logits_to_grid(prompts.mask_input)
             logits = np.full_like(content, min(float(cropped.mask_input.min()), 0.0))
             logits[self.content] = content[self.content]
-        scribbles = self.scribbles_to_grid(prompts.scribbles)
+        scribbles = self.scribbles_to_grid(prompts.scribbles, prompts.painted)
         return Prompts.trusted(scribbles, points, cropped.point_labels, boxes, logits)
 
     def to_grid_coords(self, coords: ArrayLike) -> DoubleArray:
@@ -489,13 +548,18 @@ def crop_prompts(prompts: Prompts, region: Box2D) -> Prompts:
     start, stop = np.array([top, left]), np.array([bottom, right])
     inside = ((prompts.point_coords >= start) & (prompts.point_coords < stop)).all(axis=1)
     boxes = np.clip(prompts.boxes, start, stop) - start
-    return Prompts.trusted(
+    cropped = Prompts.trusted(
         prompts.scribbles[:, top:bottom, left:right],
         prompts.point_coords[inside] - start,
         prompts.point_labels[inside],
         boxes[(boxes[:, 1] > boxes[:, 0]).all(axis=1)],
         None if prompts.mask_input is None else prompts.mask_input[top:bottom, left:right],
     )
+    cropped.__dict__["painted"] = tuple(
+        slice(min(max(side.start - first, 0), last - first), max(min(side.stop, last) - first, 0))
+        for side, first, last in zip(prompts.painted, start.tolist(), stop.tolist(), strict=True)
+    )
+    return cropped
 
 
 def focus_view(
@@ -524,9 +588,10 @@ def focus_view(
         GeometryError: Mask and prompts differ in shape.
     """
     validation.same_shape(mask.shape, prompts.shape, name="mask", reference="the prompts", error=GeometryError)
-    extent = bounding_box(mask | prompts.positive_pixels())
-    if extent is None:
+    boxes = [box for box in (bounding_box(mask), bounding_box(prompts.positive_pixels())) if box is not None]
+    if not boxes:
         return None
+    extent = [(min(start for start, _ in sides), max(stop for _, stop in sides)) for sides in zip(*boxes, strict=True)]
     pixel_mm = min(spacing_mm)
     least_mm = size * _FINEST * pixel_mm
     sides_mm = [float(stop - start) * mm for (start, stop), mm in zip(extent, spacing_mm, strict=True)]

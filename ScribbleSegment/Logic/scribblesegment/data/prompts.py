@@ -9,6 +9,7 @@ import dataclasses
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -122,19 +123,31 @@ class Prompts:
         """Number of the image's dimensions, 2 or 3."""
         return len(self.shape)
 
+    @cached_property
+    def painted(self) -> tuple[slice, ...]:
+        """A box, as an index into the image, outside of which no stroke is painted; often a small part of the image."""
+        return box_of((self.scribbles != 0).any(axis=0))
+
+    @property
+    def painted_scribbles(self) -> NDArray[np.float32]:
+        """The part of the strokes in the box `painted`, (2, h, w) or (2, k, j, i)."""
+        box: Any = (slice(None), *self.painted)
+        return self.scribbles[box]
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no stroke, click or box; the previous round's logits do not count."""
-        return not (self.scribbles.any() or len(self.point_labels) or len(self.boxes))
+        return not (self.painted_scribbles.any() or len(self.point_labels) or len(self.boxes))
 
     @property
     def has_positive(self) -> bool:
         """Whether anything points at the object: a positive stroke, a foreground click or a box."""
-        return bool(self.scribbles[0].any() or (self.point_labels == 1).any() or len(self.boxes))
+        return bool(self.painted_scribbles[0].any() or (self.point_labels == 1).any() or len(self.boxes))
 
     def positive_pixels(self) -> NDArray[np.bool_]:
         """Mark what positive prompts cover, bool of the image's shape: strokes, clicks and the inside of boxes."""
-        marked = np.asarray(self.scribbles[0] > 0)
+        marked = np.zeros(self.shape, bool)
+        marked[self.painted] = self.painted_scribbles[0] > 0
         marked[tuple(self.point_coords[self.point_labels == 1].T)] = True
         for start, stop in self.boxes:
             marked[tuple(slice(int(first), int(last)) for first, last in zip(start, stop, strict=True))] = True
@@ -155,7 +168,8 @@ class Prompts:
         validation.unit_range(stroke, name="stroke", error=PromptError)
         if not stroke.any():
             raise PromptError("The stroke is empty: no pixel of it is painted. Paint at least one pixel of the image.")
-        return PromptBuilder(self).add_scribble(stroke, positive).build()
+        window = box_of(stroke)
+        return PromptBuilder(self).add_scribble(stroke[window], positive, window=window).build()
 
     def with_click(self, index: Sequence[int], positive: bool = True) -> Prompts:
         """Add a click; an older click on the same pixel, and a stroke of the other sign there, give way.
@@ -208,7 +222,10 @@ class Prompts:
 
     def replaced(self, **fields: NDArray[Any] | None) -> Prompts:
         """Exchange fields for arrays that the package made itself, as `trusted` takes them."""
-        return Prompts.trusted(*(fields.get(name, getattr(self, name)) for name in _FIELDS))
+        prompts = Prompts.trusted(*(fields.get(name, getattr(self, name)) for name in _FIELDS))
+        if "painted" in self.__dict__ and "scribbles" not in fields:
+            prompts.__dict__["painted"] = self.painted
+        return prompts
 
     def conflicts(self) -> NDArray[np.bool_]:
         """Return a bool mask of the image's shape: pixels that are marked both as object and as background."""
@@ -250,9 +267,11 @@ class PromptBuilder:
         self._mask_input: NDArray[np.float32] | None = None
         if not isinstance(begin, Prompts):
             self._shape = tuple(begin)
-            self._scribbles = np.zeros((2, *self._shape), np.float32)
+            self._scribbles, self._is_own = np.zeros((2, *self._shape), np.float32), True
+            self._painted = (slice(0, 0),) * len(self._shape)
             return
-        self._shape, self._scribbles, self._mask_input = begin.shape, begin.scribbles, begin.mask_input
+        self._shape, self._mask_input = begin.shape, begin.mask_input
+        self._scribbles, self._is_own, self._painted = begin.scribbles, False, begin.painted
         positive = (begin.point_labels == 1).tolist()
         self._clicks = list(zip(map(tuple, begin.point_coords.tolist()), positive, strict=True))
         self._boxes = begin.boxes.tolist()
@@ -263,6 +282,10 @@ class PromptBuilder:
         """Add a stroke: bool, or values in [0, 1], of the image's shape or of a window of it."""
         own, other = (0, 1) if positive else (1, 0)
         scribbles, stroke = self._writeable(), mask.astype(np.float32)
+        if all(length == side for length, side in zip(stroke.shape, self._shape, strict=True)):
+            self._painted = tuple(slice(0, side) for side in self._shape)
+        else:
+            self._painted = _union(self._painted, window)
         mine, theirs = scribbles[own][window], scribbles[other][window]
         np.maximum(mine, stroke, out=mine)
         np.minimum(theirs, 1 - stroke, out=theirs)
@@ -288,18 +311,41 @@ class PromptBuilder:
     def build(self) -> Prompts:
         """Make the prompts; the builder may go on from there."""
         ndim = len(self._shape)
-        return Prompts.trusted(
+        self._is_own = False
+        prompts = Prompts.trusted(
             self._scribbles,
             np.array([index for index, _ in self._clicks], np.int64).reshape(-1, ndim),
             np.array([positive for _, positive in self._clicks], np.int64),
             np.array(self._boxes, np.int64).reshape(-1, 2, ndim),
             self._mask_input,
         )
+        prompts.__dict__["painted"] = self._painted
+        return prompts
 
     def _writeable(self) -> NDArray[np.float32]:
-        if not self._scribbles.flags.writeable:
-            self._scribbles = self._scribbles.copy()
+        if not self._is_own:
+            # Zeros take no memory until they are written to, so large images cost what is painted.
+            copy = np.zeros((2, *self._shape), np.float32)
+            box: Any = (slice(None), *self._painted)
+            copy[box] = self._scribbles[box]
+            self._scribbles, self._is_own = copy, True
         return self._scribbles
+
+
+def box_of(mask: NDArray[Any]) -> tuple[slice, ...]:
+    """Return the box around what is not zero, as an index; an empty one if all is."""
+    box: list[slice] = []
+    for axis in range(mask.ndim):
+        part = mask[tuple(box)]
+        marked = np.flatnonzero(part.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(marked[0]), int(marked[-1]) + 1) if marked.size else slice(0, 0))
+    return tuple(box)
+
+
+def _union(first: tuple[slice, ...], second: tuple[slice, ...]) -> tuple[slice, ...]:
+    if any(side.stop <= side.start for side in first):
+        return second
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
 
 
 def _integers(value: ArrayLike, *, name: str) -> NDArray[np.int64]:

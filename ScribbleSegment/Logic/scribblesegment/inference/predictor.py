@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ _OUTSIDE_LOGIT = -20.0
 
 # From fewer entries UniverSeg's prediction is worse than none to begin with (MultiverSeg, section 5.4 and figure 15).
 _LEAST_CONTEXT = 5
+
+# Slices of more pixels are worked on where the structure may be: their image is normalised as it is read, and cells
+# below this logit (a probability of 2 %) are not resampled: all their pixels get the mean of them.
+_LARGE_PIXELS, _SURELY_OUTSIDE_LOGIT = 1 << 22, -4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,57 +207,89 @@ class Network:
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """The image that predictions are for."""
+
+    array: NDArray[Any]  # (H, W), normalised unless there is a range
+    spacing_mm: tuple[float, float]
+    intensity_range: IntensityRange | None = None  # by which parts of a large image are normalised when they are read
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape[0], self.array.shape[1]
+
+
 class _Segmenter:
     """One network with the current image, and with the context if it takes one; both are encoded when first needed."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._image: FloatArray  # (H, W) in [0, 1]
+        self._image: _Image
         self._whole: NetworkGrid
         self._features: Any = None
         self._context: ContextSet | None = None
         self._entries: Any = None
         self._maps: Any = None
 
-    def set_image(self, image: FloatArray, spacing_mm: tuple[float, float]) -> None:
-        self._whole = NetworkGrid((image.shape[0], image.shape[1]), spacing_mm, self.network.size)
+    def set_image(self, image: _Image) -> None:
+        self._whole = NetworkGrid(image.shape, image.spacing_mm, self.network.size)
         self._image, self._features, self._maps = image, None, None
 
     def set_context(self, context: ContextSet | None) -> None:
         self._context, self._entries, self._maps = context, None, None
 
-    def segment(self, prompts: Prompts, region: Box2D | None) -> Prediction:
-        """Segment the slice, or a region of it; what has changed is left open."""
+    def segment(self, prompts: Prompts, region: Box2D | None) -> _Found:
+        """Segment the slice, or a region of it."""
         whole = self._whole
         view = whole if region is None else NetworkGrid(whole.shape, whole.spacing_mm, whole.size, region)
         grid_logits = self._pass(view, prompts)
-        logits = view.logits_from_grid(grid_logits)
-        if logits.shape != whole.shape:
-            inside, before = logits, prompts.mask_input
+        if region is not None:
+            before = prompts.mask_input
             logits = np.full(whole.shape, _OUTSIDE_LOGIT, np.float32) if before is None else np.array(before)
-            logits[view.slices] = inside
-        if region is not None or self.network.focus_size == 0:
-            return Prediction(logits, grid_logits, None)
-        zoom = focus_view(
-            logits > 0.0,
-            prompts,
-            spacing_mm=whole.spacing_mm,
-            first_cell_mm=whole.mm_per_cell,
-            size=whole.size,
-            max_size=self.network.focus_size,
-        )
+            logits[view.slices] = view.logits_from_grid(grid_logits)
+            return _Found(logits, grid_logits, ((0, whole.shape[0]), (0, whole.shape[1])))
+        found = self._on_pixels(grid_logits)
+        zoom = None
+        if self.network.focus_size:
+            mask = np.zeros(whole.shape, bool)
+            mask[found.slices] = found.logits[found.slices] > 0.0
+            zoom = focus_view(
+                mask,
+                prompts,
+                spacing_mm=whole.spacing_mm,
+                first_cell_mm=whole.mm_per_cell,
+                size=whole.size,
+                max_size=self.network.focus_size,
+            )
         if zoom is None:
-            return Prediction(logits, grid_logits, None)
-        closer = self._pass(zoom, prompts.replaced(mask_input=logits.copy()))
-        logits[zoom.slices] = zoom.logits_from_grid(closer)
-        return Prediction(logits, grid_logits, None, zoom.region)
+            return found
+        closer = self._pass(zoom, prompts.replaced(mask_input=found.logits.view()))
+        found.logits[zoom.slices] = zoom.logits_from_grid(closer)
+        return _Found(found.logits, grid_logits, _around(found.inside, zoom.region), zoom.region)
+
+    def _on_pixels(self, grid_logits: FloatArray) -> _Found:
+        """Bring the logits of the first pass to the slice's pixels."""
+        whole = self._whole
+        everywhere = ((0, whole.shape[0]), (0, whole.shape[1]))
+        is_outside = grid_logits < _SURELY_OUTSIDE_LOGIT
+        inside = everywhere
+        if math.prod(whole.shape) > _LARGE_PIXELS and np.isfinite(grid_logits).all():
+            inside = whole.pixels_of_cells(~is_outside)
+        if inside == everywhere:
+            return _Found(whole.logits_from_grid(grid_logits), grid_logits, everywhere)
+        found = _Found(np.empty(whole.shape, np.float32), grid_logits, inside)
+        found.logits.fill(grid_logits[whole.content][is_outside[whole.content]].mean())
+        if found.logits[found.slices].size:
+            found.logits[found.slices] = whole.logits_from_grid(grid_logits, inside)
+        return found
 
     def _pass(self, view: NetworkGrid, prompts: Prompts) -> FloatArray:
         features = self._whole_features() if view is self._whole else self._encoded(view)
         return self.network.predict(features, view.prompts_to_grid(prompts), self._context_in(view))
 
     def _encoded(self, view: NetworkGrid) -> Any:
-        return self.network.encode_image(view.image_to_grid(self._image))
+        return self.network.encode_image(view.image_to_grid(self._image.array, self._image.intensity_range))
 
     def _whole_features(self) -> Any:
         if self._features is None:
@@ -276,8 +313,66 @@ class _Segmenter:
         return self.network.crop_context(self._maps, (top, bottom), (left, right), view.size)
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a network predicts."""
+
+    logits: FloatArray  # (H, W)
+    grid_logits: FloatArray  # (size, size)
+    inside: Box2D  # outside of it all pixels are background
+    focus: Box2D | None = None
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        (top, bottom), (left, right) = self.inside
+        return slice(top, bottom), slice(left, right)
+
+
+def _around(first: Box2D, second: Box2D) -> Box2D:
+    """Return the box around two boxes, the first of which may be empty."""
+    if first[0][0] == first[0][1]:
+        return second
+    rows, columns = ((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(first, second, strict=True))
+    return rows, columns
+
+
+class _Work:
+    """What one thread has given a predictor: image and context, and what was predicted from them."""
+
+    def __init__(self, network: Network, *, takes_context: bool) -> None:
+        self.own = _Segmenter(network)
+        self.in_context = self.own if takes_context else None
+        self.image: _Image | None = None
+        self.context: ContextSet | None = None
+        self.previous_mask: NDArray[np.bool_] | None = None
+        self.image_token: Hashable = None
+
+    def set_image(self, image: _Image) -> None:
+        self.own.set_image(image)
+        if self.in_context is not None and self.in_context is not self.own:
+            self.in_context.set_image(image)
+        self.image, self.previous_mask = image, None
+
+    def set_context(self, context: ContextSet | None, load: Callable[[], Network]) -> None:
+        self.context = None
+        if self.in_context is not None:
+            self.in_context.set_context(None)
+        if context is None or len(context) == 0:
+            return
+        if self.in_context is None:
+            self.in_context = _Segmenter(load())
+            if self.image is not None:
+                self.in_context.set_image(self.image)
+        self.in_context.set_context(context)
+        self.context = context
+
+
 class Predictor:
-    """Segments one image at a time, from prompts, from a context, or from both."""
+    """Segments images from prompts, from a context, or from both.
+
+    Several threads may share a predictor: each predicts for the image and the context that it has set itself, and one
+    that has set neither for the newest. One prediction runs at a time.
+    """
 
     def __init__(
         self,
@@ -297,50 +392,75 @@ class Predictor:
                 (MultiverSeg, section 5.4), instead of both predicting side by side.
             least_context: A context of fewer entries counts as none.
         """
-        self.least_context, self._context_first = least_context, context_first
-        self._own = _Segmenter(network)
-        self._in_context = self._own if "context" in network.capabilities and not context_first else None
-        self._context_network = context_network
-        self._image: tuple[FloatArray, tuple[float, float]] | None = None
-        self._context: ContextSet | None = None
-        self._previous_mask: NDArray[np.bool_] | None = None
-        # For who shares the predictor with others: what stands for the image it has set. None after each `set_image`.
-        self.image_token: Hashable = None
+        self._context_first, self.least_context = context_first, max(1, least_context)
+        self._network, self._context_network = network, context_network
+        self._lock = threading.RLock()
+        self._of_thread = threading.local()
+        self._newest = self._new_work()
+
+    @property
+    def image_token(self) -> Hashable:
+        """For who shares the predictor with others: what stands for the image that this thread has set, if it has.
+
+        None after each `set_image`.
+        """
+        work: _Work | None = getattr(self._of_thread, "work", None)
+        return None if work is None else work.image_token
+
+    @image_token.setter
+    def image_token(self, token: Hashable) -> None:
+        with self._lock:
+            self._own_work().image_token = token
+
+    def _own_work(self) -> _Work:
+        """What this thread works on; it begins with the image and the context that were set last."""
+        work: _Work | None = getattr(self._of_thread, "work", None)
+        if work is None:
+            newest, work = self._newest, self._new_work()
+            if newest.image is not None:
+                work.set_image(newest.image)
+            work.set_context(newest.context, self._load_context_network)
+            self._of_thread.work = work
+        self._newest = work
+        return work
+
+    def _new_work(self) -> _Work:
+        return _Work(self._network, takes_context="context" in self._network.capabilities and not self._context_first)
 
     @property
     def network(self) -> nn.Module:
         """The network for prompts, with float32 parameters; what refinement adapts."""
-        return self._own.network.module
+        return self._network.module
 
     @property
     def name(self) -> str:
         """What the network for prompts is called."""
-        return self._own.network.name
+        return self._network.name
 
     @property
     def plan(self) -> ExecutionPlan:
         """How the network for prompts is run."""
-        return self._own.network.plan
+        return self._network.plan
 
     @property
     def size(self) -> int:
         """Side of the grid of the network for prompts."""
-        return self._own.network.size
+        return self._network.size
 
     @property
     def focus_size(self) -> int:
         """Side of the largest grid of its zoom pass; 0 for none."""
-        return self._own.network.focus_size
+        return self._network.focus_size
 
     @property
     def temperature(self) -> float:
         """What its logits are divided by."""
-        return self._own.network.temperature
+        return self._network.temperature
 
     @property
     def capabilities(self) -> frozenset[str]:
         """Prompts that are understood, and "context" where contexts are."""
-        kinds = self._own.network.capabilities - ({"context"} if self._context_first else frozenset())
+        kinds = self._network.capabilities - ({"context"} if self._context_first else frozenset())
         return kinds | ({"context"} if self._context_network is not None else frozenset())
 
     def set_image(
@@ -353,7 +473,8 @@ class Predictor:
         """Take the image that the next predictions are for.
 
         Args:
-            image: (H, W), any numeric type; NaN and infinite values are allowed.
+            image: (H, W), any numeric type; NaN and infinite values are allowed. Do not change one of more than four
+                million pixels until the next is set: it is not copied.
             spacing_mm: Distance of rows and of columns in millimetres.
             intensity_range: The volume's range, so that neighbouring slices agree; estimated from the image if absent.
 
@@ -361,13 +482,17 @@ class Predictor:
             ImageError: The image is not 2D, empty, or not numeric.
             GeometryError: The spacing is not positive and finite.
         """
-        self.image_token = None
         array = validation.image_array(image, ndim=(2,))
-        normalized = (intensity_range or IntensityRange.estimate(array)).normalize(array)
-        self._own.set_image(normalized, spacing_mm)
-        if self._in_context is not None and self._in_context is not self._own:
-            self._in_context.set_image(normalized, spacing_mm)
-        self._image, self._previous_mask = (normalized, spacing_mm), None
+        row_mm, column_mm = validation.spacing_mm(spacing_mm, 2)
+        intensities = intensity_range or IntensityRange.estimate(array)
+        if array.size > _LARGE_PIXELS:
+            taken = _Image(array, (row_mm, column_mm), intensities)
+        else:
+            taken = _Image(intensities.normalize(array), (row_mm, column_mm))
+        with self._lock:
+            work = self._own_work()
+            work.set_image(taken)
+            work.image_token = None
 
     def set_context(self, context: ContextSet | None) -> None:
         """Take the segmented images that the next predictions are to be like; None or too small a set for none.
@@ -378,19 +503,12 @@ class Predictor:
             ConfigError: No network takes a context.
             WeightsError: The network for contexts cannot be loaded. The context is then none.
         """
-        if same_entries(context, self._context):
-            return
-        self._context = None
-        if self._in_context is not None:
-            self._in_context.set_context(None)
-        if context is None or len(context) < max(1, self.least_context):
-            return
-        if self._in_context is None:
-            self._in_context = _Segmenter(self._load_context_network())
-            if self._image is not None:
-                self._in_context.set_image(*self._image)
-        self._in_context.set_context(context)
-        self._context = context
+        with self._lock:
+            work = self._own_work()
+            if context is not None and len(context) < self.least_context:
+                context = None
+            if not same_entries(context, work.context):
+                work.set_context(context, self._load_context_network)
 
     def predict(self, prompts: Prompts, *, region: Box2D | None = None) -> Prediction:
         """Segment the current image.
@@ -405,54 +523,39 @@ class Predictor:
                 understand, or, without a context and previous logits, empty or only negative.
             GeometryError: The region is empty or reaches outside the image.
         """
-        if self._image is None:
+        with self._lock:
+            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region)
+
+    def _predict(self, work: _Work, prompts: Prompts, region: Box2D | None) -> Prediction:
+        if work.image is None:
             raise PromptError("No image was set; call set_image before predict.")
-        shape = self._image[0].shape
+        shape = work.image.shape
         if prompts.shape != shape:
             raise PromptError(
                 f"The prompts are for an image of shape {prompts.shape}, the current one has {shape}. Draw them on "
                 "this image, or call set_image with the other one."
             )
         if region is not None:
-            NetworkGrid((shape[0], shape[1]), region=region)  # refuses one outside of the image
-        inside = prompts if region is None else crop_prompts(prompts, region)
-        segmenters = self._chosen(inside)
+            NetworkGrid(shape, region=region)  # refuses one outside of the image
+        prompts_inside = prompts if region is None else crop_prompts(prompts, region)
+        segmenters = _chosen(work, prompts_inside, context_first=self._context_first)
         for segmenter in segmenters:
-            _check_kinds(segmenter.network, inside)
-        in_context = self._in_context if self._context_first and self._context is not None else None
+            _check_kinds(segmenter.network, prompts_inside)
+        in_context = work.in_context if self._context_first and work.context is not None else None
         if in_context is not None and in_context not in segmenters and prompts.mask_input is None:
             prompts = prompts.with_mask_input(in_context.segment(Prompts.empty(shape), region).logits)
-        found = [segmenter.segment(prompts, region) for segmenter in segmenters]
-        logits, grid_logits, focus = found[0].logits, found[0].grid_logits, found[0].focus
-        if len(found) == 2:
-            logits = np.asarray((logits + found[1].logits) / 2, np.float32)
-            grid_logits = np.asarray((grid_logits + found[1].grid_logits) / 2, np.float32)
-            focus = focus or found[1].focus
-        before, self._previous_mask = self._previous_mask, logits > 0.0
-        return Prediction(logits, grid_logits, changed_bbox(before, self._previous_mask), focus)
-
-    def _chosen(self, prompts: Prompts) -> list[_Segmenter]:
-        """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0004 and 0009).
-
-        Without a context the network for prompts; from a context alone the network for contexts. Where there are
-        prompts as well the mean of their logits counts: the one has seen what the structure looks like elsewhere, the
-        other does as it is asked, also where the context is of little help. With `context_first` the network for
-        prompts starts from the other one's prediction instead.
-        """
-        says_where = prompts.has_positive or prompts.mask_input is not None
-        if self._context is None or self._in_context is None:
-            if prompts.is_empty and not says_where:
-                raise PromptError("There are no prompts here. Draw a stroke, click, or drag a box on the structure.")
-            if not says_where:
-                raise PromptError(
-                    "All prompts are negative, so nothing says where the structure is. Add a positive stroke or click."
-                )
-            return [self._own]
-        if self._context_first:
-            return [self._in_context if prompts.is_empty else self._own]
-        if self._in_context is self._own or prompts.is_empty or not says_where:
-            return [self._in_context]
-        return [self._own, self._in_context]
+        found, *other = [segmenter.segment(prompts, region) for segmenter in segmenters]
+        if other:
+            found = _Found(
+                np.asarray((found.logits + other[0].logits) / 2, np.float32),
+                np.asarray((found.grid_logits + other[0].grid_logits) / 2, np.float32),
+                _around(found.inside, other[0].inside),
+                found.focus or other[0].focus,
+            )
+        before, mask = work.previous_mask, np.zeros(shape, bool)
+        mask[found.slices] = found.logits[found.slices] > 0.0
+        work.previous_mask = mask
+        return Prediction(found.logits, found.grid_logits, changed_bbox(before, mask), found.focus)
 
     def _load_context_network(self) -> Network:
         if self._context_network is None:
@@ -460,8 +563,9 @@ class Predictor:
                 f"The network {self.name or 'in use'} takes no context set, only "
                 f"{', '.join(sorted(self.capabilities))}. Use a model that does: see list_weights()."
             )
-        loaded = self._context_network
-        return loaded if isinstance(loaded, Network) else loaded()
+        if not isinstance(self._context_network, Network):
+            self._context_network = self._context_network()
+        return self._context_network
 
     def predict_torch(
         self,
@@ -500,9 +604,33 @@ class Predictor:
         return logits
 
 
+def _chosen(work: _Work, prompts: Prompts, *, context_first: bool) -> list[_Segmenter]:
+    """Who predicts: the one rule of two networks behind one predictor (docs/decisions/0004 and 0009).
+
+    Without a context the network for prompts; from a context alone the network for contexts. Where there are prompts as
+    well the mean of their logits counts: the one has seen what the structure looks like elsewhere, the other does as it
+    is asked, also where the context is of little help. With `context_first` the network for prompts starts from the
+    other one's prediction instead.
+    """
+    says_where = prompts.has_positive or prompts.mask_input is not None
+    if work.context is None or work.in_context is None:
+        if prompts.is_empty and not says_where:
+            raise PromptError("There are no prompts here. Draw a stroke, click, or drag a box on the structure.")
+        if not says_where:
+            raise PromptError(
+                "All prompts are negative, so nothing says where the structure is. Add a positive stroke or click."
+            )
+        return [work.own]
+    if context_first:
+        return [work.in_context if prompts.is_empty else work.own]
+    if work.in_context is work.own or prompts.is_empty or not says_where:
+        return [work.in_context]
+    return [work.own, work.in_context]
+
+
 def _check_kinds(network: Network, prompts: Prompts) -> None:
     used = {
-        "scribbles": bool(prompts.scribbles.any()),
+        "scribbles": bool(prompts.painted_scribbles.any()),
         "clicks": len(prompts.point_coords) > 0,
         "boxes": len(prompts.boxes) > 0,
     }

@@ -44,8 +44,8 @@ class InteractiveSession:
     """Segments one image interactively.
 
     Every stroke, click, box and reset is one undo step. `predict` adds its result to the current step, so that undo and
-    redo restore prompts and prediction together, unchanged to the bit. Several sessions may share a predictor: each
-    hands its image and context over again when somebody else has used the predictor in between.
+    redo restore prompts and prediction together, unchanged to the bit. Several sessions, also of several threads, may
+    share a predictor: each hands its image and context over again when another has used the predictor in between.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class InteractiveSession:
                 raise PromptError("All prompts are negative: mark the object with a positive stroke, a click or a box.")
         self._set_inputs()
         logits = None if step.previous is None else step.previous.logits
-        prediction = self._predictor.predict(step.prompts.with_mask_input(logits))
+        prompts = step.prompts.replaced(mask_input=None if logits is None else logits.view())
+        prediction = self._predictor.predict(prompts)
         self._history[self._position] = replace(step, prediction=prediction, accepted=False)
         return prediction
 
