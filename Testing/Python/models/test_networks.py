@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
 
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError
 from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig, InvertedResidual
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, encode_batch, encode_prompts
 from scribblesegment.models.factory import build_network, network_names
-from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise, upsample_bilinear
+from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise
 from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights.checkpoints import NetworkDescription, load_network, save_network
 
@@ -240,21 +237,6 @@ def test_prompts_become_channels():
     assert encoded[0, POSITIVE, 0].tolist() == [0.25, 1.0, 0.25, 0.25, 0.25]
     assert encoded[0, NEGATIVE].nonzero().tolist() == [[4, 3]]
     assert encoded[0, BOX].nonzero().tolist() == [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1]]  # half-open and united
-
-
-@given(size=st.tuples(*[st.integers(1, 9)] * 2), after=st.tuples(*[st.integers(1, 20)] * 2))
-@settings(max_examples=15)
-def test_upsampling_is_bilinear_with_aligned_corners_and_keeps_the_number_format(size, after):
-    image = torch.rand(2, 3, *size)
-    with torch.inference_mode():
-        upsample_bilinear(image, after)  # whose cache also serves training
-    image.requires_grad_()
-    enlarged = upsample_bilinear(image, after)
-    expected = functional.interpolate(image, size=after, mode="bilinear", align_corners=True)
-    torch.testing.assert_close(enlarged, expected, atol=1e-5, rtol=1e-5)
-    enlarged.sum().backward()
-    assert image.grad.sum() == pytest.approx(6 * math.prod(after), rel=1e-4)
-    assert upsample_bilinear(image.bfloat16(), after).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from scribblesegment import ContextEntry, ContextSet, Prompts
 from scribblesegment.errors import ConfigError, ImageError, PromptError
+from scribblesegment.models.factory import build_network
 from studies import data, methods, prompting
 from studies.common import generator
 
@@ -72,9 +74,24 @@ def test_a_network_gets_its_logits_back_and_alone_no_context():
     assert network.contexts == [context, None]
 
 
+def test_two_networks_are_one_method_that_knows_from_how_many_entries_it_predicts(tmp_path):
+    for name in ("scribble_unet", "universeg"):
+        torch.save(build_network(name, {"features": [4, 4]}).state_dict(), tmp_path / f"{name}.pt")
+    name = f"{tmp_path / 'scribble_unet.pt'}+{tmp_path / 'universeg.pt'}"
+    method = methods.load_method(name, device="cpu")
+    assert (method.least_context, method.prompts, methods.short_name(name)) == (
+        5, methods.PROMPT_KINDS, "scribble_unet+universeg",
+    )  # fmt: skip
+    for count in (4, 5):
+        entries = (ContextEntry(IMAGE, DISC, (1.0, 1.0), source=str(n)) for n in range(count))
+        method.set_context(context := ContextSet("t", tuple(entries)))
+        assert prompting.predicts_first(method, context) is (count == 5)
+    method.set_image(IMAGE)
+    assert method.predict(Prompts.empty(DISC.shape)).shape == DISC.shape
+
+
 def test_methods_have_short_names_and_files_are_told_apart(tmp_path, network):
     assert methods.short_name(f"runs/best.safetensors+{network}") == "best+make"
-    assert methods.short_name("scribbleprompt-unet+runs/universeg.pt") == "scribbleprompt-unet+universeg"
     (tmp_path / "a.pt").write_bytes(b"1")
     digest = methods.weights_digests([str(tmp_path / "a.pt"), "default"])
     (tmp_path / "a.pt").write_bytes(b"2")

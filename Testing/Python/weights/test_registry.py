@@ -199,6 +199,12 @@ def test_nothing_is_downloaded_before_anybody_has_seen_the_licence(tmp_path):
         weights_file("universeg", weights_dir=tmp_path)
 
 
+def test_where_nothing_can_be_noted_a_file_is_used_all_the_same(tmp_path):
+    path = write_published("universeg", tmp_path / PUBLISHED["universeg"].file)
+    path.with_name(f"{path.name}.sha256").mkdir()  # as in a shared folder that cannot be written to
+    assert weights_file("universeg", weights_dir=tmp_path) == path
+
+
 # Imported.
 
 

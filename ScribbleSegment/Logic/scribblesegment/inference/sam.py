@@ -53,5 +53,5 @@ class SamNetwork(Network):
             logits: torch.Tensor = self._prepared.decode(labels=labels, **dict(zip(inputs, moved, strict=True)))
             return logits
 
-        logits = compute(decode, self.plan, *inputs.values())[0, 0].cpu().numpy()
-        return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
+        logits: NDArray[np.float32] = compute(decode, self.plan, *inputs.values())[0, 0].cpu().numpy()
+        return logits / np.float32(self.temperature)

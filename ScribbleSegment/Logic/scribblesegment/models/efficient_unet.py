@@ -17,7 +17,7 @@ from torch.nn import functional
 from scribblesegment.errors import ConfigError
 from scribblesegment.models.cues import cue_channels, with_cues
 from scribblesegment.models.encoding import CHANNELS
-from scribblesegment.models.layers import initialise, upsample_bilinear
+from scribblesegment.models.layers import initialise
 
 # SiLU, the activation of EfficientNetV2, has about ReLU's gain.
 _SLOPE = 0.0
@@ -132,7 +132,7 @@ class EfficientUNet(nn.Module):
             x = down(x)
             skips.append(x)
         for up, skip in zip(self.ups, reversed(skips[:-1]), strict=True):
-            x = upsample_bilinear(x, (skip.shape[-2], skip.shape[-1]))
+            x = functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=True)
             x = up(torch.cat([skip, x], dim=1))
         logits: Tensor = self.final_conv(x)
         return logits

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from scribblesegment.models.encoding import CHANNELS
 
@@ -47,27 +45,3 @@ def initialise(network: nn.Module, first: nn.Conv2d, *, slope: float = LEAKY_SLO
     if first.in_channels >= CHANNELS:
         with torch.no_grad():
             first.weight[:, :CHANNELS].mul_(torch.tensor(_CHANNEL_GAINS)[:, None, None])
-
-
-@lru_cache(maxsize=64)
-def _interpolation_matrix(before: int, after: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Linear interpolation weights (after, before) with the end pixels aligned."""
-    # Values of this cache are used in training and in inference mode, so they are made outside of both.
-    with torch.inference_mode(False), torch.no_grad():
-        identity = torch.eye(before).unsqueeze(1)  # (before, 1, before): one impulse a row
-        weights = functional.interpolate(identity, size=after, mode="linear", align_corners=True)
-        return weights[:, 0].T.to(device=device, dtype=dtype).contiguous()
-
-
-def upsample_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (B, C, h, w) to (B, C, H, W) bilinearly with aligned corners, as the published network does.
-
-    Two matrix products over the rows and columns of the channels-last layout: on processors their gradient takes a
-    fraction of the time of `functional.interpolate`'s.
-    """
-    batch, channels, height, width = x.shape
-    rows = _interpolation_matrix(height, size[0], x.dtype, x.device)
-    columns = _interpolation_matrix(width, size[1], x.dtype, x.device)
-    x = x.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    x = (rows @ x).reshape(batch * size[0], width, channels)
-    return (columns @ x).reshape(batch, *size, channels).permute(0, 3, 1, 2)

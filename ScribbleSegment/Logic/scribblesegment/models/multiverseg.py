@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from scribblesegment.errors import ConfigError, GeometryError
 from scribblesegment.models.encoding import CHANNELS
-from scribblesegment.models.layers import initialise, upsample_bilinear
+from scribblesegment.models.layers import initialise
 
 SLOPE = 0.01
 """Negative slope of the published networks' activations; `layers.LEAKY_SLOPE` is that of ours."""
@@ -205,7 +205,8 @@ class CrossUNet(nn.Module):
 
 def _join(below: Tensor, beside: Tensor) -> Tensor:
     """Enlarge features of the level below and put those of this level beside them."""
-    return torch.cat([upsample_bilinear(below, (beside.shape[2], beside.shape[3])), beside], dim=1)
+    below = functional.interpolate(below, beside.shape[2:], mode="bilinear", align_corners=True)
+    return torch.cat([below, beside], dim=1)
 
 
 def _drain(pieces: deque[Tensor]) -> Iterator[Tensor]:

@@ -214,8 +214,8 @@ class _RelativeAttention(nn.Module):
             along_rows = torch.einsum("nhwc,hkc->nhwk", placed, rows)[..., None]
             along_columns = torch.einsum("nhwc,wkc->nhwk", placed, columns)[..., None, :]
             bias = (along_rows + along_columns).flatten(3).flatten(1, 2)
-            query, key, value = query[:, None], key[:, None], value[:, None]
-            attended.append(functional.scaled_dot_product_attention(query, key, value, bias[:, None])[:, 0])
+            query, key, value, bias = (part[:, None] for part in (query, key, value, bias))  # as its fast path wants
+            attended.append(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)[:, 0])
         output: Tensor = self.proj(torch.cat(attended, dim=-1).unflatten(1, (side, side)))
         return output
 

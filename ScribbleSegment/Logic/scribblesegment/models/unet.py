@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from scribblesegment.errors import ConfigError
 from scribblesegment.models.cues import cue_channels, with_cues
-from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise, upsample_bilinear
+from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ScribbleUNet(nn.Module):
             x = functional.max_pool2d(x, kernel_size=2)
         x = self.bottleneck(x)
         for block, skip in zip(list(self.ups)[1::2], reversed(skips), strict=True):
-            x = upsample_bilinear(x, (skip.shape[-2], skip.shape[-1]))
+            x = functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=True)  # as published
             x = block(torch.cat([skip, x], dim=1))
         logits: Tensor = self.final_conv(x)
         return logits

@@ -11,11 +11,12 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.errors import WeightsError
+from scribblesegment.errors import FileFormatError, WeightsError
 from scribblesegment.io.storage import PathLike, atomic_file, file_lock, user_folder
 from scribblesegment.weights.download import Cancelled, Progress, download, is_safe_address
 
@@ -177,7 +178,8 @@ def fetch_weights(
     if entry.embedded and path.is_file():
         return path
     if path.is_file():
-        _check_or_record(entry, path, path, weights_dir)
+        with suppress(FileFormatError):  # a shared folder that cannot be written to
+            _check_or_record(entry, path, path, weights_dir)
         return path
     if not entry.url:
         raise WeightsError(f"The file of {entry.name} is missing: {path}. Install the package again, or import it.")
