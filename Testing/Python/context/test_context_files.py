@@ -400,43 +400,29 @@ def test_a_folder_that_is_saved_while_it_is_read_gives_the_newer_set(tmp_path, m
 # --- Damage ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_bit_of_an_archive_can_be_another_without_notice(tmp_path):
-    path = tmp_path / "a.context.zip"
-    write_context_file(path, a_set(1))
-    sound = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for bit in rng.integers(0, 8 * len(sound), 400).tolist():
-        flipped = bytearray(sound)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        try:
-            read = read_context(path)
-        except FileFormatError as error:
-            assert path.name in str(error)  # noqa: PT017
-        else:  # a date in the directory, for instance
-            assert_same(read, a_set(1))
-
-
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=150)
-def test_archives_with_any_damage_end_in_the_one_error(tmp_path_factory, seed):
-    rng = np.random.default_rng(seed)
-    path = tmp_path_factory.getbasetemp() / "damaged.context.zip"
-    members = members_of(a_set(2), tmp_path_factory.getbasetemp())
-    names = list(members)
-    for _ in range(rng.integers(0, 3)):
+def test_archives_with_any_damage_end_in_the_one_error_and_no_bit_is_another_without_notice(tmp_path_factory, seed):
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.getbasetemp()
+    path, sound = folder / "damaged.context.zip", a_set(2)
+    members = members_of(sound, folder)
+    names, exchanged = list(members), int(rng.integers(0, 3))
+    for _ in range(exchanged):
         ours, theirs = rng.choice(names, 2)
         members[ours] = [members[theirs], members[ours][: rng.integers(200)], rng.bytes(20)][rng.integers(3)]
     data = bytearray(an_archive(path, members).read_bytes())
+    data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
     for _ in range(rng.integers(0, 4)):
         # The headers are at the end; that is where damage has the most varied effects.
         place = int(rng.integers(len(data)) if rng.random() < 0.5 else len(data) - 1 - rng.integers(400))
         data[place : place + int(rng.integers(0, 5))] = rng.bytes(int(rng.integers(0, 5)))
     path.write_bytes(data[: len(data) if rng.random() < 0.7 else rng.integers(len(data))])
     try:
-        assert isinstance(read_context(path), ContextSet)
+        read = read_context(path)
     except FileFormatError as error:
         assert path.name in str(error)  # noqa: PT017
+    else:  # a date in the directory, for instance
+        assert exchanged or assert_same(read, sound) is None
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -461,7 +447,6 @@ def saved(pixels: np.ndarray) -> bytes:
         (png_bytes(np.zeros((5, 4), np.uint8)), "5 rows and 4 columns of 8-bit grey; expected 4 and 5"),
         (png_bytes(np.zeros((4, 5), np.uint16)), "16-bit grey; expected 4 and 5 of 8-bit grey"),
         (saved(np.zeros((4, 5, 3), np.uint8)), "of colours"),
-        (saved(np.zeros((4, 5, 4), np.uint8)), "of colours"),
         (b"\x89PNG\r\n\x1a\n" + header(4, 5) + header(9000, 9000) + chunk(b"IDAT", zlib.compress(bytes(24))), "9000"),
     ],
 )

@@ -18,7 +18,6 @@ from scribblesegment.refinement.adapters.base import (
     require_slices,
     resample_scribbles,
     scaling,
-    stacked_matrix,
 )
 from scribblesegment.refinement.tiling import Tiling
 
@@ -58,14 +57,6 @@ def test_a_ramp_keeps_its_place_both_ways_and_marks_lie_where_the_image_does():
     seen = grid.image_to_grid(image)
     assert found[seen > 0.75].all()
     assert not found[seen < 0.01].any()
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_along_any_axis_are_stacked_first(axis):
-    matrix = stacked_matrix(scaling([2.0, 3.0], [0.5, -1.0]), axis)
-    kji = np.array([4.0, 5.0, 6.0])
-    row, column = np.delete(kji, axis)
-    np.testing.assert_allclose(matrix @ [*kji, 1], [kji[axis], 2 * row + 0.5, 3 * column - 1, 1])
 
 
 def to_grid(scribbles: LabelScribbles, shape: tuple[int, ...]) -> LabelScribbles:

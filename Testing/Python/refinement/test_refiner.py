@@ -219,21 +219,6 @@ def test_grown_scribbles_need_not_be_followed():
     assert np.array_equal(reported.violations, wrong)
 
 
-def test_gradients_that_are_not_finite_leave_a_finite_result():
-    class Exploding(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, values):
-            return values.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * float("nan")
-
-    result = refine(DependingOnValues(Returning(small_unet(), Exploding.apply)), a_disc(), scribbles(), config=QUICK)
-    assert result.stopped == "not finite"
-    assert np.isfinite(result.logits).all()
-
-
 def test_a_network_without_gradients_and_a_lack_of_memory_are_named(monkeypatch):
     with pytest.raises(NetworkError, match="no gradient"):
         refine(Returning(small_unet(), lambda logits: (logits > 0).float()), a_disc(), scribbles(), config=QUICK)

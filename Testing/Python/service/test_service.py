@@ -25,7 +25,7 @@ from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.propagation import AnnotatedSegment
 from scribblesegment.service.service import InferenceService, PropagationJob, SliceRequest, explain
 
-LONG = 60.0  # seconds that no test reaches unless it fails
+LONG = 300.0  # seconds that no test reaches unless it fails, on a busy machine either
 SHAPE = (10, 12)
 
 
@@ -433,11 +433,11 @@ class Network(Brightness):
         return super().predict(prompts)
 
 
-def job_of(*accepted, previous=None, context=None, **options):
+def job_of(*accepted, context=None, **options):
     array = np.zeros((9, *SHAPE), np.float32)
     array[2:8, 3:8, 3:9] = 100.0
     slices = {index: array[index] > 50 for index in accepted}
-    segment = AnnotatedSegment(slices, "block", context, previous)
+    segment = AnnotatedSegment(slices, "block", context)
     return PropagationJob(Volume(array, np.eye(4)), 0, {1: segment}, **options)
 
 
@@ -489,23 +489,6 @@ def test_cancelling_and_resting_end_it_after_the_slice_in_work(service_of, end):
     assert len(result.slices) <= 2
 
 
-def test_what_an_earlier_result_has_is_kept_unless_nothing_would_be_left_to_do(service_of):
-    network = Network()
-    service = service_of(lambda model, device: network)
-
-    def run(*accepted, previous=None):
-        before = len(network.images)
-        result = ended(service.propagate(job_of(*accepted, previous=previous))).result()[1]
-        return result, len(network.images) - before
-
-    first, _ = run(3, 6)
-    again, images = run(3, 5, 6, previous=first)
-    assert (images, again.reused) == (1, {2, 7})
-    restarted, images = run(3, 6, previous=first)
-    assert images >= 4
-    assert restarted.reused == frozenset()
-
-
 def test_an_error_ends_it_and_what_was_done_is_there(service_of):
     network = Network(capabilities=("scribbles",))
     network.errors = [ZeroDivisionError("a fault")]
@@ -535,26 +518,3 @@ def test_when_the_device_is_full_the_processor_goes_on_where_it_stopped(service_
     assert len(networks[0].prompts) == 2
     assert len(networks[1].prompts) < 7
     assert "processor" in service.state.message
-
-
-# The real network ---------------------------------------------------------------------------------------------------
-
-
-def test_the_embedded_network_finds_a_disc(service_of):
-    service = service_of()
-    service.choose("default", "cpu")
-    ended(service.prepare())
-    assert service.state.kind == "ready"
-    rows, columns = np.ogrid[:128, :160]
-    from_centre = np.hypot(rows - 60, columns - 90)
-    disc = from_centre <= 30
-    image = 50 * disc + np.random.default_rng(0).normal(100, 4, disc.shape)
-    prompts = (
-        Prompts.empty(disc.shape)
-        .with_scribble(abs(from_centre - 20) < 1.5)
-        .with_scribble(abs(from_centre - 40) < 1.5, positive=False)
-    )
-    logits = answer(service, SliceRequest(image, "disc", (1.0, 1.0), None, prompts))
-    assert logits.dtype == np.float32
-    mask = logits > 0
-    assert 2 * (mask & disc).sum() / (mask.sum() + disc.sum()) > 0.8

@@ -102,16 +102,6 @@ def test_what_a_task_raises_is_kept_and_the_thread_lives_on(worker, error):
     assert alive.exception() is None
 
 
-def test_an_end_between_two_calls_is_not_missed(worker):
-    gate = Gate(worker)
-    quick = worker.submit(lambda task: None)
-    gate.opened.set()
-    assert quick.wait(LONG)
-    blocked = Gate(worker)
-    assert worker.wait(LONG)  # although another task runs now
-    blocked.opened.set()
-
-
 def test_close_ends_the_thread_and_cancels_everything(worker):
     gate, ran = Gate(worker, "too late"), threading.Event()
     waiting = worker.submit(lambda task: ran.set())
