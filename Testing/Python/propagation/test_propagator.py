@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,18 @@ def test_logits_are_kept_only_if_asked_for():
     assert all(piece.logits is None for piece in run(ball(), 0, 9).slices.values())
     kept = run(ball(), 0, 9, keep_logits=True).slices
     assert all(piece.logits.shape == piece.shape and piece.logits.dtype == np.float32 for piece in kept.values())
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_result_becomes_a_label_volume_with_its_confidences(axis):
+    structure = ball()
+    result = run(structure, axis, 9, matrix=OBLIQUE)
+    labels = result.to_labels()
+    assert np.array_equal(labels.array == 1, assembled(result, structure.shape))
+    assert np.allclose(labels.ijk_to_ras, OBLIQUE)
+    assert result.confidence == {index: found.confidence for index, found in result.slices.items()}
+    with pytest.raises(ConfigError, match="grid"):
+        dataclasses.replace(result, grid=None).to_labels()
 
 
 # What the predictor is given.

@@ -336,9 +336,7 @@ def separable_product(rows: csr_array, values: FloatArray, columns: csr_array) -
     planes = values.reshape(-1, *values.shape[-2:])
     product = np.empty((len(planes), rows.shape[0], columns.shape[0]), np.float32)
     for index, plane in enumerate(planes):
-        if (
-            product[index].size > _CHUNK_VOXELS
-        ):  # transposing it would cost more than computing it
+        if product[index].size > _CHUNK_VOXELS:  # transposing it would cost more than computing it
             product[index] = rows @ np.ascontiguousarray((columns @ plane.T).T)
         else:
             product[index] = (columns @ (rows @ plane).T).T
