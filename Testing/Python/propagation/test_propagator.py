@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,18 @@ def test_a_leak_into_everything_is_no_result():
     assert result.slices == {}
     assert {end.reason for end in result.stopped} == {StopReason.UNCERTAIN}
     assert result.next_slice in (3, 5)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_result_becomes_a_label_volume_with_its_confidences(axis):
+    structure = ball()
+    result = run(structure, axis, 9, matrix=OBLIQUE)
+    labels = result.to_labels()
+    assert np.array_equal(labels.array == 1, assembled(result, structure.shape))
+    assert np.allclose(labels.ijk_to_ras, OBLIQUE)
+    assert result.confidence == {index: found.confidence for index, found in result.slices.items()}
+    with pytest.raises(ConfigError, match="grid"):
+        dataclasses.replace(result, grid=None).to_labels()
 
 
 # What the predictor is given.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribblesegment.cli.options import AXES, Window
-from scribblesegment.data.volume import Segment, Volume
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import ContextError, FileFormatError, GeometryError, ImageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Formats without a place in the patient: one slice, matched by its size alone.
 _FLAT = (".png", ".tif", ".tiff")
+_DICOM = ".dcm"
 # Formats that cannot hold axes that are not at right angles.
 _STRAIGHT = (*_FLAT, ".nii", ".nii.gz")
 
@@ -36,8 +37,15 @@ def check_outputs(output: Path, picture: Path | None, sources: Iterable[Path | N
     """
     from scribblesegment.io import WRITE_EXTENSIONS
 
-    if not _extension(output, WRITE_EXTENSIONS):
-        raise FileFormatError(f"Cannot write {output}: unknown extension. Choose one of {', '.join(WRITE_EXTENSIONS)}.")
+    if output.suffix.lower() == _DICOM:
+        from scribblesegment.io.dicom_segmentation import require_highdicom
+
+        require_highdicom()
+    elif not _extension(output, WRITE_EXTENSIONS):
+        known = ", ".join(WRITE_EXTENSIONS)
+        raise FileFormatError(
+            f"Cannot write {output}: unknown extension. Choose one of {known}, or {_DICOM} for DICOM images."
+        )
     if picture is not None and picture.suffix.lower() != ".png":
         raise FileFormatError(f"Cannot write the picture {picture}: its name must end in .png.")
     read = {source.resolve() for source in sources if source is not None}
@@ -67,6 +75,14 @@ def read_image(path: Path, output: Path, series: str | None = None) -> Volume:
     """
     from scribblesegment.io import WRITE_EXTENSIONS, read_volume
 
+    if output.suffix.lower() == _DICOM:
+        from scribblesegment.io.dicom_segmentation import is_dicom_source
+
+        if path.exists() and not is_dicom_source(path):
+            raise FileFormatError(
+                f"Cannot write {output}: a DICOM segmentation refers to DICOM images, and {path} is none. Write "
+                ".seg.nrrd or .nii.gz."
+            )
     volume = read_volume(path, series=series)
     extension = _extension(output, WRITE_EXTENSIONS)
     if extension in _FLAT and volume.shape[0] != 1:
@@ -76,6 +92,16 @@ def read_image(path: Path, output: Path, series: str | None = None) -> Volume:
             f"The image's axes are not at right angles, which {extension} cannot hold. Write .seg.nrrd or .nrrd."
         )
     return volume
+
+
+def write_result(output: Path, labels: LabelVolume, image: Path, series: str | None) -> None:
+    """Write the segmentation of an image in the format of the output's extension."""
+    from scribblesegment.io import write_dicom_segmentation, write_labelmap
+
+    if output.suffix.lower() == _DICOM:
+        write_dicom_segmentation(output, labels, image, series=series)
+    else:
+        write_labelmap(output, labels)
 
 
 def intensities_of(volume: Volume, window: Window | None) -> IntensityRange:

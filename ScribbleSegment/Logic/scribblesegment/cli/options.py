@@ -161,7 +161,7 @@ def with_joined_windows(arguments: Iterable[str]) -> list[str]:
 # Arguments that mean the same in several commands.
 
 Image = Annotated[Path, Argument("IMAGE", ".nrrd, .nii.gz, .mha, .png, .jpg, .tif, ... or a DICOM folder")]
-Output = Annotated[Path, Argument("-o, --output OUT", ".seg.nrrd, .nrrd, .nii.gz, .mha, .png (2D)")]
+Output = Annotated[Path, Argument("-o, --output OUT", ".seg.nrrd, .nrrd, .nii.gz, .mha, .png (2D), .dcm (of DICOM)")]
 Series = Annotated[
     str | None,
     Argument("--series NUMBER", "which DICOM series of a folder: its number or UID (see: scribblesegment info FOLDER)"),

@@ -20,6 +20,7 @@ from scribblesegment.cli.files import (
     open_context,
     progress_bar,
     read_image,
+    write_result,
 )
 from scribblesegment.cli.options import (
     AXES,
@@ -95,7 +96,7 @@ def propagate(
       scribblesegment propagate mri_folder --annotated few.seg.nrrd -o all.seg.nrrd --axis i --range 20-90
       scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd --context Liver
     """
-    from scribblesegment.io import read_labelmap, write_labelmap
+    from scribblesegment.io import read_labelmap
     from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
 
     config = PropagationConfig(threshold=threshold)
@@ -133,7 +134,7 @@ def propagate(
             interrupted = True
     if interrupted and not run.made:
         raise KeyboardInterrupt
-    write_labelmap(output, LabelVolume(labels, volume.ijk_to_ras, labelmap.segments))
+    write_result(output, LabelVolume(labels, volume.ijk_to_ras, labelmap.segments), image, series)
     for segment in segments:
         print(f"  {segment.label}  {segment.name}: {_summary(run.result()[segment.label], AXES[axis])}")
     print(f"{run.made} slices predicted, {run.slices_per_second:.1f} slices per second")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scribblesegment.cli.files import check_outputs, listed_slices, progress_bar, read_image
+from scribblesegment.cli.files import check_outputs, listed_slices, progress_bar, read_image, write_result
 from scribblesegment.cli.options import (
     NOT_FOLLOWED,
     OK,
@@ -140,7 +140,7 @@ def refine(
       scribblesegment refine ct.nrrd --network nets.py:organs --trust --corrections fixes.nrrd --new-label 4=tumour \
           -o out.seg.nrrd
     """
-    from scribblesegment.io import default_segment, read_labelmap, write_labelmap
+    from scribblesegment.io import default_segment, read_labelmap
     from scribblesegment.refinement.adapters import load_network
     from scribblesegment.refinement.correction import Correction
     from scribblesegment.refinement.lagrangian import RefinementConfig
@@ -209,7 +209,7 @@ def refine(
         for label, name in enumerate(result.names)
         if label
     )
-    write_labelmap(output, LabelVolume(labels.astype(np.uint16), volume.ijk_to_ras, segments))
+    write_result(output, LabelVolume(labels.astype(np.uint16), volume.ijk_to_ras, segments), image, series)
     _report(result, scribbles.count, names)
     print(f"wrote {output}")
     if plot is not None:

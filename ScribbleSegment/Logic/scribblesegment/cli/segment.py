@@ -23,6 +23,7 @@ from scribblesegment.cli.files import (
     progress_bar,
     read_image,
     without_voxels,
+    write_result,
 )
 from scribblesegment.cli.labelled_prompts import LabelledPrompts, Mark, SlicePrompts, Strokes, read_box, read_click
 from scribblesegment.cli.options import (
@@ -122,7 +123,7 @@ def segment(
       scribblesegment segment mri_folder --click 12,80,90,+1 --click 12,80,140,+2 -o two.seg.nrrd
       scribblesegment segment photo.png --box 20,30,90,120 -o mask.png
     """
-    from scribblesegment.io import read_labelmap, write_labelmap
+    from scribblesegment.io import read_labelmap
 
     # Before any work, what could not be finished.
     if scribbles is None and not clicks and not boxes:
@@ -163,7 +164,7 @@ def segment(
     labels = np.zeros(grid.shape, np.min_scalar_type(segments[-1].label))
     for index, result in zip(indices, results, strict=True):
         np.moveaxis(labels, axis, 0)[index] = result
-    write_labelmap(output, LabelVolume(labels, grid.ijk_to_ras, tuple(segments)))
+    write_result(output, LabelVolume(labels, grid.ijk_to_ras, tuple(segments)), image, series)
     print(f"segmented {listed_slices(axis, indices)} ({SliceDisplay.radiological(grid.ijk_to_ras, axis).plane})")
     for entry in segments:
         count = sum(int(np.count_nonzero(result == entry.label)) for result in results)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scribblesegment.io.dicom import SeriesInfo, list_series
+    from scribblesegment.io.dicom_segmentation import write_dicom_segmentation
     from scribblesegment.io.segmentation import default_segment, write_segmentation
     from scribblesegment.io.volumes import READ_EXTENSIONS, WRITE_EXTENSIONS, read_labelmap, read_volume, write_labelmap
 
@@ -19,6 +20,7 @@ __all__ = [
     "list_series",
     "read_labelmap",
     "read_volume",
+    "write_dicom_segmentation",
     "write_labelmap",
     "write_segmentation",
 ]
@@ -26,6 +28,7 @@ __all__ = [
 _MODULE_OF = {
     "SeriesInfo": "dicom",
     "list_series": "dicom",
+    "write_dicom_segmentation": "dicom_segmentation",
     "default_segment": "segmentation",
     "write_segmentation": "segmentation",
 }

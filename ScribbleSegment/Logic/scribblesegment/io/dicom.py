@@ -123,6 +123,28 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
     return voxels_of(image), matrix
 
 
+def source_files(source: PathLike, series: str | int | None = None) -> tuple[list[Path], NDArray[np.intp]]:
+    """Find the files of the image that `read_series` or `read_dicom_file` reads, and the order of their frames.
+
+    Returns:
+        Files, and for each slice of the volume the number of its frame, counted through all files.
+
+    Raises:
+        FileFormatError: no DICOM image, no such series, or several and none chosen.
+    """
+    if os.path.isdir(source):
+        chosen = _chosen(source, _series_of(source), series)
+        if not any(header.frames > 1 for header in chosen):
+            return [header.path for header in _ordered(chosen)], np.arange(len(chosen))
+        source = chosen[0].path
+    header = _read_header(Path(source))
+    if header is None:
+        raise FileFormatError(f"Cannot read {source}: it is damaged, or holds no image. Copy or export it again.")
+    groups = [_groups(header.data, frame) for frame in range(header.frames)]
+    placed = _placed_frames(header.data, groups, source) if header.frames > 1 else None
+    return [header.path], np.arange(header.frames) if placed is None else placed[0]
+
+
 def read_dicom_file(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Read one DICOM file; the frames of a multi-frame image come in the order of their positions.
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scribblesegment.data.geometry import Grid
 from scribblesegment.data.masks import probability_to_logit
+from scribblesegment.data.volume import LabelVolume
 from scribblesegment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -132,3 +134,25 @@ class Propagation:
     reused: frozenset[int]  # slices kept from an earlier result
     cancelled: bool  # what was done before is there
     slices_per_second: float  # of all segments together; 0 if nothing was predicted
+    grid: Grid | None = None  # of the volume
+
+    @property
+    def confidence(self) -> dict[int, float]:
+        """Confidences of the propagated slices by ascending index, in [0, 1]: the Dice coefficient to expect."""
+        return {index: found.confidence for index, found in self.slices.items()}
+
+    def to_labels(self) -> LabelVolume:
+        """Give the structure in the whole volume: `label` in accepted and propagated slices, 0 elsewhere.
+
+        Raises:
+            ConfigError: The result was not made by a `Propagator`, so that the volume's grid is unknown.
+        """
+        if self.grid is None:
+            raise ConfigError("The grid of the volume is not known. Take the result of Propagator.run.")
+        labels = np.zeros(self.grid.shape, np.min_scalar_type(self.label))
+        planes = np.moveaxis(labels, self.axis, 0)
+        for index, mask in self.accepted.items():
+            planes[index][mask] = self.label
+        for index, found in self.slices.items():
+            planes[index][found.mask] = self.label
+        return LabelVolume(labels, self.grid.ijk_to_mm)

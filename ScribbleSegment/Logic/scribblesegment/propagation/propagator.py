@@ -226,7 +226,8 @@ class PropagationRun(Iterator[PropagatedSlice]):
     def result(self) -> dict[int, Propagation]:
         """What was done so far, by label; with slices left it counts as cancelled."""
         cancelled, speed = self.remaining > 0, self.slices_per_second
-        return {one.label: one.result(cancelled=cancelled, slices_per_second=speed) for one in self._states}
+        results = [one.result(cancelled=cancelled, slices_per_second=speed) for one in self._states]
+        return {one.label: dataclasses.replace(one, grid=self._volume.grid) for one in results}
 
     def _next_spans(self) -> tuple[int, dict[int, Span]] | None:
         """The slice that comes next, and the spans it belongs to by label."""
