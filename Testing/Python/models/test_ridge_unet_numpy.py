@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.models import ridge_unet, ridge_unet_numpy
+from scribblesegment.models import cues, ridge_unet, ridge_unet_numpy
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.models.ridge_unet import RidgeUNet
 from scribblesegment.models.ridge_unet_numpy import RidgeUNetNumpy
@@ -53,20 +53,11 @@ def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None
 
 
 def test_constants_are_the_same() -> None:
-    for name in (
-        "LOCAL_WINDOWS",
-        "TOP_HATS",
-        "LOCAL_GAIN",
-        "HEADS",
-        "PATCH",
-        "STEP_COST",
-        "REACHES",
-        "SWEEPS",
-        "FAR",
-        "SEED",
-        "BOX_WEIGHT",
-    ):
+    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS PATCH STEP_COST REACHES SWEEPS FAR SEED BOX_WEIGHT BOX_APPEARANCE"
+    for name in f"{own} PRIOR_APPEARANCE".split():
         assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
+    for name in "BINS SUREST RIDGE NEWTON_STEPS".split():
+        assert getattr(ridge_unet_numpy, name) == getattr(cues, f"_{name}"), name
 
 
 @torch.no_grad()
@@ -78,7 +69,7 @@ def test_every_step_is_the_same(networks: tuple[RidgeUNet, RidgeUNetNumpy], kind
     expected, found = trained.encode(prompts[:, :1]), mine.encode(prompts[0, IMAGE].numpy())
     for level, wanted in zip(found.levels, expected.levels, strict=True):
         close(level, wanted[0])
-    for name in ("embedding", "sparse", "everywhere", "keys", "summary"):
+    for name in ("embedding", "sparse", "everywhere", "filtered", "keys", "summary"):
         close(getattr(found, name), getattr(expected, name)[0])
     evidence = found_evidence = None
     if entries:

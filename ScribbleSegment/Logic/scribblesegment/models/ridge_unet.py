@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scribblesegment.models.cues import compare, learn_appearance
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.models.layers import without_autocast
 
@@ -41,6 +42,10 @@ _FAR = 1e4  # stands for "not reached"
 _SEED = 0.2  # fainter prompts are no seeds
 _BOX_WEIGHT = 0.02  # of a pixel in a box, or outside of all, beside one under a stroke
 _FLAGS = 3
+_FILTERS = 6  # of what pixels are compared by: the image, differences, top-hats, spread
+_COMPARED = _FILTERS + 1  # with what a regression makes of them
+# Weights of a pixel in a box beside one under a stroke, and of every pixel as background.
+_BOX_APPEARANCE, _PRIOR_APPEARANCE = 0.02, 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class RidgeUNetConfig:
     key: int = 32  # channels of a patch's key in each head of the attention
     ridge: bool = True  # per-image classifiers; without them their scores are zero
     paths: bool = True  # distances to the prompts
+    compared: bool = True  # how likely values are under the strokes
     fused: bool = True  # image features in the decoder
     folded: bool = False  # batch norms are folded into the convolutions, as in exported weights
 
@@ -65,6 +71,7 @@ class Features(NamedTuple):
     embedding: Tensor  # (B, d + 1, H/2, W/2)
     sparse: Tensor  # (B, d + 1, H/4, W/4): every second of them, for sums over the whole image
     everywhere: Tensor  # (B, d + 1, d + 1): second moments of those, mean
+    filtered: Tensor  # (B, 6, H/2, W/2), in [0, 1]: what pixels are compared by; float32
     keys: Tensor  # (B, heads, H/8 W/8, key), of length one; float32
     places: Tensor  # (1, 1, H/8 W/8, 2), from -0.5 to 0.5
     summary: Tensor  # (B, key): of the whole image, of length one
@@ -143,7 +150,7 @@ class RidgeUNet(nn.Module):
         # Weights: all pixels as background, the previous prediction, strokes beside a context.
         self.log_prior = nn.Parameter(torch.tensor([0.7, 0.5, 1.0]).log())
         # Decoder.
-        inputs = 4 * 5 + _SCORES + 3 * _TERRAINS + _HEADS + _FLAGS
+        inputs = 4 * 5 + _SCORES + 3 * _TERRAINS + _HEADS + _FLAGS + _COMPARED
         self.enter = _Convolution(inputs, decoder[0], 1, relu=False, folded=folded)
         self.fuse = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(widths, decoder, strict=True))
         steps = list(itertools.pairwise(decoder))
@@ -164,6 +171,7 @@ class RidgeUNet(nn.Module):
         """Encode images (B, 1, H, W) in [0, 1]; sides divisible by 32."""
         with without_autocast(image.device):
             local = _local(image.float())
+            filtered = _filters(local)
         x = self.stem(local)
         levels = []
         for index, block in enumerate(self.blocks):
@@ -185,7 +193,7 @@ class RidgeUNet(nn.Module):
         rows, columns = ((torch.arange(n, device=image.device) + 0.5) / n - 0.5 for n in described.shape[-2:])
         places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)[None, None]
         fused = tuple(fuse(level) for fuse, level in zip(self.fuse, levels, strict=True))
-        return Features(fused, embedding, sparse, everywhere, keys, places, summary)
+        return Features(fused, embedding, sparse, everywhere, filtered, keys, places, summary)
 
     def entries(self, features: Features, masks: Tensor, groups: int = 1) -> Entries:
         """Make context entries.
@@ -303,6 +311,9 @@ class RidgeUNet(nn.Module):
                 best = torch.where(valid[:, 3, None, None] > 0, scores[:, 3], scores[:, 0]).detach()
                 paths = measure_paths(halved, torch.sigmoid(3.0 * best))
             flags = torch.stack([valid[:, 0], has_previous, evidence.present], dim=1)[..., None, None]
+            compared = x.new_zeros((batch, _COMPARED, *scores.shape[2:]))
+            if self.config.compared:
+                compared = _compare(features.filtered, halved)
             clamped = scores.clamp(-3.0, 3.0)
             inputs = torch.cat(
                 [
@@ -312,6 +323,7 @@ class RidgeUNet(nn.Module):
                     paths,
                     evidence.carried,
                     flags.expand(-1, -1, height // 2, width // 2),
+                    compared,
                 ],
                 dim=1,
             ).contiguous(memory_format=torch.channels_last)
@@ -411,6 +423,30 @@ def _local(image: Tensor) -> Tensor:
     return torch.cat([functional.pixel_unshuffle(image, 2) - 0.5, *differences, *hats], dim=1).contiguous(
         memory_format=torch.channels_last
     )
+
+
+def _filters(local: Tensor) -> Tensor:
+    """Make of `_local`'s channels what pixels are compared by, (B, 6, h, w) in [0, 1]."""
+    image = local[:, :4].mean(dim=1, keepdim=True) + 0.5
+    mean = _local_mean(image, 5)
+    spread = (_local_mean(image.square(), 5) - mean.square()).clamp(min=0.0).sqrt()
+    return torch.cat([image, 0.5 + 0.5 * local[:, 4:], 3.0 * spread], dim=1).clamp(0.0, 1.0)
+
+
+@torch.no_grad()
+def _compare(filtered: Tensor, halved: Tensor) -> Tensor:
+    """Compare pixels with those under the prompts (B, 7, h, w), in [-1, 1]; 0 where nothing is positive.
+
+    One histogram under the positive prompts, one under the negative ones, of each filter, and a logistic regression of
+    their log odds (GrabCut: Rother et al. 2004; pixel classifiers: Berg et al. 2019).
+    """
+    box = halved[:, BOX]
+    has_box = box.amax(dim=(1, 2), keepdim=True)
+    positive = halved[:, POSITIVE] + _BOX_APPEARANCE * box
+    negative = halved[:, NEGATIVE] + _BOX_APPEARANCE * (has_box - box) + _PRIOR_APPEARANCE
+    learnt = learn_appearance(filtered.flatten(2), positive.flatten(1), negative.flatten(1))
+    is_marked = positive.flatten(1).sum(dim=1) > 0
+    return torch.where(is_marked[:, None, None, None], compare(learnt, filtered), 0.0)
 
 
 def _dilated(image: Tensor, window: int) -> Tensor:

@@ -23,6 +23,9 @@ LOCAL_WINDOWS, TOP_HATS, LOCAL_GAIN = (7, 21), (3, 9), 3.0
 HEADS, PATCH = 2, 4
 STEP_COST, REACHES, SWEEPS, FAR, SEED = 0.002, (0.5, 0.5, 0.06), 3, 1e4, 0.2
 BOX_WEIGHT = 0.02
+BOX_APPEARANCE, PRIOR_APPEARANCE = 0.02, 1e-3
+# As in scribblesegment.models.cues.
+BINS, SUREST, RIDGE, NEWTON_STEPS = 32, 0.98, 0.02, 6
 
 
 class Features(NamedTuple):
@@ -32,6 +35,7 @@ class Features(NamedTuple):
     embedding: FloatArray  # (H/2, W/2, d + 1)
     sparse: FloatArray  # (H/4, W/4, d + 1)
     everywhere: FloatArray  # (d + 1, d + 1)
+    filtered: FloatArray  # (H/2, W/2, 6)
     keys: FloatArray  # (heads, H/8 W/8, key)
     places: FloatArray  # (H/8 W/8, 2)
     summary: FloatArray  # (key,)
@@ -99,7 +103,8 @@ class RidgeUNetNumpy:
         mean = levels[3].mean(axis=(0, 1))
         summary = _unit(self._other["summarise.weight"] @ mean + self._other["summarise.bias"])
         fused = tuple(self._pointwise(f"fuse.{index}", level) for index, level in enumerate(levels))
-        return Features(fused, embedding, sparse, rows.T @ rows / np.float32(len(rows)), keys, places, summary)
+        everywhere = rows.T @ rows / np.float32(len(rows))
+        return Features(fused, embedding, sparse, everywhere, _filters(local), keys, places, summary)
 
     def entry(self, features: Features, mask: FloatArray) -> Entry:
         """Make a context entry of an image's features and its mask (H, W) in [0, 1]."""
@@ -155,6 +160,7 @@ class RidgeUNetNumpy:
                 paths,
                 np.zeros((height, width, HEADS), np.float32) if evidence is None else evidence.carried,
                 np.broadcast_to(flags, (height, width, len(flags))),
+                _compare(features.filtered, halved),
             ],
             axis=2,
             dtype=np.float32,
@@ -311,6 +317,55 @@ def _local(image: FloatArray) -> FloatArray:
         )
         maps.append(np.float32(6.0) * (bright - dark))
     return np.concatenate([_unshuffled(image[None]) - np.float32(0.5), np.stack(maps, axis=2)], axis=2)
+
+
+def _filters(local: FloatArray) -> FloatArray:
+    image = local[..., :4].mean(axis=2) + np.float32(0.5)
+    mean = _local_mean(image, 5)
+    spread = np.sqrt(np.maximum(_local_mean(image**2, 5) - mean**2, 0.0))
+    maps = [image[..., None], 0.5 + 0.5 * local[..., 4:], 3.0 * spread[..., None]]
+    return np.clip(np.concatenate(maps, axis=2, dtype=np.float32), 0.0, 1.0)
+
+
+def _compare(filtered: FloatArray, halved: FloatArray) -> FloatArray:
+    height, width, count = filtered.shape
+    box = halved[_BOX]
+    positive = (halved[_POSITIVE] + BOX_APPEARANCE * box).ravel()
+    negative = (halved[_NEGATIVE] + BOX_APPEARANCE * (box.max() - box) + PRIOR_APPEARANCE).ravel()
+    if not positive.any():
+        return np.zeros((height, width, count + 1), np.float32)
+    position = filtered.reshape(-1, count) * np.float32(BINS - 1)
+    lower = np.minimum(position.astype(np.intp), BINS - 2)
+    share = position - lower
+    bins = np.arange(BINS)
+    smoothing = np.exp(-0.5 * (bins[:, None] - bins) ** 2.0)
+    smoothing /= smoothing.sum(axis=1, keepdims=True)
+    ratios = np.empty_like(position)
+    for index in range(count):
+        below, part = lower[:, index], share[:, index]
+        densities = []
+        for weights in (positive, negative):
+            counts = np.bincount(below, weights * (1 - part), BINS) + np.bincount(below + 1, weights * part, BINS)
+            counts = counts @ smoothing
+            densities.append(counts / max(counts.sum(), 1e-6))
+        inside, outside = densities
+        table = (2 * inside / np.maximum(inside + outside, 1e-6) - 1).astype(np.float32)
+        ratios[:, index] = table[below] * (1 - part) + table[below + 1] * part
+    odds = np.ones((len(ratios), count + 1), np.float32)
+    odds[:, :count] = 2 * np.arctanh(np.clip(ratios, -SUREST, SUREST))
+    # A logistic regression, by Newton's method.
+    inside, outside = (0.5 * one / max(one.sum(), 1e-6) for one in (positive, negative))
+    weights = inside + outside
+    penalty = np.full(count + 1, RIDGE)
+    penalty[-1] = 1e-6
+    factors = np.zeros(count + 1)
+    for _ in range(NEWTON_STEPS):
+        probability = 1 / (1 + np.exp(-(odds @ factors)))
+        gradient = odds.T @ (weights * probability - inside) + penalty * factors
+        curvature = (odds * (weights * probability * (1 - probability))[:, None]).T @ odds + np.diag(penalty)
+        factors = factors - np.linalg.solve(curvature, gradient)
+    both = np.concatenate([ratios, np.tanh(0.5 * (odds @ factors))[:, None]], axis=1)
+    return both.reshape(height, width, count + 1).astype(np.float32)
 
 
 def _local_mean(image: FloatArray, window: int) -> FloatArray:
