@@ -56,7 +56,7 @@ def test_constants_are_the_same() -> None:
     own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS PATCH STEP_COST REACHES SWEEPS FAR SEED BOX_WEIGHT BOX_APPEARANCE"
     for name in f"{own} PRIOR_APPEARANCE".split():
         assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
-    for name in "BINS SUREST RIDGE NEWTON_STEPS".split():
+    for name in ["BINS", "SUREST", "RIDGE", "NEWTON_STEPS"]:
         assert getattr(ridge_unet_numpy, name) == getattr(cues, f"_{name}"), name
 
 
