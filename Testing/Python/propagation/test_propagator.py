@@ -77,11 +77,15 @@ def test_a_network_that_sees_nothing_new_interpolates_between_accepted_slices():
 
 def test_the_structure_ends_where_an_accepted_slice_is_empty_or_the_range_ends():
     structure = tube()
-    annotated = cut(structure, 0, 9)
-    annotated[13] = annotated[4] = np.zeros((24, 30), bool)
-    for index_range, slices, ends in (
-        (None, [5, 6, 7, 8, 10, 11, 12], [(5, StopReason.ABSENT), (12, StopReason.ABSENT)]),
-        ((6, 12), [6, 7, 8, 10, 11], [(6, StopReason.RANGE), (11, StopReason.RANGE)]),
+    shown, nothing = cut(structure, 0, 9), np.zeros((24, 30), bool)
+    for annotated, index_range, slices, ends in (
+        (
+            shown | {4: nothing, 13: nothing},
+            None,
+            [5, 6, 7, 8, 10, 11, 12],
+            [(5, StopReason.ABSENT), (12, StopReason.ABSENT)],
+        ),
+        (shown, (6, 12), [6, 7, 8, 10, 11], [(6, StopReason.RANGE), (11, StopReason.RANGE)]),
     ):
         predictor = Brightness()
         result = Propagator(predictor).run(volume_of(structure), annotated, "k", index_range=index_range)
