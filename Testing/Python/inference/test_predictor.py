@@ -615,10 +615,8 @@ class Edges(nn.Module):
 def test_a_small_prompt_on_a_coarse_grid_is_looked_at_closely_and_what_ends_there_is_the_structure(radius, is_close):
     y, x = np.mgrid[:256, :256]
     structure = np.hypot(y - 100, x - 150) <= radius
-    predictor = a_predictor(Edges(), np.where(structure, 1.0, 0.2), size=16, focus_size=32)
+    predictor = a_predictor(Edges(), np.where(structure, 1.0, 0.2), size=32, focus_size=128)
     click = Prompts.empty(structure.shape).with_click((100, 150))
     found = predictor.predict(click)
-    first = predictor.predict(click.with_mask_input(np.where(x > 20, 1.0, -1.0)))  # what was found before goes on
     assert np.array_equal(found.mask(), structure) == is_close
     assert (found.logits[:40] <= -4.0).all()
-    assert first.focus != found.focus
