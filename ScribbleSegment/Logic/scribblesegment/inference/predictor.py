@@ -270,8 +270,8 @@ class _Segmenter:
         mask = closer > 0.0
         if mask[[0, -1]].any() or mask[:, [0, -1]].any() or not _has_edge(mask, self._pixels(zoom)):
             return None
-        logits = found.logits
-        np.minimum(logits, np.float32(_SURELY_OUTSIDE_LOGIT), out=logits)
+        logits, inside = found.logits, found.logits[found.slices]
+        inside[inside > 0.0] = _SURELY_OUTSIDE_LOGIT
         logits[zoom.slices] = closer
         return _Found(logits, found.grid_logits, zoom.region, zoom.region)
 
