@@ -533,3 +533,22 @@ def test_a_large_slice_is_segmented_where_the_structure_may_be_and_looks_the_sam
     inside = usual.logits > limit + 0.1
     assert np.allclose(found.logits[inside], usual.logits[inside], atol=1e-4)
     assert (found.logits[~inside] < limit + 0.2).all()
+
+
+class Edges(nn.Module):
+    """Logits are those of bright pixels within a few cells of a positive prompt."""
+
+    def forward(self, x):
+        near = torch.nn.functional.max_pool2d(x[:, 2:3], 15, 1, 7)
+        return torch.where((near > 0) & (x[:, :1] > 0.6), 5.0, -5.0)
+
+
+@pytest.mark.parametrize(("radius", "is_close"), [(3, True), (12, False)])
+def test_a_small_prompt_on_a_coarse_grid_is_looked_at_closely_and_what_ends_there_is_the_structure(radius, is_close):
+    y, x = np.mgrid[:256, :256]
+    structure = np.hypot(y - 100, x - 150) <= radius
+    predictor = a_predictor(Edges(), np.where(structure, 1.0, 0.2), size=32, focus_size=128)
+    click = Prompts.empty(structure.shape).with_click((100, 150))
+    found = predictor.predict(click)
+    assert np.array_equal(found.mask(), structure) == is_close
+    assert (found.logits[:40] < 0.0).all()

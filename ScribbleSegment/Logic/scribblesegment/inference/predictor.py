@@ -22,7 +22,7 @@ from scipy.special import expit
 from scribblesegment.context.context_set import ContextSet, same_entries
 from scribblesegment.data import validation
 from scribblesegment.data.geometry import Box2D
-from scribblesegment.data.masks import changed_bbox, logits_to_mask
+from scribblesegment.data.masks import bounding_box, changed_bbox, logits_to_mask
 from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid, crop_prompts, focus_view
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, PromptError
@@ -53,6 +53,10 @@ _LEAST_CONTEXT = 5
 # Slices of more pixels are worked on where the structure may be: their image is normalised as it is read, and cells
 # below this logit (a probability of 2 %) are not resampled: all their pixels get the mean of them.
 _LARGE_PIXELS, _SURELY_OUTSIDE_LOGIT = 1 << 22, -4.0
+
+# Where cells of the whole slice are so many pixels wide, prompts no larger than so many cells are looked at closely
+# first; what is found there must differ by so many standard deviations from its surroundings.
+_COARSE, _SMALL_CELLS, _EDGE = 3.0, 3.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +256,9 @@ class _Segmenter:
         found = self._on_pixels(grid_logits)
         zoom = None
         if self.network.focus_size:
+            tiny = self._near_prompts(prompts, found)
+            if tiny is not None:
+                return tiny
             mask = np.zeros(whole.shape, bool)
             mask[found.slices] = found.logits[found.slices] > 0.0
             zoom = focus_view(
@@ -267,6 +274,42 @@ class _Segmenter:
         closer = self._pass(zoom, prompts.replaced(mask_input=found.logits.view()))
         found.logits[zoom.slices] = zoom.logits_from_grid(closer)
         return _Found(found.logits, grid_logits, _around(found.inside, zoom.region), zoom.region)
+
+    def _near_prompts(self, prompts: Prompts, found: _Found) -> _Found | None:
+        """Look closely at small prompts first: a structure about as small is a blob, or lost, in cells of the whole.
+
+        None where what is there, or was before, goes on beyond the part that was looked at, or has no edge there: then
+        it may be a part of something larger.
+        """
+        whole, box = self._whole, bounding_box(prompts.positive_pixels())
+        if box is None:
+            return None
+        sides_mm = [(stop - start) * mm for (start, stop), mm in zip(box, whole.spacing_mm, strict=True)]
+        if max(sides_mm) > _SMALL_CELLS * whole.mm_per_cell or whole.mm_per_cell < _COARSE * min(whole.spacing_mm):
+            return None
+        zoom = focus_view(
+            np.zeros(whole.shape, bool),
+            prompts,
+            spacing_mm=whole.spacing_mm,
+            first_cell_mm=whole.mm_per_cell,
+            size=whole.size,
+            max_size=self.network.focus_size,
+        )
+        if zoom is None or not _lies_within(prompts.mask_input, zoom.region):
+            return None
+        closer = zoom.logits_from_grid(self._pass(zoom, prompts))
+        mask = closer > 0.0
+        if mask[[0, -1]].any() or mask[:, [0, -1]].any() or not _has_edge(mask, self._pixels(zoom)):
+            return None
+        logits, inside = found.logits, found.logits[found.slices]
+        inside[inside > 0.0] = _SURELY_OUTSIDE_LOGIT
+        logits[zoom.slices] = closer
+        return _Found(logits, found.grid_logits, zoom.region, zoom.region)
+
+    def _pixels(self, view: NetworkGrid) -> FloatArray:
+        """The normalised pixels (h, w) of a part of the slice."""
+        part, intensities = self._image.array[view.slices], self._image.intensity_range
+        return np.asarray(part if intensities is None else intensities.normalize(part), np.float32)
 
     def _on_pixels(self, grid_logits: FloatArray) -> _Found:
         """Bring the logits of the first pass to the slice's pixels."""
@@ -334,6 +377,26 @@ def _around(first: Box2D, second: Box2D) -> Box2D:
         return second
     rows, columns = ((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(first, second, strict=True))
     return rows, columns
+
+
+def _lies_within(logits: FloatArray | None, region: Box2D) -> bool:
+    """Whether the mask of earlier logits, if there are any, ends inside a region."""
+    box = None if logits is None else bounding_box(logits > 0.0)
+    return box is None or all(
+        first < start and stop < last for (start, stop), (first, last) in zip(box, region, strict=True)
+    )
+
+
+def _has_edge(mask: NDArray[np.bool_], image: FloatArray) -> bool:
+    """Whether the pixels of a mask differ from those around it by more than they differ among themselves."""
+    from scipy import ndimage
+
+    around = ndimage.binary_dilation(mask, iterations=4) & ~ndimage.binary_dilation(mask)
+    inside, outside = image[mask], image[around]
+    if not inside.size or not outside.size:
+        return False
+    spread = math.sqrt((float(inside.var()) + float(outside.var())) / 2)
+    return abs(float(inside.mean()) - float(outside.mean())) > _EDGE * spread
 
 
 class _Work:
