@@ -13,7 +13,7 @@ import sys
 
 from _environment import ROOT, SetupError, ensure_environment
 
-EXTRAS = ("batch", "evaluation", "test")
+EXTRAS = ("batch", "dicom", "evaluation", "test")
 
 
 def main() -> int:
