@@ -36,7 +36,7 @@ class Rule(NamedTuple):
 RULES = {
     "errors": Rule(1, frozenset()),
     "data": Rule(2, GIVEN, frozenset({"torch", "PIL"})),
-    "io": Rule(3, GIVEN | {"SimpleITK"}, frozenset({"torch", "PIL", "nibabel", "filelock"})),
+    "io": Rule(3, GIVEN | {"SimpleITK"}, frozenset({"torch", "PIL", "nibabel", "filelock", "pydicom"})),
     "models": Rule(3, GIVEN | TORCH),
     "simulation": Rule(3, GIVEN | {"skimage"}),
     "context": Rule(4, GIVEN, frozenset({"PIL"})),

@@ -85,6 +85,9 @@ def test_the_published_file_is_recognised(shared_dir):
     assert {name: list(value.shape) for name, value in network.state_dict().items()} == shapes
 
 
+IMAGE = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+
+
 @pytest.fixture
 def predictor(tmp_path, monkeypatch):
     torch.manual_seed(0)
@@ -94,7 +97,7 @@ def predictor(tmp_path, monkeypatch):
     counts = loaded.encodings = []
     encode = loaded._network._prepared.encode_image
     loaded._network._prepared.encode_image = lambda image: counts.append(1) or encode(image)
-    loaded.set_image(np.random.default_rng(0).random((SIDE, SIDE)), intensity_range=IntensityRange(0.0, 1.0))
+    loaded.set_image(IMAGE, intensity_range=IntensityRange(0.0, 1.0))
     return loaded
 
 
@@ -103,7 +106,7 @@ def test_an_image_is_encoded_once_and_logits_come_out_and_go_back_as_they_are(pr
     first = predictor.predict(click)
     again = predictor.predict(click.with_mask_input(first.logits).with_click((20, 3), positive=False))
     assert len(predictor.encodings) == 1
-    image = torch.from_numpy(predictor._image[0])[None, None]
+    image = torch.from_numpy(IMAGE)[None, None]
     points, labels = torch.tensor([[9.0, 7.0], [3.0, 20.0]]) / SIDE, torch.tensor([1, 0])
     with torch.no_grad():
         features = predictor._network._prepared.encode_image(image)  # in bfloat16 where that is fast

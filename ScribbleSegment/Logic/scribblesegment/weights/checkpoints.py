@@ -183,8 +183,8 @@ def redescribe_network(path: PathLike, output: PathLike, description: NetworkDes
         raise WeightsError(f"There is no weights file {path}. Check the path.")
     if path.suffix != ".safetensors":
         raise WeightsError(
-            f"{path} is not a safetensors file, so it has no room for a description. Write it as one first "
-            "(scripts/export_weights.py makes it from a training checkpoint)."
+            f"{path} is not a safetensors file, so it has no room for a description. Give the network.safetensors "
+            "that a training run ends with."
         )
     parameters, metadata = open_safetensors(path)
     _write_safetensors(output, parameters, metadata, description)
