@@ -11,13 +11,16 @@ from slicer.i18n import tr as _
 
 from scribblesegment.errors import WeightsError
 from scribblesegment.service.service import ServiceState, explain
+from scribblesegment.service.worker import Task
 
 from .Inference import BackgroundJob
 from .NetworkChoices import FILE_SUFFIXES, ModelChoice, ModelChoices
 
+_PROGRESS_MS = 200
+
 
 class NetworkSection:
-    """Shows the networks to choose from, and adds one from a file."""
+    """Shows the networks to choose from, downloads published ones, and adds one from a file."""
 
     def __init__(self, ui, models: ModelChoices, onChosen: Callable[[str], None]) -> None:
         """Use the widgets of a form.
@@ -31,14 +34,22 @@ class NetworkSection:
         self._models = models
         self._onChosen = onChosen
         self._import = BackgroundJob("ScribbleSegment import")
+        self._download = BackgroundJob("ScribbleSegment download")
+        self._downloading: Task[ModelChoice] | None = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_PROGRESS_MS)
+        self._timer.connect("timeout()", self._showProgress)
         # What the user tried in vain; it stays on show until the next try or choice.
         self._problem = ""
         ui.modelComboBox.connect("currentIndexChanged(int)", self._onIndexChanged)
         ui.addModelButton.connect("clicked()", self._onAdd)
+        ui.downloadModelButton.connect("clicked()", self._onDownload)
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
+        self._timer.stop()
         self._import.cancel()
+        self._download.cancel()
 
     def showModels(self, name: str) -> None:
         """List the networks, with one of them selected."""
@@ -85,8 +96,12 @@ class NetworkSection:
         if choice is not None and choice.missing:
             parts = [_("Its file is missing. Install the extension again, or choose another network.")]
         if choice is not None and choice.downloadMegabytes:
-            parts.append(_("{size} MB are downloaded before the first use.").format(size=choice.downloadMegabytes))
+            parts.append(_("Press 'Download...' to get it ({size} MB).").format(size=choice.downloadMegabytes))
+        if choice is not None and choice.sha256:
+            parts.append(_("SHA-256: {digest}.").format(digest=choice.sha256))
         self._ui.licenceLabel.text = " ".join(parts)
+        if self._downloading is None:
+            self._ui.downloadModelButton.enabled = choice is not None and choice.downloadMegabytes > 0
 
     def _onIndexChanged(self, index: int) -> None:
         self._problem = ""
@@ -106,6 +121,49 @@ class NetworkSection:
         if not file or not slicer.util.confirmOkCancelDisplay(self._question(file), _("Add a network")):
             return
         self.addFile(file)
+
+    def _onDownload(self) -> None:
+        if self._downloading is not None:
+            self._downloading.cancel()
+            return
+        choice = self._models.find(self._ui.modelComboBox.currentData or "")
+        if choice is None or not choice.downloadMegabytes:
+            return
+        question = _(
+            "{name} by {authors} ({size} MB) is downloaded to the folder {folder}.\n\n{licence}\n\nUse it only as its "
+            "licence permits, and cite: {citation}"
+        ).format(
+            name=choice.name,
+            authors=choice.authors,
+            size=choice.downloadMegabytes,
+            folder=self._models.folder,
+            licence=_licenceInWords(choice.licence),
+            citation=choice.citation,
+        )
+        if slicer.util.confirmOkCancelDisplay(question, _("Download a network")):
+            self.download(choice.name)
+
+    def download(self, name: str) -> None:
+        """Download a published network, without asking; pressing the button again cancels."""
+        self._problem = ""
+        self._ui.downloadModelButton.text = _("Cancel download")
+        self._downloading = self._download.start(lambda task: self._models.download(name, task), self._onDownloaded)
+        self._timer.start()
+
+    def _showProgress(self) -> None:
+        if self._downloading is None:
+            return
+        progress = self._downloading.progress
+        shown = f"{progress.text} {100 * progress.fraction:.0f} %"
+        if self._ui.networkStateLabel.text != shown:
+            self._ui.networkStateLabel.text = shown
+
+    def _onDownloaded(self, choice: ModelChoice | None, error: BaseException | None) -> None:
+        self._timer.stop()
+        self._downloading = None
+        self._ui.downloadModelButton.text = _("Download...")
+        self._onAdded(choice, error)
+        self._showLicence()
 
     def addFile(self, file: str) -> None:
         """Check a file and add it to the networks, without asking."""

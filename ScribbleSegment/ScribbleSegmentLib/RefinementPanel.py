@@ -493,4 +493,4 @@ def _ownNetworks() -> list[str]:
         # The section Network says so.
         return []
     inContext = {entry.in_context for entry in entries}
-    return [entry.name for entry in entries if entry.name not in inContext]
+    return [entry.name for entry in entries if entry.path().is_file() and entry.name not in inContext]
