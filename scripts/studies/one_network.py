@@ -23,7 +23,7 @@ from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.inference.ridge_network import RidgeNetwork
 from scribblesegment.models.ridge_unet import RidgeUNet, RidgeUNetConfig
-from scribblesegment.training.loop import load_checkpoint
+from scribblesegment.training.loop import CAPABILITIES, load_checkpoint
 from scribblesegment.weights.checkpoints import load_network
 from studies.common import agreement, dice
 from studies.data import context_tasks, manual_examples
@@ -181,7 +181,9 @@ def main() -> None:
     network, step = load(path, averaged=not arguments.last)
     plan = ExecutionPlan(bfloat16=arguments.bfloat16, channels_last=True, threads=arguments.threads)
     focus_size = 0 if arguments.no_focus else arguments.focus_size
-    segmenter = Segmenter(RidgeNetwork(network, size=arguments.size, focus_size=focus_size, plan=plan))
+    segmenter = Segmenter(
+        RidgeNetwork(network, capabilities=CAPABILITIES, size=arguments.size, focus_size=focus_size, plan=plan)
+    )
     result: dict[str, Any] = {
         "run": path.parent.name,
         "step": step,

@@ -20,7 +20,8 @@ from scribblesegment.inference.predictor import Predictor, load_predictor
 from scribblesegment.inference.ridge_network import NumpyEngine, RidgeNetwork, crop_map
 from scribblesegment.models.context_unet import crop_maps
 from scribblesegment.models.ridge_unet import RidgeUNet
-from scribblesegment.weights.checkpoints import NetworkDescription, save_network
+from scribblesegment.training.loop import CAPABILITIES
+from scribblesegment.weights.checkpoints import NetworkDescription, load_arrays, save_network
 from scribblesegment.weights.safetensors_numpy import read_safetensors
 
 Make = Callable[[bool], Predictor]
@@ -36,7 +37,9 @@ def make() -> Make:
     folded = RidgeUNet(dataclasses.replace(trained.config, folded=True)).eval()
     folded.load_state_dict(parameters)
     arrays = {name: value.numpy() for name, value in parameters.items()}
-    return lambda with_torch: Predictor(RidgeNetwork(folded if with_torch else arrays, size=64, focus_size=96))
+    return lambda with_torch: Predictor(
+        RidgeNetwork(folded if with_torch else arrays, capabilities=CAPABILITIES, size=64, focus_size=96)
+    )
 
 
 def picture(seed: int = 0) -> NDArray[np.float32]:
@@ -160,3 +163,14 @@ def test_damaged_files_are_refused_without_torch_too(
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(WeightsError, match=message):
         read_safetensors(path)
+
+
+def test_a_flipped_bit_is_noticed_without_torch_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_network(path, {"x": torch.ones(3, 2)}, NetworkDescription("ridge_unet", {"folded": True}))
+    assert load_arrays(path)[1].architecture == "ridge_unet"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="checksum is wrong"):
+        load_arrays(path)

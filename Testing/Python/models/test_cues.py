@@ -156,7 +156,7 @@ def test_an_appearance_learnt_from_one_image_recognises_the_structure_in_another
     for size, window in (((20, 31), 15), ((4, 7), 5)):
         image = torch.rand(2, 1, *size)
         expected = functional.avg_pool2d(image, window, stride=1, padding=window // 2, count_include_pad=False)
-        torch.testing.assert_close(module._local_mean(image, window), expected)
+        torch.testing.assert_close(module.local_mean(image, window), expected)
 
 
 # Geodesic distance.

@@ -53,10 +53,10 @@ def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None
 
 
 def test_constants_are_the_same() -> None:
-    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS PATCH STEP_COST REACHES SWEEPS FAR SEED BOX_WEIGHT BOX_APPEARANCE"
-    for name in f"{own} PRIOR_APPEARANCE".split():
+    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS PATCH STEP_COST REACHES SWEEPS FAR SEED"
+    for name in f"{own} BOX_WEIGHT".split():
         assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
-    for name in ["BINS", "SUREST", "RIDGE", "NEWTON_STEPS"]:
+    for name in ["BINS", "SUREST", "RIDGE", "NEWTON_STEPS", "BOX_WEIGHT", "PRIOR_WEIGHT"]:
         assert getattr(ridge_unet_numpy, name) == getattr(cues, f"_{name}"), name
 
 

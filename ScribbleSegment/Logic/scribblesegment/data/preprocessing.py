@@ -548,18 +548,17 @@ def crop_prompts(prompts: Prompts, region: Box2D) -> Prompts:
     start, stop = np.array([top, left]), np.array([bottom, right])
     inside = ((prompts.point_coords >= start) & (prompts.point_coords < stop)).all(axis=1)
     boxes = np.clip(prompts.boxes, start, stop) - start
-    cropped = Prompts.trusted(
+    return Prompts.trusted(
         prompts.scribbles[:, top:bottom, left:right],
         prompts.point_coords[inside] - start,
         prompts.point_labels[inside],
         boxes[(boxes[:, 1] > boxes[:, 0]).all(axis=1)],
         None if prompts.mask_input is None else prompts.mask_input[top:bottom, left:right],
+        painted=tuple(
+            slice(min(max(side.start - first, 0), last - first), max(min(side.stop, last) - first, 0))
+            for side, first, last in zip(prompts.painted, start.tolist(), stop.tolist(), strict=True)
+        ),
     )
-    cropped.__dict__["painted"] = tuple(
-        slice(min(max(side.start - first, 0), last - first), max(min(side.stop, last) - first, 0))
-        for side, first, last in zip(prompts.painted, start.tolist(), stop.tolist(), strict=True)
-    )
-    return cropped
 
 
 def focus_view(

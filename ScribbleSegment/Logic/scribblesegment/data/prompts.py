@@ -65,13 +65,20 @@ class Prompts:
         point_labels: NDArray[np.int64],
         boxes: NDArray[np.int64],
         mask_input: NDArray[np.float32] | None = None,
+        *,
+        painted: tuple[slice, ...] | None = None,
     ) -> Prompts:
-        """Take over arrays that the package made itself: nothing is checked or copied, and they become read-only."""
+        """Take over arrays that the package made itself: nothing is checked or copied, and they become read-only.
+
+        `painted` is found when it is needed unless it is known.
+        """
         prompts = object.__new__(cls)
         for name, array in zip(_FIELDS, (scribbles, point_coords, point_labels, boxes, mask_input), strict=True):
             if array is not None:
                 array.flags.writeable = False
             object.__setattr__(prompts, name, array)
+        if painted is not None:
+            prompts.__dict__["painted"] = painted
         return prompts
 
     @classmethod
@@ -222,10 +229,8 @@ class Prompts:
 
     def replaced(self, **fields: NDArray[Any] | None) -> Prompts:
         """Exchange fields for arrays that the package made itself, as `trusted` takes them."""
-        prompts = Prompts.trusted(*(fields.get(name, getattr(self, name)) for name in _FIELDS))
-        if "painted" in self.__dict__ and "scribbles" not in fields:
-            prompts.__dict__["painted"] = self.painted
-        return prompts
+        known = None if "scribbles" in fields else self.__dict__.get("painted")
+        return Prompts.trusted(*(fields.get(name, getattr(self, name)) for name in _FIELDS), painted=known)
 
     def conflicts(self) -> NDArray[np.bool_]:
         """Return a bool mask of the image's shape: pixels that are marked both as object and as background."""
@@ -312,15 +317,14 @@ class PromptBuilder:
         """Make the prompts; the builder may go on from there."""
         ndim = len(self._shape)
         self._is_own = False
-        prompts = Prompts.trusted(
+        return Prompts.trusted(
             self._scribbles,
             np.array([index for index, _ in self._clicks], np.int64).reshape(-1, ndim),
             np.array([positive for _, positive in self._clicks], np.int64),
             np.array(self._boxes, np.int64).reshape(-1, 2, ndim),
             self._mask_input,
+            painted=self._painted,
         )
-        prompts.__dict__["painted"] = self._painted
-        return prompts
 
     def _writeable(self) -> NDArray[np.float32]:
         if not self._is_own:

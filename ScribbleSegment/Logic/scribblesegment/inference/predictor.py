@@ -88,7 +88,7 @@ class Network:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Any,
         *,
         capabilities: Sequence[str] = ("scribbles", "clicks", "boxes"),
         size: int = 128,
@@ -116,23 +116,24 @@ class Network:
             ConfigError: The focus size is neither 0 nor at least `size`, or the temperature not positive and finite.
             DeviceError: The device cannot run a network.
         """
-        import torch
-
-        from scribblesegment.models.encoding import CHANNELS
-
-        self._settle(capabilities, size, focus_size, temperature, name)
-        self.module = module.eval()
-        example = torch.zeros((1, CHANNELS, size, size))
-        self.plan = plan or choose_plan(self.module, example, device=resolve_device(device))
-        self._prepared: Any = prepare(self.module, self.plan)
-
-    def _settle(self, capabilities: Sequence[str], size: int, focus_size: int, temperature: float, name: str) -> None:
         if focus_size != 0 and focus_size < size:
             raise ConfigError(f"focus_size is 0 or at least the size of the grid, {size}; got {focus_size}.")
         if not 0.0 < temperature < math.inf:
             raise ConfigError(f"temperature is a positive finite number, got {temperature}.")
         self.capabilities = frozenset(capabilities)
         self.size, self.focus_size, self.temperature, self.name = size, focus_size, temperature, name
+        self._make_ready(module, device, plan)
+
+    def _make_ready(self, module: Any, device: str, plan: ExecutionPlan | None) -> None:
+        """Bring the module to its device."""
+        import torch
+
+        from scribblesegment.models.encoding import CHANNELS
+
+        self.module = module.eval()
+        example = torch.zeros((1, CHANNELS, self.size, self.size))
+        self.plan = plan or choose_plan(self.module, example, device=resolve_device(device))
+        self._prepared: Any = prepare(self.module, self.plan)
 
     @classmethod
     def described(

@@ -6,6 +6,7 @@ an image is computed once for both.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,17 +16,22 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.inference.devices import ExecutionPlan, limited_threads, resolve_device
+from scribblesegment.inference.devices import ExecutionPlan, compute, prepare, resolve_device
 from scribblesegment.inference.predictor import Network
-from scribblesegment.models.ridge_unet_numpy import Evidence, RidgeUNetNumpy
+from scribblesegment.models.ridge_unet_numpy import (
+    BOX,
+    IMAGE,
+    NEGATIVE,
+    POSITIVE,
+    PREVIOUS,
+    Evidence,
+    RidgeUNetNumpy,
+)
 
 if TYPE_CHECKING:
     from scribblesegment.models.ridge_unet import RidgeUNet
 
 FloatArray = NDArray[np.float32]
-
-# Channels of the prompts, as in scribblesegment.models.encoding, which needs torch.
-_IMAGE, _BOX, _POSITIVE, _NEGATIVE, _PREVIOUS = range(5)
 
 _ATTENDED = 6  # entries whose masks are carried over place by place; all speak for the rest
 _KEPT_ENTRIES = 512  # encoded ones, some 150 kB each
@@ -43,17 +49,17 @@ def draw_prompts(image: FloatArray, prompts: Prompts, temperature: float = 1.0) 
     """Draw an image and prompts on its grid as the network's channels, (5, size, size)."""
     size = len(image)
     drawn = np.zeros((5, size, size), np.float32)
-    drawn[_IMAGE] = image
-    drawn[_POSITIVE : _NEGATIVE + 1] = prompts.scribbles
+    drawn[IMAGE] = image
+    drawn[POSITIVE : NEGATIVE + 1] = prompts.scribbles
     reach = _CLICK_RADIUS * size / 192
     rows, columns = np.ogrid[:size, :size]
     for (row, column), label in zip(prompts.point_coords.tolist(), prompts.point_labels.tolist(), strict=True):
         disc = (rows - row) ** 2 + (columns - column) ** 2 <= reach**2
-        drawn[_POSITIVE if label else _NEGATIVE, disc] = 1.0
+        drawn[POSITIVE if label else NEGATIVE, disc] = 1.0
     for (top, left), (bottom, right) in prompts.boxes.tolist():
-        drawn[_BOX, top:bottom, left:right] = 1.0
+        drawn[BOX, top:bottom, left:right] = 1.0
     if prompts.mask_input is not None:
-        drawn[_PREVIOUS] = prompts.mask_input * np.float32(temperature)
+        drawn[PREVIOUS] = prompts.mask_input * np.float32(temperature)
     return drawn
 
 
@@ -104,14 +110,9 @@ class TorchEngine:
     """Computes with torch, as a plan says."""
 
     def __init__(self, network: RidgeUNet, plan: ExecutionPlan) -> None:
-        import copy
-
-        import torch
-
-        self._plan = plan
-        self._network = copy.deepcopy(network).eval().requires_grad_(False).to(plan.device)
-        if plan.channels_last:
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Parts of it need float32, so bfloat16 is for autocast to give.
+        self._plan, self._bfloat16 = dataclasses.replace(plan, bfloat16=False), plan.bfloat16
+        self._network: Any = prepare(network, self._plan)
 
     def encode(self, image: FloatArray) -> Any:
         """Encode an image (size, size)."""
@@ -138,11 +139,9 @@ class TorchEngine:
 
     def cropped(self, evidence: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
         """Give what entries say of a part of the image."""
-        import torch
+        from scribblesegment.models.context_unet import crop_maps
 
-        carried = crop_map(evidence.carried[0].permute(1, 2, 0).cpu().numpy(), rows, columns, size // 2)
-        moved = torch.from_numpy(carried).permute(2, 0, 1)[None].to(evidence.carried)
-        return evidence._replace(carried=moved)
+        return evidence._replace(carried=self._computed(lambda: crop_maps(evidence.carried, rows, columns, size // 2)))
 
     def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
         """Predict logits (size, size), and the logit of the structure being there at all."""
@@ -152,45 +151,27 @@ class TorchEngine:
     def _computed(self, function: Callable[..., Any], *arrays: FloatArray) -> Any:
         import torch
 
-        plan = self._plan
-        with (
-            torch.inference_mode(),
-            limited_threads(plan.threads),
-            torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=plan.bfloat16),
-        ):
-            tensors = [torch.tensor(array, device=plan.device) for array in arrays]
-            if plan.channels_last:
-                tensors = [tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors]
-            return function(*tensors)
+        with torch.autocast(torch.device(self._plan.device).type, torch.bfloat16, enabled=self._bfloat16):
+            return compute(function, self._plan, *map(torch.tensor, arrays))
 
 
 class RidgeNetwork(Network):
     """The embedded network, ready to be run."""
 
-    def __init__(
-        self,
-        network: RidgeUNet | Mapping[str, NDArray[Any]],
-        *,
-        capabilities: Sequence[str] = ("scribbles", "clicks", "boxes", "context"),
-        size: int = 192,
-        focus_size: int = 0,
-        temperature: float = 1.0,
-        device: str = "auto",
-        plan: ExecutionPlan | None = None,
-        name: str = "",
+    def _make_ready(
+        self, module: RidgeUNet | Mapping[str, NDArray[Any]], device: str, plan: ExecutionPlan | None
     ) -> None:
-        """Take a module, for torch, or parameters whose batch norms are folded, for NumPy; else as `Network`.
+        """Take a module, for torch, or parameters whose batch norms are folded, for NumPy.
 
         Nothing is measured: float32 with channels last is fast nearly everywhere, and starts at once.
         """
-        self._settle(capabilities, size, focus_size, temperature, name)
+        self._entries: OrderedDict[str, Any] = OrderedDict()
         self.engine: NumpyEngine | TorchEngine
-        if isinstance(network, Mapping):
-            self.plan, self.engine = ExecutionPlan(), NumpyEngine(network)
+        if isinstance(module, Mapping):
+            self.plan, self.engine = ExecutionPlan(), NumpyEngine(module)
         else:
             self.plan = plan or ExecutionPlan(resolve_device(device), channels_last=True)
-            self.module, self.engine = network.eval(), TorchEngine(network, self.plan)
-        self._entries: OrderedDict[str, Any] = OrderedDict()
+            self.module, self.engine = module.eval(), TorchEngine(module, self.plan)
 
     def encode_image(self, image: FloatArray) -> EncodedImage:
         """Compute what depends on the image alone, (size, size) on a grid."""
@@ -222,7 +203,7 @@ class RidgeNetwork(Network):
         """Compute calibrated logits (size, size) from an encoded image and prompts on its grid."""
         drawn = draw_prompts(features.image, prompts, self.temperature)
         logits, presence = self.engine.decode(features.features, drawn, context)
-        if not drawn[[_POSITIVE, _BOX]].any():
+        if not drawn[[POSITIVE, BOX]].any():
             # Nobody says that the structure is here.
             logits = np.minimum(logits, np.float32(presence))
         return np.asarray(logits / np.float32(self.temperature), np.float32)

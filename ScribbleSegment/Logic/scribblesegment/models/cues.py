@@ -99,16 +99,24 @@ def intensity_cues(network_input: Tensor) -> Tensor:
         through it.
     """
     x = network_input.float()  # sums over thousands of pixels need more digits than bfloat16 has
-    image, box = x[:, IMAGE : IMAGE + 1], x[:, BOX]
-    has_box = box.amax(dim=(1, 2), keepdim=True)
-    positive = x[:, POSITIVE] + _BOX_WEIGHT * box
-    negative = x[:, NEGATIVE] + _BOX_WEIGHT * (has_box - box) + _PRIOR_WEIGHT
-    weights = positive.flatten(1), negative.flatten(1)
     with without_autocast(x.device):
-        filtered = filter_image(image)
-        cues = compare(learn_appearance(filtered.flatten(2), *weights), filtered)
-    is_marked = weights[0].sum(dim=1) > 0
-    return torch.where(is_marked[:, None, None, None], cues, 0.0).to(network_input.dtype)
+        return compare_with_prompts(filter_image(x[:, IMAGE : IMAGE + 1]), x).to(network_input.dtype)
+
+
+@torch.no_grad()
+def compare_with_prompts(filtered: Tensor, prompts: Tensor) -> Tensor:
+    """Compare pixels of (B, K, H, W), in [0, 1], with those under prompts (B, 5, H, W); float32.
+
+    Returns:
+        (B, K + 1, H, W) as `compare`; all 0 where nothing is positive.
+    """
+    box = prompts[:, BOX]
+    has_box = box.amax(dim=(1, 2), keepdim=True)
+    positive = prompts[:, POSITIVE] + _BOX_WEIGHT * box
+    negative = prompts[:, NEGATIVE] + _BOX_WEIGHT * (has_box - box) + _PRIOR_WEIGHT
+    learnt = learn_appearance(filtered.flatten(2), positive.flatten(1), negative.flatten(1))
+    is_marked = positive.flatten(1).sum(dim=1) > 0
+    return torch.where(is_marked[:, None, None, None], compare(learnt, filtered), 0.0)
 
 
 def learn_appearance(filtered: Tensor, positive: Tensor, negative: Tensor) -> Appearance:
@@ -134,21 +142,21 @@ def compare(appearance: Appearance, filtered: Tensor) -> Tensor:
 
 def filter_image(image: Tensor) -> Tensor:
     """The six filters of (B, 1, H, W), (B, 6, H, W); values are meant for [0, 1], some may lie outside."""
-    smooth = _local_mean(image, _SMOOTH_WINDOW)
-    contrast = 0.5 + _CONTRAST_GAIN * (image - _local_mean(image, _CONTRAST_WINDOW))
-    top_hats = [0.5 + gain * _top_hat(image, window) for window, gain in _TOP_HATS]
-    variance = (_local_mean(image.square(), _SMOOTH_WINDOW) - smooth.square()).clamp(min=0.0)
+    smooth = local_mean(image, _SMOOTH_WINDOW)
+    contrast = 0.5 + _CONTRAST_GAIN * (image - local_mean(image, _CONTRAST_WINDOW))
+    top_hats = [0.5 + gain * top_hat(image, window) for window, gain in _TOP_HATS]
+    variance = (local_mean(image.square(), _SMOOTH_WINDOW) - smooth.square()).clamp(min=0.0)
     return torch.cat([image, smooth, contrast, *top_hats, _TEXTURE_GAIN * variance.sqrt()], dim=1)
 
 
-def _local_mean(image: Tensor, window: int) -> Tensor:
+def local_mean(image: Tensor, window: int) -> Tensor:
     """Average over windows cut at the image's border: two matrix products, many times faster than pooling by 15."""
     rows = _window_weights(image.shape[-2], window, image.device)
     columns = _window_weights(image.shape[-1], window, image.device)
     return rows @ image @ columns.T
 
 
-def _top_hat(image: Tensor, window: int) -> Tensor:
+def top_hat(image: Tensor, window: int) -> Tensor:
     """Keep what is smaller than a square of `window` pixels: the bright positive, the dark negative."""
     both = torch.cat([image, -image], dim=1)
     opened = _dilated(-_dilated(-both, window), window)

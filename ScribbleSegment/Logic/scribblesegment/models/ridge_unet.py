@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.models.cues import compare, learn_appearance
+from scribblesegment.models.cues import compare_with_prompts, local_mean, top_hat
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.models.layers import without_autocast
 
@@ -44,8 +44,6 @@ _BOX_WEIGHT = 0.02  # of a pixel in a box, or outside of all, beside one under a
 _FLAGS = 3
 _FILTERS = 6  # of what pixels are compared by: the image, differences, top-hats, spread
 _COMPARED = _FILTERS + 1  # with what a regression makes of them
-# Weights of a pixel in a box beside one under a stroke, and of every pixel as background.
-_BOX_APPEARANCE, _PRIOR_APPEARANCE = 0.02, 1e-3
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class RidgeUNet(nn.Module):
         """
         with without_autocast(masks.device):
             inside = functional.avg_pool2d(masks.float(), 2)
-            near = _local_mean(inside, 15).clamp(0.0, 1.0).sqrt()
+            near = local_mean(inside, 15).clamp(0.0, 1.0).sqrt()
             weights = torch.cat([inside, (1.0 - inside) * (0.2 + near)], dim=1)
             moments = _moments(features.sparse, weights[..., ::2, ::2]) * 4 / weights[0, 0].numel()
         values = functional.pixel_unshuffle(2.0 * inside - 1.0, _PATCH).flatten(2).mT
@@ -313,7 +311,7 @@ class RidgeUNet(nn.Module):
             flags = torch.stack([valid[:, 0], has_previous, evidence.present], dim=1)[..., None, None]
             compared = x.new_zeros((batch, _COMPARED, *scores.shape[2:]))
             if self.config.compared:
-                compared = _compare(features.filtered, halved)
+                compared = compare_with_prompts(features.filtered, halved)
             clamped = scores.clamp(-3.0, 3.0)
             inputs = torch.cat(
                 [
@@ -413,13 +411,8 @@ def _local(image: Tensor) -> Tensor:
     A top-hat is what is left of thin and small structures, the bright positive, the dark negative.
     """
     halved = functional.avg_pool2d(image, 2)
-    differences = [4.0 * (halved - _local_mean(halved, window)) for window in _LOCAL_WINDOWS]
-    both = torch.cat([image, -image], dim=1)
-    hats = []
-    for window in _TOP_HATS:
-        opened = _dilated(-_dilated(-both, window), window)
-        bright, dark = functional.avg_pool2d(both - opened, 2).split(1, dim=1)
-        hats.append(6.0 * (bright - dark))
+    differences = [4.0 * (halved - local_mean(halved, window)) for window in _LOCAL_WINDOWS]
+    hats = [6.0 * functional.avg_pool2d(top_hat(image, window), 2) for window in _TOP_HATS]
     return torch.cat([functional.pixel_unshuffle(image, 2) - 0.5, *differences, *hats], dim=1).contiguous(
         memory_format=torch.channels_last
     )
@@ -428,50 +421,9 @@ def _local(image: Tensor) -> Tensor:
 def _filters(local: Tensor) -> Tensor:
     """Make of `_local`'s channels what pixels are compared by, (B, 6, h, w) in [0, 1]."""
     image = local[:, :4].mean(dim=1, keepdim=True) + 0.5
-    mean = _local_mean(image, 5)
-    spread = (_local_mean(image.square(), 5) - mean.square()).clamp(min=0.0).sqrt()
+    mean = local_mean(image, 5)
+    spread = (local_mean(image.square(), 5) - mean.square()).clamp(min=0.0).sqrt()
     return torch.cat([image, 0.5 + 0.5 * local[:, 4:], 3.0 * spread], dim=1).clamp(0.0, 1.0)
-
-
-@torch.no_grad()
-def _compare(filtered: Tensor, halved: Tensor) -> Tensor:
-    """Compare pixels with those under the prompts (B, 7, h, w), in [-1, 1]; 0 where nothing is positive.
-
-    One histogram under the positive prompts, one under the negative ones, of each filter, and a logistic regression of
-    their log odds (GrabCut: Rother et al. 2004; pixel classifiers: Berg et al. 2019).
-    """
-    box = halved[:, BOX]
-    has_box = box.amax(dim=(1, 2), keepdim=True)
-    positive = halved[:, POSITIVE] + _BOX_APPEARANCE * box
-    negative = halved[:, NEGATIVE] + _BOX_APPEARANCE * (has_box - box) + _PRIOR_APPEARANCE
-    learnt = learn_appearance(filtered.flatten(2), positive.flatten(1), negative.flatten(1))
-    is_marked = positive.flatten(1).sum(dim=1) > 0
-    return torch.where(is_marked[:, None, None, None], compare(learnt, filtered), 0.0)
-
-
-def _dilated(image: Tensor, window: int) -> Tensor:
-    """Take the maximum of a square of `window` pixels (odd), much faster than torch's pooling."""
-    margin = window // 2
-    reached = functional.pad(image, (margin, margin, margin, margin), value=-torch.inf)
-    for axis in (-2, -1):
-        width = 1
-        while width < window:
-            step = min(width, window - width)
-            length = reached.shape[axis] - step
-            reached = torch.maximum(reached.narrow(axis, 0, length), reached.narrow(axis, step, length))
-            width += step
-    return reached
-
-
-def _local_mean(image: Tensor, window: int) -> Tensor:
-    """Average over windows cut at the image's border: two matrix products."""
-
-    def weights(side: int) -> Tensor:
-        positions = torch.arange(side, device=image.device)
-        near = ((positions[:, None] - positions).abs() <= window // 2).float()
-        return near / near.sum(dim=1, keepdim=True)
-
-    return weights(image.shape[-2]) @ image @ weights(image.shape[-1]).T
 
 
 def _moments(embedding: Tensor, weights: Tensor) -> Tensor:

@@ -16,16 +16,15 @@ from scipy.ndimage import grey_opening
 
 FloatArray = NDArray[np.float32]
 
-_IMAGE, _BOX, _POSITIVE, _NEGATIVE, _PREVIOUS = range(5)  # as in scribblesegment.models.encoding, which needs torch
+IMAGE, BOX, POSITIVE, NEGATIVE, PREVIOUS = range(5)  # as in scribblesegment.models.encoding, which needs torch
 
 # As in scribblesegment.models.ridge_unet, which needs torch; the test compares them.
 LOCAL_WINDOWS, TOP_HATS, LOCAL_GAIN = (7, 21), (3, 9), 3.0
 HEADS, PATCH = 2, 4
 STEP_COST, REACHES, SWEEPS, FAR, SEED = 0.002, (0.5, 0.5, 0.06), 3, 1e4, 0.2
 BOX_WEIGHT = 0.02
-BOX_APPEARANCE, PRIOR_APPEARANCE = 0.02, 1e-3
 # As in scribblesegment.models.cues.
-BINS, SUREST, RIDGE, NEWTON_STEPS = 32, 0.98, 0.02, 6
+BINS, SUREST, RIDGE, NEWTON_STEPS, PRIOR_WEIGHT = 32, 0.98, 0.02, 6, 1e-3
 
 
 class Features(NamedTuple):
@@ -144,7 +143,7 @@ class RidgeUNetNumpy:
     ) -> tuple[FloatArray, float]:
         """Predict logits (H, W), and the logit of the structure being in the image at all; see `RidgeUNet.decode`."""
         halved = np.stack([_halved(channel) for channel in prompts])
-        previous = prompts[_PREVIOUS]
+        previous = prompts[PREVIOUS]
         has_previous = bool(previous.any())
         scores, valid = self._classify(features, halved, has_previous, evidence)
         best = scores[..., 3] if valid[3] else scores[..., 0]
@@ -152,7 +151,7 @@ class RidgeUNetNumpy:
         height, width = halved.shape[1:]
         clamped = np.clip(scores, -3.0, 3.0)
         flags = np.array([valid[0], has_previous, evidence is not None], np.float32)
-        seen = np.concatenate([prompts[:_PREVIOUS], np.tanh(0.25 * previous)[None]])
+        seen = np.concatenate([prompts[:PREVIOUS], np.tanh(0.25 * previous)[None]])
         x = np.concatenate(
             [
                 _unshuffled(seen),
@@ -190,11 +189,11 @@ class RidgeUNetNumpy:
         strokes = np.stack(
             [
                 _moments(features.embedding[marked][None], halved[channel][marked][None, None])[0]
-                for channel in (_POSITIVE, _NEGATIVE)
+                for channel in (POSITIVE, NEGATIVE)
                 for marked in (halved[channel] > 0.0,)
             ]
         )
-        box, before = halved[_BOX, ::2, ::2], 1.0 / (1.0 + np.exp(-halved[_PREVIOUS, ::2, ::2]))
+        box, before = halved[BOX, ::2, ::2], 1.0 / (1.0 + np.exp(-halved[PREVIOUS, ::2, ::2]))
         inner = _moments(features.sparse, np.stack([box, before]))
         total = everywhere * np.float32(box.size)
         outer = np.stack([total * np.float32(box.max()) - inner[0], total - inner[1]])
@@ -272,12 +271,12 @@ class RidgeUNetNumpy:
 def measure_paths(halved: FloatArray, score: FloatArray) -> FloatArray:
     """Measure shortest paths to the prompts (h, w, 9); see `ridge_unet.measure_paths`."""
     _, height, width = halved.shape
-    box, positive, negative = halved[_BOX], halved[_POSITIVE], halved[_NEGATIVE]
+    box, positive, negative = halved[BOX], halved[POSITIVE], halved[NEGATIVE]
     outside = np.maximum(box.max() - box, 0.0)
     negative = np.maximum(negative, np.where(positive > 0.0, 0.0, outside))
     seeds = np.stack([positive, negative]) > SEED
     seeds &= ~seeds[::-1]
-    terrains = np.stack([halved[_IMAGE], score]).astype(np.float32)
+    terrains = np.stack([halved[IMAGE], score]).astype(np.float32)
     distances = np.where(seeds, np.float32(0.0), np.float32(FAR))[None].repeat(len(REACHES), axis=0)  # (T, 2, h, w)
     distances = np.ascontiguousarray(distances.transpose(3, 0, 1, 2))
     costs = [_step_costs(terrains.transpose(axes)) for axes in ((2, 0, 1), (1, 0, 2))]
@@ -329,9 +328,9 @@ def _filters(local: FloatArray) -> FloatArray:
 
 def _compare(filtered: FloatArray, halved: FloatArray) -> FloatArray:
     height, width, count = filtered.shape
-    box = halved[_BOX]
-    positive = (halved[_POSITIVE] + BOX_APPEARANCE * box).ravel()
-    negative = (halved[_NEGATIVE] + BOX_APPEARANCE * (box.max() - box) + PRIOR_APPEARANCE).ravel()
+    box = halved[BOX]
+    positive = (halved[POSITIVE] + BOX_WEIGHT * box).ravel()
+    negative = (halved[NEGATIVE] + BOX_WEIGHT * (box.max() - box) + PRIOR_WEIGHT).ravel()
     if not positive.any():
         return np.zeros((height, width, count + 1), np.float32)
     position = filtered.reshape(-1, count) * np.float32(BINS - 1)

@@ -51,7 +51,7 @@ def load_set(path: str | Path) -> SegmentationSet:
         DatasetError: If the file is missing, damaged, or of another layout; the message names it.
     """
     path = Path(path)
-    arrays, meta = read_arrays(path, ("images", "labels"))
+    arrays, meta = read_arrays(path, ("images", "labels"), optional=("negatives",))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim != 3 or images.shape != labels.shape or images.dtype != np.uint8 or labels.dtype not in _LABEL_TYPES:
         raise DatasetError(
@@ -63,18 +63,20 @@ def load_set(path: str | Path) -> SegmentationSet:
             f"{path}: expected at least one image, and square ones; got shape {images.shape}. Pad the images to a "
             "square with zeros."
         )
-    with np.load(path, allow_pickle=False) as archive:
-        if "negatives" in archive.files:
-            meta["negatives"] = archive["negatives"]
+    if "negatives" in arrays:
+        meta["negatives"] = arrays["negatives"]
     return SegmentationSet(str(meta.get("name", path.stem)), images, labels, bool(meta.get("instances")), meta)
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def read_arrays(
+    path: Path, names: Sequence[str], *, optional: Sequence[str] = ()
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read arrays of a set, whatever they are, and its description; never pickled objects, which could run code.
 
     Args:
         path: The `.npz` file.
         names: The arrays; `meta` is read besides.
+        optional: Arrays that the file may lack.
 
     Returns:
         The arrays by name, and the parsed `meta`.
@@ -85,7 +87,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
     """
     wanted = (*names, "meta")
     try:
-        arrays = _load_arrays(path, wanted)
+        arrays = _load_arrays(path, wanted, optional)
         meta = json.loads(str(arrays.pop("meta")))
     except DatasetError:
         raise
@@ -105,7 +107,7 @@ def subjects_of(meta: dict[str, Any], count: int) -> tuple[str, ...]:
     return tuple(map(str, subjects))
 
 
-def _load_arrays(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _load_arrays(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[Any]]:
     archive = np.load(path, allow_pickle=False)
     if isinstance(archive, np.ndarray):
         raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(wanted)}.")
@@ -113,7 +115,7 @@ def _load_arrays(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
         missing = [name for name in wanted if name not in archive.files]
         if missing:
             raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(wanted)}.")
-        return {name: archive[name] for name in wanted}
+        return {name: archive[name] for name in (*wanted, *optional) if name in archive.files}
 
 
 # Words by which kinds of images are told apart; whole ones, because CT is part of others, such as OCT.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scribblesegment.errors import ConfigError, MissingDependencyError, WeightsError
 from scribblesegment.io.fields import Fields, parse_json
 from scribblesegment.io.storage import PathLike, atomic_file
+from scribblesegment.weights.safetensors_numpy import read_header, read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,6 @@ DEFAULT_SIZE = 128
 _LARGEST_SIZE = 8192
 _LARGEST_OPTION = 1 << 20
 _DEEPEST_OPTION = 4
-_LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 # Training tools wrap the parameters under one of these names.
 _WRAPPERS = ("state_dict", "model", "averaged")
@@ -110,9 +110,7 @@ def load_network(path: PathLike) -> tuple[nn.Module, NetworkDescription]:
 
     from scribblesegment.models.factory import build_network
 
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}. Check the path, or add the network again.")
+    path = _existing(path)
     if path.suffix == ".safetensors":
         parameters, metadata = open_safetensors(path)
         description = _parse_description(metadata, path)
@@ -139,12 +137,9 @@ def load_arrays(path: PathLike) -> tuple[dict[str, NDArray[Any]], NetworkDescrip
         WeightsError: The file is missing or damaged.
         MissingDependencyError: It holds a network that needs PyTorch.
     """
-    from scribblesegment.weights.safetensors_numpy import read_safetensors
-
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}. Check the path, or add the network again.")
+    path = _existing(path)
     arrays, metadata = read_safetensors(path) if path.suffix == ".safetensors" else ({}, {})
+    _compare_checksum(path, metadata)
     description = _parse_description(metadata, path)
     if description is None or description.architecture != "ridge_unet" or not description.options.get("folded"):
         raise MissingDependencyError(
@@ -276,8 +271,7 @@ def open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(path.read_bytes(), metadata):
-            raise WeightsError(f"{path} is damaged: its checksum is wrong. Get it again.")
+        _compare_checksum(path, metadata)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}. Get it again.") from error
     return parameters, metadata
@@ -293,6 +287,18 @@ def _write_safetensors(
     content = save(parameters, metadata=described)
     with atomic_file(path, ".safetensors") as temporary:
         temporary.write_bytes(content)
+
+
+def _existing(path: PathLike) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}. Check the path, or add the network again.")
+    return path
+
+
+def _compare_checksum(path: Path, metadata: dict[str, str]) -> None:
+    if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != _checksum(path.read_bytes(), metadata):
+        raise WeightsError(f"{path} is damaged: its checksum is wrong. Get it again.")
 
 
 def _checksum(content: bytes, metadata: dict[str, str]) -> str:
@@ -405,20 +411,13 @@ class FileDescription:
 def describe_file(path: PathLike) -> FileDescription:
     """Read the description of a safetensors file, without torch.
 
-    The file begins with the header's length (8 bytes, little endian) and the header (JSON), whose entry
-    `__metadata__` holds strings only (https://github.com/huggingface/safetensors, "Format").
-
     Returns:
         The description; empty for files of other formats, for damaged files and for missing ones: whether a file can
         be used is for `load_network` to find out.
     """
     try:
         with Path(path).open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= _LONGEST_HEADER:
-                return FileDescription()
-            header = json.loads(file.read(length))
-        values = json.loads(header["__metadata__"][METADATA_KEY])
+            values = json.loads(read_header(file)["__metadata__"][METADATA_KEY])
         return FileDescription(str(values.get("name", "")), str(values.get("licence", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return FileDescription()

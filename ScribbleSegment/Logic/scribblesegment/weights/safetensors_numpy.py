@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[s
         WeightsError: The file is missing, damaged, of another format, or holds NaN or infinite numbers.
     """
     try:
-        content = path.read_bytes()
-        length = int.from_bytes(content[:8], "little")
-        if not 0 < length <= min(_LONGEST_HEADER, len(content) - 8):
-            raise ValueError("its header is not inside the file")
-        header: dict[str, Any] = json.loads(content[8 : 8 + length])
+        with path.open("rb") as file:
+            header = read_header(file)
+            data = memoryview(file.read())
         metadata = header.pop("__metadata__", {})
-        data = memoryview(content)[8 + length :]
         arrays = {name: _array(data, entry) for name, entry in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}. Get it again.") from error
@@ -41,6 +38,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[s
         if not np.isfinite(array).all():
             raise WeightsError(f"{path} holds NaN or infinite numbers in {name}: it is damaged. Get another file.")
     return arrays, {str(key): str(value) for key, value in metadata.items()}
+
+
+def read_header(file: IO[bytes]) -> dict[str, Any]:
+    """Read the header from a file's beginning; the tensors' bytes are what follows.
+
+    Raises:
+        ValueError: There is none.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    content = file.read(length) if 0 < length <= _LONGEST_HEADER else b""
+    if not content or len(content) != length:
+        raise ValueError("its header is not inside the file")
+    header: dict[str, Any] = json.loads(content)
+    return header
 
 
 def _array(data: memoryview, entry: dict[str, Any]) -> NDArray[np.float32]:
