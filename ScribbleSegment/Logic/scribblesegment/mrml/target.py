@@ -28,6 +28,9 @@ from scribblesegment.mrml.labelmaps import segment_on_plane
 from scribblesegment.mrml.source_image import SourceImage, SourceImages
 from scribblesegment.mrml.tags import read_drawing
 
+# The effect's parameter on the editor node: "1" if intensities are those of the volume's display window.
+AS_DISPLAYED = "Scribble Segment.IntensitiesAsDisplayed"
+
 
 @dataclass(frozen=True, eq=False)
 class EditTarget:
@@ -109,9 +112,6 @@ def target_of(editor_node: Any, segmentation_node: Any, segment_id: str, images:
 
 
 # The task of a segment ---------------------------------------------------------------------------------------------
-
-# The effect's parameter on the editor node: "1" if intensities are those of the volume's display window.
-AS_DISPLAYED = "Scribble Segment.IntensitiesAsDisplayed"
 
 _ATTRIBUTE = "ScribbleSegment.Task."
 _IDENTITY = "ScribbleSegment.Identity"
