@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -91,6 +91,7 @@ entries = st.builds(
 
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "S")), min_size=1, max_size=20), st.lists(entries))
+@example("liver", [an_entry(source="/A:"), an_entry(source="~/~b"), an_entry(source="file:///file:c")])
 @settings(max_examples=25)
 def test_any_set_comes_back_from_a_file_and_from_a_folder(tmp_path_factory, label_name, drawn):
     folder = tmp_path_factory.mktemp("sets")

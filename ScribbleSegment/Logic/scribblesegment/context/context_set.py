@@ -397,8 +397,9 @@ def _checked_source(source: str) -> str:
     if not isinstance(source, str):
         raise ContextError(f"The source is {source!r}, expected the name of the volume, or an empty text.")
     path = PureWindowsPath(source)  # takes both kinds of separators
-    name = path.name if path.anchor or source.startswith(("~", "file:")) else source
-    return _plain_text(name, "The source, the name of a volume,")
+    if path.name != source and (path.anchor or source.startswith(("~", "file:"))):
+        return _checked_source(path.name)  # which may name a drive in turn, and is to stay the same when read again
+    return _plain_text(source, "The source, the name of a volume,")
 
 
 def _plain_text(text: str, what: str) -> str:
