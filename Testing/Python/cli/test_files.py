@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import importlib.util
+import platform
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from scribblesegment.cli import files, weights
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.files import write_context_file
 from scribblesegment.context.store import FOLDER_VARIABLE, ContextStore
+from scribblesegment.inference import devices
 
 
 def test_slices_are_listed_as_ranges():
@@ -67,7 +73,24 @@ def test_the_installation_is_told(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     text = info(capsys)
     assert f"missing: {tmp_path / 'none'}" in text
-    assert "not installed: pip install torch" in text
+    assert "not installed: pip install 'scribblesegment[torch]'" in text
+
+
+def test_a_report_identifies_the_networks_and_no_person(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCRIBBLESEGMENT_WEIGHTS_DIR", str(tmp_path))
+    (tmp_path / "liver-of-jane-doe.pt").write_bytes(b"weights")
+    text = info(capsys, "--report")
+    assert f"scribblesegment         {scribblesegment.__version__}\n" in text
+    assert all(re.search(rf"^{name} +\S", text, re.MULTILINE) for name in ("python", "platform", "numpy", "device"))
+    present = {entry.name: entry.path() for entry in list_weights() if entry.embedded}
+    present["imported network 1"] = tmp_path / "liver-of-jane-doe.pt"
+    for name, path in present.items():
+        assert re.search(rf"^{name} +SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}$", text, re.MULTILINE)
+    personal = ("jane", str(tmp_path), str(Path.home()), platform.node(), getpass.getuser())
+    assert not [word for word in personal if len(word) > 2 and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+    monkeypatch.setattr(devices, "torch_problem", lambda: f"PyTorch cannot be loaded: {tmp_path}/libtorch.so.")
+    assert str(tmp_path) not in info(capsys, "--report")
+    assert run("info", "i.nrrd", "--report") == 2
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ LINES = {
     ),
     "weights import m.pt --name mine --yes": dict(action="import", what="m.pt", name="mine", yes=True),
     "weights list": dict(action="list", what=None, name=None, yes=False),
-    "info --series 3 i": dict(image=Path("i"), series="3"),
-    "info": dict(image=None, series=None),
+    "info --series 3 i": dict(image=Path("i"), series="3", report=False),
+    "info --report": dict(image=None, series=None, report=True),
+    "info": dict(image=None, series=None, report=False),
 }  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,10 @@ from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError
 
 _DIRECTIONS = (("left", "right"), ("back", "front"), ("feet", "head"))
+_PACKAGES = (
+    *("numpy", "scipy", "SimpleITK", "pillow", "pydicom", "torch", "safetensors", "scikit-image", "monai", "nnunetv2"),
+    *("nibabel", "highdicom", "dask"),
+)
 _ABOUT_STRAIGHT = 0.999  # cosine of 2.5 degrees
 
 
@@ -22,8 +29,16 @@ def info(
     ] = None,
     *,
     series: Series = None,
+    report: Annotated[
+        bool, Argument("--report", "print what an issue about a wrong result needs; nothing personal")
+    ] = False,
 ) -> None:
     """Without IMAGE: version, models and their licences, torch, and the device that is used."""
+    if report:
+        if image is not None or series is not None:
+            raise ConfigError("--report is about this installation. Give no image and no series with it.")
+        _report()
+        return
     if image is not None:
         if not image.is_dir() or series is not None or _list_series(image) == 1:
             _about_image(image, series)
@@ -33,10 +48,49 @@ def info(
     print(f"scribblesegment {scribblesegment.__version__}")
     print(f"python          {platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}")
     if importlib.util.find_spec("torch") is None:
-        print("torch           not installed: pip install torch")
+        print("torch           not installed: pip install 'scribblesegment[torch]'")
     else:
         _about_torch()
     _about_models()
+
+
+def _report() -> None:
+    """Print versions, platform, device and networks; no path, no name of a person, a computer or an imported file."""
+    from scribblesegment.inference.devices import torch_problem
+    from scribblesegment.weights.registry import list_weights, sha256_of
+
+    lines = [("scribblesegment", scribblesegment.__version__)]
+    lines += [("python", f"{platform.python_implementation()} {platform.python_version()}")]
+    lines += [
+        ("platform", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors")
+    ]
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            lines.append((package, importlib.metadata.version(package)))
+    if torch_problem() is None:
+        lines.append(("device", _device()))
+    elif importlib.util.find_spec("torch") is not None:
+        lines.append(("torch", "is installed and cannot be loaded"))  # the reason may hold paths
+    imported = 0
+    for entry in list_weights():
+        known = entry.embedded or bool(entry.url)
+        imported += not known
+        if entry.path().is_file():
+            name = entry.name if known else f"imported network {imported}"
+            lines.append((name, f"SHA-256 {sha256_of(entry.path())}"))
+    for name, value in lines:
+        print(f"{name:<24}{value}")
+
+
+def _device() -> str:
+    import torch
+
+    from scribblesegment.inference.devices import resolve_device
+
+    device = resolve_device("auto")
+    if torch.device(device).type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return f"{device}, {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
 
 
 def _about_torch() -> None:
