@@ -37,7 +37,7 @@ def main() -> int:
 
 def _demonstrate(output: Path) -> None:
     environment = ROOT / ".venv"
-    python = ensure_environment(environment)
+    python = ensure_environment(environment, ["torch"])
     image = _image_folder(python, output)
     scribbles, segmentation, overlay = (output / name for name in ("strokes.seg.nrrd", "organs.seg.nrrd", "organs.png"))
     draw = [str(python), "scripts/draw_strokes.py", str(image), str(STROKES), "-o", str(scribbles)]

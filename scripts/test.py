@@ -13,7 +13,7 @@ import sys
 
 from _environment import ROOT, SetupError, ensure_environment
 
-EXTRAS = ("batch", "dicom", "evaluation", "test")
+EXTRAS = ("batch", "dicom", "studies", "test")
 
 
 def main() -> int:

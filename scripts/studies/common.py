@@ -26,7 +26,7 @@ Row = dict[str, Any]
 # The sets hold resampled pictures that do not say how large a pixel was.
 PIXEL_MM = (1.0, 1.0)
 
-INSTALL = 'Install what studies need with: pip install "scribblesegment[evaluation]".'
+INSTALL = 'Install what studies need with: pip install "scribblesegment[studies]".'
 
 # The columns of every table of results; experiments leave empty what they do not measure.
 WORDS = ("procedure", "set", "task", "subject", "level", "method", "part", "failure")
