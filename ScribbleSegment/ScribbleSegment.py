@@ -1,5 +1,7 @@
 """Module Scribble Segment: network, device and packages in one place, and the way to the Segment Editor."""
 
+from pathlib import Path
+
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
@@ -15,6 +17,10 @@ from slicer.util import VTKObservationMixin
 from ScribbleSegmentLib.Logic import EmbeddedModel
 from ScribbleSegmentLib.Packages import RequiredPackages
 from ScribbleSegmentLib.Widget import ModulePanel, ScribbleSegmentParameterNode
+
+
+RESOURCES = Path(__file__).resolve().parent / "Resources"
+SAMPLE_SHA256 = "d3987f1dc47c346549315a531875d9c1a82a7c4d4c1478c8c8ba4b2f932a3c6e"
 
 
 class ScribbleSegment(ScriptedLoadableModule):
@@ -35,6 +41,23 @@ class ScribbleSegment(ScriptedLoadableModule):
             "Based on ScribblePrompt (Wong et al., ECCV 2024) and Interactive Scribble Segmentation (Lowes et al., "
             "NLDL 2023)."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the synthetic abdomen that comes with the extension (scripts/sample_data.py) in the module Sample Data."""
+    import SampleData
+
+    name = "ScribbleSegmentAbdomen"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="Scribble Segment",
+        sampleName=name,
+        thumbnailFileName=str(RESOURCES / "Icons" / f"{name}.png"),
+        uris=(RESOURCES / "SampleData" / f"{name}.nrrd").as_uri(),
+        fileNames=f"{name}.nrrd",
+        nodeNames=name,
+        checksums=f"SHA256:{SAMPLE_SHA256}",
+    )
 
 
 class ScribbleSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -23,7 +23,7 @@ from .SegmentEditorAccess import openSegmentEditor
 
 
 class SampleDataSection:
-    """Loads one of Slicer's own sample volumes."""
+    """Loads the extension's own sample volume or one of Slicer's."""
 
     def __init__(self, ui, onLoaded: Callable[[slicer.vtkMRMLScalarVolumeNode], None]) -> None:
         """Use the widgets of a form.
@@ -34,7 +34,11 @@ class SampleDataSection:
         """
         self._ui = ui
         self._onLoaded = onLoaded
-        for label, name in ((_("CT of a chest"), "CTChest"), (_("MR of a head"), "MRHead")):
+        for label, name in (
+            (_("Synthetic abdomen, comes with the extension"), "ScribbleSegmentAbdomen"),
+            (_("CT of a chest"), "CTChest"),
+            (_("MR of a head"), "MRHead"),
+        ):
             ui.sampleComboBox.addItem(label, name)
         ui.loadSampleButton.connect("clicked()", self.load)
         self._say("")
