@@ -18,7 +18,6 @@ from ScribbleSegmentLib.Logic import EmbeddedModel
 from ScribbleSegmentLib.Packages import RequiredPackages
 from ScribbleSegmentLib.Widget import ModulePanel, ScribbleSegmentParameterNode
 
-
 RESOURCES = Path(__file__).resolve().parent / "Resources"
 SAMPLE_SHA256 = "d3987f1dc47c346549315a531875d9c1a82a7c4d4c1478c8c8ba4b2f932a3c6e"
 
