@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import qt
+from slicer.i18n import tr as _
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.context.store import ContextStore
@@ -103,7 +104,7 @@ class TaskContexts:
         context = self.get(task)
         known = self._known[task.key]
         if known.problem:
-            raise ContextError(f"{known.problem} Choose another name for the task.")
+            raise ContextError(" ".join([known.problem, _("Choose another name for the task.")]))
         if context is None:
             known.changes.append(change)
             return

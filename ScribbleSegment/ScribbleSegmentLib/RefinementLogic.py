@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 
     from .RefinementPanel import RefinementPanel
 
+# Translated here because a worker, which needs it, must not call Qt.
+_OTHER_LABELS = _(
+    "The result was made by a network with the labels {expected}; {network} has {found}. Press 'Run network' first."
+)
+
 _NETWORKS_KEY = "ScribbleSegment/CorrectedNetworks"
 
 # How often progress is shown while something is computed. Without a graphics card, every change of a window with slice
@@ -384,8 +389,9 @@ class RefinementLogic:
         network = correction.network
         if tuple(network.labels) != source.labels:
             raise NetworkError(
-                f"The result was made by a network with the labels {', '.join(source.labels)}; {network.name} has "
-                f"{', '.join(network.labels)}. Press 'Run network' first."
+                _OTHER_LABELS.format(
+                    expected=", ".join(source.labels), network=network.name, found=", ".join(network.labels)
+                )
             )
         return correction.refine(
             LabelScribbles.from_labels(painted),

@@ -115,7 +115,9 @@ def test_a_failing_command_is_named(tmp_path):
 
 def test_commits_are_checked_by_the_pinned_ruff():
     (pinned,) = re.findall(r"^ruff==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))) == {pinned}
+    assert set(re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))) == {
+        pinned
+    }
 
 
 def test_every_dependency_is_pinned_and_satisfies_its_bound():
