@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -282,7 +283,8 @@ def load_method(name: str, *, device: str = "auto", alone: bool = False) -> Meth
     """Load a method, once; it then serves one image after another.
 
     Args:
-        name: One of `CLASSICAL`, `LABEL_FUSION`, a network's name ("default") or the path of its weights,
+        name: One of `CLASSICAL`, `LABEL_FUSION`, "random-walker-90" and "grabcut-object", which are classical methods
+            with their obvious settings (docs/evaluation.md), a network's name ("default") or the path of its weights,
             `INTERACTIVE+IN_CONTEXT` for both (SP+UVS), or `FILE.py:FUNCTION` for what a function returns.
         device: Where networks run: "auto" or a torch device name.
         alone: Whether a network is never shown a context.
@@ -298,8 +300,12 @@ def load_method(name: str, *, device: str = "auto", alone: bool = False) -> Meth
         return ClassicalMethod(grow_from_seeds)
     if name == "random-walker":
         return ClassicalMethod(random_walker)
-    if name == "grabcut":
+    if name == "random-walker-90":
+        return ClassicalMethod(partial(random_walker, beta=90))
+    if name in ("grabcut", "grabcut-object"):
         require_package("cv2", purpose="GrabCut", remedy=f"It is part of OpenCV. {INSTALL}")
+        if name == "grabcut-object":
+            return ClassicalMethod(partial(grabcut, unmarked_is_object=True))
         return ClassicalMethod(grabcut, from_box=lambda image, seeds: grabcut(image, seeds, unmarked_is_object=True))
     if name == LABEL_FUSION:
         return LabelFusion()
