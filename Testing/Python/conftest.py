@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -14,6 +17,34 @@ ROOT = Path(__file__).resolve().parents[2]
 # A shared or slow machine must not fail a property by its speed; CI repeats the same examples in every run.
 hypothesis.settings.register_profile("scribblesegment", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("scribblesegment")
+
+
+_IMPORTS_TORCH = re.compile(r"^(import|from) (torch|scribblesegment\.(models|training|refinement))\b", re.MULTILINE)
+
+
+class _NoTorch:
+    """Lets PyTorch be missing, as in Slicer before anybody has installed it."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "run as where PyTorch is missing; files that import it are left out"
+    parser.addoption("--without-torch", action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-torch"):
+        sys.meta_path.insert(0, _NoTorch())  # type: ignore[arg-type]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--without-torch"):
+        return None
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    return True if file.is_file() and _IMPORTS_TORCH.search(file.read_text(encoding="utf-8")) else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -92,12 +92,13 @@ def test_only_what_is_new_or_changed_is_done_again_and_a_result_corrected_by_han
 
 def test_what_a_killed_program_left_half_written_is_removed(folders):
     folders.run(load_threshold)
+    records = folders.output / FOLDER
     leftovers = [
         folders.output / f".scribblesegment-{'0' * 32}.seg.nrrd",
-        folders.output / FOLDER / f".scribblesegment-{'f' * 32}.json",
+        records / f".scribblesegment-{'f' * 32}.json",
     ]
-    leftovers.append(folders.output / FOLDER / "context-1.context.zip")
-    kept = [folders.output / "notes.txt", folders.output / ".hidden.json", folders.output / FOLDER / "notes.json"]
+    leftovers.append(records / "context-1.context.zip")
+    kept = [folders.output / "notes.txt", folders.output / ".hidden.json", records / "notes.json"]
     for path in (*leftovers, *kept):
         path.write_bytes(b"x")
     folders.run(load_threshold)

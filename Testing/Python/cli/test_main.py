@@ -128,17 +128,17 @@ NEEDED = {
 }
 # Texts by command, option, and what is said about them.
 UNREADABLE = {
-    ("segment", "--click", "is no click"): ["1,2,3", "1,+", "1,2,3,4,+", "1,2.5,3,+", "1,2,3,x", "1,2,3,2+", ""],
+    ("segment", "--click", "is not a click"): ["1,2,3", "1,+", "1,2,3,4,+", "1,2.5,3,+", "1,2,3,x", "1,2,3,2+", ""],
     ("segment", "--click", "labels are numbered from 1"): ["1,2,3,+0"],
-    ("segment", "--box", "is no box"): ["1,2,3", "1,2,3,4,5", "1,2,3,4,-2", "1,2,3,4,+", "1,2,3,4,5,6,7,8"],
+    ("segment", "--box", "is not a box"): ["1,2,3", "1,2,3,4,5", "1,2,3,4,-2", "1,2,3,4,+", "1,2,3,4,5,6,7,8"],
     ("segment", "--box", "labels are numbered from 1"): ["1,2,3,4,+0"],
-    ("segment", "--slice", "is no slice"): ["x:3", "k:", "k:-1"],
+    ("segment", "--slice", "is not a slice"): ["x:3", "k:", "k:-1"],
     ("segment", "--threshold", "invalid float"): ["half"],
-    ("propagate", "--axis", "is no axis"): ["x", "kj", ""],
-    ("propagate", "--range", "is no range"): ["5", "9-5", "-1-5"],
+    ("propagate", "--axis", "is not an axis"): ["x", "kj", ""],
+    ("propagate", "--range", "is not a range"): ["5", "9-5", "-1-5"],
     ("batch", "--workers", "invalid int"): ["many"],
-    ("batch", "--window", "is no window"): ["", "40", "40,40", "400/-40", "a b", "nan,1", "-1e308,1e308", "0,1,2"],
-    ("refine", "--new-label", "is no new label"): ["4", "=tumour", "4=", "x=tumour", "-4=tumour"],
+    ("batch", "--window", "is not a window"): ["", "40", "40,40", "400/-40", "a b", "nan,1", "-1e308,1e308", "0,1,2"],
+    ("refine", "--new-label", "is not a new label"): ["4", "=tumour", "4=", "x=tumour", "-4=tumour"],
 }
 
 
@@ -170,7 +170,6 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, match, capsys):
     [
         ("4d.nii.gz", np.zeros((2, 3, 4, 5), np.uint8), "4 dimensions"),
         ("truncated.nrrd", np.zeros((4, 20, 24), np.int16), "Cannot read"),
-        ("empty.nrrd", b"", "no content"),
         ("text.xyz", b"hello", "unknown extension"),
         ("absent.nrrd", None, "no such file"),
     ],

@@ -181,9 +181,7 @@ def test_context_sets_are_shown_for_the_segments_of_their_names(propagate, tmp_p
 def test_the_axis_along_which_few_slices_have_labels_is_found(axis, offsets):
     indices = [(9, 11, 8)[axis] + offset for offset in offsets]
     assert annotated_axis(Volume(slices_of(LIVER, axis, indices), STRAIGHT)) == axis
-
-
-def test_organs_side_by_side_do_not_look_like_slices_and_an_axis_of_one_slice_leads_nowhere():
+    # Organs side by side do not look like slices, and an axis of one slice leads nowhere.
     assert annotated_axis(Volume(slices_of(LIVER | SPLEEN, 0, (8, 9, 10)), STRAIGHT)) == 0
     labels = np.zeros((1, 24, 30), np.uint8)
     labels[0, 5:15, 8] = labels[0, 5:15, 20] = 1

@@ -174,7 +174,7 @@ def test_options_reach_the_network_and_the_refinement(refine, monkeypatch):
         ),
         (("--new-label", "2=cyst"), "Label 2 is the network's 'spleen'"),
         (("--new-label", "255=cyst"), "255 marks the background"),
-        (("--new-label", "5=cyst"), "The new label 5 (cyst) is nowhere painted"),
+        (("--new-label", "5=cyst"), "The new label 5 (cyst) is not painted anywhere"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(refine, tmp_path, capsys, options, match):
@@ -188,26 +188,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(refine, tmp_path, capsys, 
 # Code that comes with a network.
 
 
-def test_code_runs_only_if_it_is_trusted(refine, tmp_path, capsys):
+def test_code_runs_only_if_it_is_trusted_or_somebody_at_the_terminal_agrees(refine, tmp_path, monkeypatch, capsys):
     code = "from torch import nn\nprint('this code ran')\ndef make():\n    return nn.Conv2d(1, 3, 1)\n"
     (tmp_path / "nets.py").write_text(code)
     fixes = paint(tmp_path / "fix.nrrd", TO_SPLEEN, shape=SHAPE)
     options = (tmp_path / "image.nrrd", "--network", f"{tmp_path / 'nets.py'}:make", "--corrections", fixes)
     options = ("refine", *options, "-o", tmp_path / "o.nrrd", "--iterations", "1")
-    assert run(*options) == 2
-    captured = capsys.readouterr()
-    assert "--trust" in captured.err
-    assert "this code ran" not in captured.out
-    assert run(*options, "--trust") == 0
-    captured = capsys.readouterr()
-    assert "this code ran" in captured.out
-    assert captured.err.startswith("note: ")
-
-
-@pytest.mark.parametrize(
-    ("answer", "runs"), [("y\n", True), ("Yes\n", True), ("\n", False), ("n\n", False), ("", False)]
-)
-def test_somebody_at_a_terminal_is_asked(monkeypatch, capsys, answer, runs):
-    monkeypatch.setattr("sys.stdin.readline", lambda: answer, raising=False)
-    assert ask_on_terminal("It holds code.") is runs
-    assert capsys.readouterr().err == "It holds code. Run it? [y/N] "
+    for trust, code, note in (((), 2, "--trust"), (("--trust",), 0, "note: ")):
+        assert run(*options, *trust) == code
+        captured = capsys.readouterr()
+        assert note in captured.err
+        assert ("this code ran" in captured.out) == (code == 0)
+    for answer, runs in (("y\n", True), ("Yes\n", True), ("\n", False), ("n\n", False), ("", False)):
+        monkeypatch.setattr("sys.stdin.readline", lambda answer=answer: answer, raising=False)
+        assert ask_on_terminal("It holds code.") is runs
+        assert capsys.readouterr().err == "It holds code. Run it? [y/N] "

@@ -60,7 +60,7 @@ def test_an_imported_network_segments_an_image(tmp_path, folder, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("weights eat a", "'eat' is no action. Give one of list, fetch, import, remove"),
+        ("weights eat a", "'eat' is not an action. Give one of list, fetch, import, remove"),
         ("weights list a", "weights list takes no name"),
         ("weights fetch", "weights fetch takes a name or a file"),
         ("weights fetch nothing", "no weights named 'nothing'"),

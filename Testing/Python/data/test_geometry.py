@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -98,16 +99,6 @@ def test_voxels_and_millimetres_are_inverse_to_each_other(grid, kji):
     assert grid.is_sheared == (np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4)
 
 
-def test_the_matrix_is_copied_and_read_only():
-    matrix = np.eye(4)
-    grid = Grid((2, 2, 2), matrix)
-    matrix[0, 0] = 7
-    assert grid.ijk_to_mm[0, 0] == 1
-    for array in (grid.ijk_to_mm, grid.steps_kji_mm, grid.mm_to_kji, grid.origin_mm):
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0
-
-
 def test_a_tie_goes_to_the_lower_index():
     assert nearest_index([-0.5, 0.5, 1.5 + 1e-9, 1.51, 1.49, 2.0]).tolist() == [-1, 0, 1, 2, 1, 2]
 
@@ -132,7 +123,9 @@ def test_a_plane_along_the_axes_is_one_slice_as_the_volume_cuts_it(grid, axis, d
 
     values = np.arange(np.prod(grid.shape)).reshape(grid.shape)
     expected = Volume(values, grid.ijk_to_mm).slice(axis, index)
-    np.testing.assert_array_equal(sample(values, grid, plane), expected.image)
+    found = sample(values, grid, plane)
+    np.testing.assert_array_equal(found, expected.image)
+    assert (np.shares_memory(found, values), found.dtype) == (True, values.dtype)
     np.testing.assert_allclose(plane.spacing_mm, expected.spacing_mm)
 
     voxels = plane_voxels(grid, plane)
@@ -152,31 +145,17 @@ def test_a_plane_between_two_slices_is_the_lower_one(axis, sign):
         assert plane.voxel_slice == (axis, index)
 
 
-def test_the_view_of_a_slice_is_neither_copied_nor_converted():
-    array = np.zeros((6, 8, 10), np.int16)
-    for normal in np.eye(3):
-        view = sample(array, a_grid(), plane_through(a_grid(), (2, 3, 4), normal))
-        assert np.shares_memory(view, array)
-        assert view.dtype == np.int16
-
-
 def test_a_tilt_within_a_quarter_of_a_voxel_still_shows_the_slice():
     grid = a_grid((5, 100, 100))
     centre = grid.to_mm((2, 49.5, 49.5))
     assert plane_through(grid, centre, (0.0049, 0, 1)).voxel_slice == (0, 2)
+    far_beside = centre + 500 * np.array([1, 0, -0.002])
+    assert plane_through(grid, far_beside, (0.002, 0, 1)).voxel_slice == (0, 2)
     assert plane_through(grid, centre, (0.0051, 0, 1)).voxel_slice is None
     assert plane_through(grid, centre, (0.003, 0.003, 1)).voxel_slice is None
     thick = a_grid((5, 100, 100), (0.5, 0.5, 4.0))  # a quarter of a voxel is 1 mm here, and half the grid 25 mm
     assert plane_through(thick, thick.to_mm((2, 49.5, 49.5)), (0.039, 0, 1)).voxel_slice == (0, 2)
     assert plane_through(thick, thick.to_mm((2, 49.5, 49.5)), (0.041, 0, 1)).voxel_slice is None
-
-
-def test_a_tilted_plane_given_by_a_point_far_beside_the_grid_is_the_slice_it_runs_through():
-    grid = a_grid((5, 100, 100))
-    normal = np.array([0.002, 0, 1])
-    centre = grid.to_mm((2, 49.5, 49.5))
-    along = np.array([1, 0, -0.002])
-    assert plane_through(grid, centre + 500 * along, normal).voxel_slice == (0, 2)
 
 
 @pytest.mark.parametrize("k", [-0.45, 4.45])
@@ -256,7 +235,7 @@ def test_columns_run_along_the_hint_and_rows_across():
     projected = np.array([-1, 0.25, -0.25])
     np.testing.assert_allclose(plane.column_step_mm, projected / np.linalg.norm(projected))
     np.testing.assert_allclose(np.cross(plane.column_step_mm, plane.row_step_mm), plane.normal)
-    np.testing.assert_allclose(plane.normal, np.array([0, 1, 1]) / np.sqrt(2))
+    np.testing.assert_allclose(plane.normal, np.array([0, 1, 1]) / np.sqrt(2), atol=1e-12)
     across = plane_through(grid, (10, 10, 10), (0, 1, 1), column_hint=(0, 1, 1))  # as good as none
     np.testing.assert_allclose(across.column_step_mm, (1, 0, 0))
 
@@ -345,66 +324,17 @@ def test_a_solid_mask_leaves_no_hole_when_it_is_read_back(cut):
     assert read[inside & away_from_ties].all()
 
 
-@relaxed
-@given(cuts(), st.data())
-def test_a_large_mask_is_read_back_as_it_was_drawn_except_near_its_border(cut, data):
-    grid, plane = cut
-    centre = np.array([data.draw(st.floats(0, side - 1)) for side in plane.shape])
-    radius_mm = data.draw(st.floats(1, 20))
-    distance = np.linalg.norm((all_pixels(plane) - centre) * plane.spacing_mm, axis=-1)
-    mask = distance <= radius_mm
-    voxels = plane_voxels(grid, plane)
-    labels = np.zeros(grid.shape, bool)
-    labels[tuple(voxels.kji.T)] = mask[tuple(voxels.pixels.T)]
-    read = sample(labels, grid, plane, nearest=True)
-    kji = grid.to_kji(plane.to_mm(all_pixels(plane)))
-    inside = ((kji > -0.499) & (kji < np.array(grid.shape) - 0.501)).all(axis=-1)
-    inside &= (np.abs(kji % 1 - 0.5) > 1e-4).all(axis=-1)
-    reach_mm = np.linalg.norm(grid.steps_kji_mm, axis=1).sum() / 2 + max(plane.spacing_mm)
-    assert read[inside & (distance < radius_mm - reach_mm)].all()
-    assert not read[inside & (distance > radius_mm + reach_mm)].any()
-
-
-@relaxed
-@given(grids(), directions(), st.floats(0, 1))
-def test_parallel_planes_one_thickness_apart_share_no_voxel_and_together_hold_all(grid, normal, start):
-    distances = (grid.corners_mm() - grid.origin_mm) @ normal
-    step = thickness_mm(grid, normal)
-    owners = np.zeros(grid.shape, int)
-    for place in np.arange(distances.min() - start * step, distances.max() + step, step):
-        try:
-            plane = plane_through(grid, grid.origin_mm + place * normal, normal)
-        except GeometryError:
-            continue
-        if plane.voxel_slice is not None:
-            return  # slices take in a tilt, so that they are a little closer than their thickness
-        owners[tuple(plane_voxels(grid, plane).kji.T)] += 1
-    assert owners.max() <= 1
-    # Planes beside the grid may own the outermost corners of it; all else belongs to one plane.
-    centres = (grid.to_mm(np.stack(np.indices(grid.shape), axis=-1)) - grid.origin_mm) @ normal
-    well_inside = (centres > distances.min() + step) & (centres < distances.max() - step)
-    assert (owners[well_inside] == 1).all()
-
-
 @pytest.mark.parametrize("normal", [(0, 1, 1), (1, 1, 1), (1, 0, -1)])
-def test_diagonal_planes_whose_ties_are_exact_share_no_voxel_either(normal):
-    grid = a_grid((12, 12, 12))
+@pytest.mark.parametrize("start", [0.0, 0.25, 0.5, 0.3])
+def test_parallel_planes_one_thickness_apart_share_no_voxel_also_where_ties_are_exact(normal, start):
+    grid, owners = a_grid((12, 12, 12)), np.zeros((12, 12, 12), int)
     unit = np.array(normal) / np.linalg.norm(normal)
     step = thickness_mm(grid, unit)
-    for start in (0.0, 0.25, 0.5):
-        owners = np.zeros(grid.shape, int)
-        for number in range(-8, 9):
-            voxels = plane_through_or_none(grid, (5.5 + start) * np.ones(3) + number * step * unit, unit)
-            if voxels is not None:
-                owners[tuple(voxels.kji.T)] += 1
-        assert owners[1:-1, 1:-1, 1:-1].min() == owners.max() == 1
-
-
-def plane_through_or_none(grid, point, normal):
-    try:
-        return plane_voxels(grid, plane_through(grid, point, normal))
-    except GeometryError:
-        return None
+    for number in range(-8, 9):
+        with contextlib.suppress(GeometryError):  # some lie beside the grid
+            plane = plane_through(grid, (5.5 + start) * np.ones(3) + number * step * unit, unit)
+            owners[tuple(plane_voxels(grid, plane).kji.T)] += 1
+    assert owners[1:-1, 1:-1, 1:-1].min() == owners.max() == 1
 
 
 @relaxed
@@ -423,18 +353,6 @@ def test_the_voxels_of_a_region_are_those_of_the_plane_that_belong_to_its_pixels
     assert len(part.kji) == len(part.pixels) == kept.sum()
 
 
-@relaxed
-@given(cuts())
-def test_the_rows_of_a_raster_share_its_voxels_out_among_them(cut):
-    grid, plane = cut
-    height, width = plane.shape
-    rows = [plane_voxels(grid, plane, ((row, row + 1), (0, width))).kji for row in range(height)]
-    columns = [plane_voxels(grid, plane, ((0, height), (column, column + 1))).kji for column in range(width)]
-    whole = sorted(map(tuple, plane_voxels(grid, plane).kji.tolist()))
-    assert sorted(map(tuple, np.concatenate(rows).tolist())) == whole
-    assert sorted(map(tuple, np.concatenate(columns).tolist())) == whole
-
-
 # Comparison and storage ----------------------------------------------------------------------------------------------
 
 
@@ -451,21 +369,15 @@ def test_a_plane_matches_itself_seen_from_behind_with_another_raster_and_not_its
     assert plane.matches(beside, tolerance_mm=0.11)
 
 
-def test_a_tilted_plane_is_another_plane_though_they_share_a_point():
-    grid = a_grid((20, 20, 20))
+def test_planes_that_share_a_point_or_are_thinner_than_the_tolerance_are_told_apart():
+    grid, fine = a_grid((20, 20, 20)), a_grid(spacing_ijk=(0.01, 0.01, 0.01))
     straight = plane_through(grid, (10, 10, 10), (0, 1, 1))
-    tilted = plane_through(grid, (10, 10, 10), (0, 1.02, 1))
-    assert not straight.matches(tilted)
+    assert not straight.matches(plane_through(grid, (10, 10, 10), (0, 1.02, 1)))
     pixel = SlicePlane((1, 1), (0, 0, 0), (0.01, 0, 0), (0, 0.01, 0))
     assert not pixel.matches(SlicePlane((1, 1), (0, 0, 0), (0.01, 0, 0), (0, 0, 0.01)))
-
-
-def test_slices_thinner_than_the_tolerance_are_told_apart():
-    grid = a_grid(spacing_ijk=(0.01, 0.01, 0.01))
-    first = plane_through(grid, grid.to_mm((2, 0, 0)), (0, 0, 1))
-    second = plane_through(grid, grid.to_mm((3, 0, 0)), (0, 0, 1))
-    assert not first.matches(second)
-    assert first.matches(plane_through(grid, grid.to_mm((2.2, 0, 0)), (0, 0, -1)))
+    first = plane_through(fine, fine.to_mm((2, 0, 0)), (0, 0, 1))
+    assert not first.matches(plane_through(fine, fine.to_mm((3, 0, 0)), (0, 0, 1)))
+    assert first.matches(plane_through(fine, fine.to_mm((2.2, 0, 0)), (0, 0, -1)))
 
 
 @relaxed

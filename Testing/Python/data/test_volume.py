@@ -1,6 +1,9 @@
-"""Volumes and label volumes: voxels with their place in the patient."""
+"""Volumes and label volumes: voxels with their place in the patient; and checks at the doors of the package."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -8,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from scribblesegment.data import validation
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
-from scribblesegment.errors import GeometryError, ImageError
+from scribblesegment.errors import ConfigError, GeometryError, ImageError
 
 
 @st.composite
@@ -79,12 +84,14 @@ def test_neither_voxels_nor_matrix_can_be_changed_through_the_volume():
     assert volume.array[0, 0, 0] == 3
 
 
-def test_a_sheared_grid_is_represented_and_recognised():
-    matrix = np.eye(4)
-    matrix[1, 2] = 0.2
+def test_sheared_and_very_anisotropic_grids_are_kept_and_rounding_in_the_last_row_is_removed():
+    matrix = np.diag((1e-5, 1e-5, 10.0, 1.0))
+    assert not Volume(np.zeros((1, 1, 1)), matrix).is_sheared
+    matrix[1, 2], matrix[3, 0] = 5.0, 1e-17
     volume = Volume(np.zeros((1, 1, 1)), matrix)
     assert volume.is_sheared
-    np.testing.assert_array_equal(volume.ijk_to_ras, matrix)
+    np.testing.assert_array_equal(volume.ijk_to_ras[:3], matrix[:3])
+    assert volume.ijk_to_ras[3].tolist() == [0, 0, 0, 1]
 
 
 def test_other_voxels_on_the_same_grid_keep_matrix_and_type():
@@ -111,11 +118,8 @@ def test_a_small_rotation_shows_at_the_far_corner():
     turned[:3, :3] = Rotation.from_euler("z", 0.001).as_matrix()
     small, large = np.zeros((1, 2, 2)), np.zeros((1, 500, 500))
     assert Volume(small, np.eye(4)).same_grid(Volume(small, turned))
+    assert not Volume(small, np.eye(4)).same_grid(Volume(small[:, :1], np.eye(4)))
     assert not Volume(large, np.eye(4)).same_grid(Volume(large, turned))
-
-
-def test_grids_of_other_shapes_differ():
-    assert not a_volume().same_grid(a_volume((3, 4, 6)))
 
 
 def test_labels_present_are_listed_without_background():
@@ -126,12 +130,18 @@ def test_labels_present_are_listed_without_background():
     assert LabelVolume(labels.astype(np.uint32) * 1000, np.eye(4)).labels_present() == (2000, 300000)
 
 
+PARALLEL = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
         *((lambda s=s: Volume(np.zeros(s), np.eye(4)), ImageError) for s in ((2, 2), (1, 2, 2, 2), (0, 2, 2))),
         (lambda: Volume(np.full((1, 1, 1), "a"), np.eye(4)), ImageError),
-        (lambda: Volume(np.zeros((1, 1, 1)), np.diag((1.0, 1.0, 0.0, 1.0))), GeometryError),
+        *(
+            (lambda m=m: Volume(np.zeros((1, 1, 1)), m), GeometryError)
+            for m in (np.eye(3), np.diag((1.0, 1, 1, 2)), np.diag((1.0, 1, 0, 1)), np.full((4, 4), np.nan), PARALLEL)
+        ),
         (lambda: a_volume().with_array(np.zeros((3, 4, 6))), GeometryError),
         *(
             (lambda a=a, i=i: a_volume().slice(a, i), GeometryError)
@@ -147,3 +157,52 @@ def test_labels_present_are_listed_without_background():
 def test_what_is_no_volume_slice_or_segment_is_refused(make, error):
     with pytest.raises(error):
         make()
+
+
+# Checks -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_is_shared_only_if_nobody_can_change_it():
+    own = np.zeros(3, np.float32)
+    assert validation.read_only(own, np.float32) is not own
+    own.flags.writeable = False
+    assert validation.read_only(own, np.float32) is own
+    for other in (own.astype(np.float64), own[:], np.zeros((2, 3), np.float32).T):
+        kept = validation.read_only(other, np.float32)
+        assert not np.shares_memory(kept, other)
+        assert not kept.flags.writeable
+        assert kept.flags.c_contiguous
+
+
+@dataclass(frozen=True)
+class Config:
+    weight: Annotated[float, Range(0, 1)] = 0.5
+    share: Annotated[float, Range(0, 1, exclusive=True)] = 0.5
+    count: Annotated[int, Range(1)] = 1
+    limit: Annotated[float | None, Range(high=9)] = None
+    name: str = "x"
+
+    def __post_init__(self):
+        check_ranges(self)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"weight": -0.1}, "weight is -0.1; give a finite number from 0 to 1"),
+        ({"weight": float("nan")}, "weight is nan"),
+        ({"weight": "1"}, "weight is '1'"),
+        ({"share": 0.0}, "share is 0.0; give a finite number above 0 below 1"),
+        ({"share": 1.0}, "share is 1.0"),
+        ({"count": 0}, "count is 0; give a whole number from 1"),
+        ({"count": 1.0}, "count is 1.0"),
+        ({"count": True}, "count is True"),
+        ({"count": None}, "count is None"),
+        ({"limit": 10}, "limit is 10; give a finite number to 9"),
+    ],
+)
+def test_fields_of_a_config_outside_their_ranges_are_refused(fields, words):
+    Config(weight=0, share=0.01, count=np.int64(7), limit=9)
+    Config(weight=np.float32(1))
+    with pytest.raises(ConfigError, match=words):
+        Config(**fields)

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from scribblesegment.data.volume import Volume
 from scribblesegment.errors import FileFormatError, ImageError, ScribbleSegmentError
-from scribblesegment.io import read_labelmap, read_volume, write_labelmap
+from scribblesegment.io import read_labelmap, read_volume
 
 LABEL_FORMATS = ("nrrd", "nii", "nii.gz", "mha", "seg.nrrd", "png", "tif")
 
@@ -241,23 +240,6 @@ def test_a_picture_of_absurd_size_takes_no_memory(tmp_path):
 
 
 # --- Writing ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("extension", LABEL_FORMATS)
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, extension, monkeypatch):
-    path = tmp_path / f"labels.{extension}"
-    old = Volume(np.ones((1, 3, 4), np.uint8), np.eye(4))
-    write_labelmap(path, old)
-    before = path.read_bytes()
-
-    def refuse(source, target):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(FileFormatError, match="Permission denied"):
-        write_labelmap(path, old.with_array(np.zeros((1, 3, 4), np.uint8)))
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == [path.name]
 
 
 FULL_DISK = """

@@ -24,9 +24,9 @@ def a_program(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def write(target: Path, error: BaseException | None = None, text: str = "new") -> None:
+def write(target: Path, error: BaseException | None = None) -> None:
     with atomic_file(target, ".nrrd") as temporary:
-        temporary.write_text(text)
+        temporary.write_text("new")
         assert temporary.parent == target.parent
         assert temporary.name.endswith(".nrrd")
         assert not target.exists() or target.read_text() == "old"
@@ -207,7 +207,6 @@ def test_texts_that_are_no_json_are_refused(data):
         (11, lambda fields: fields.integer("a", 0, 10), "11, expected"),
         (-1, lambda fields: fields.integer("a", 0, 10), "-1, expected"),
         (1.0, lambda fields: fields.integer("a", 0, 10), "1.0, expected"),
-        (True, lambda fields: fields.integer("a", 0, 10), "a truth value, expected"),
         (None, lambda fields: fields.integer("a", 0, 10), "null, expected"),
         ([1], lambda fields: fields.integers("a", 2, 0, 10), "a list of 2"),
         ([1, "1"], lambda fields: fields.integers("a", 2, 0, 10), "a text, expected"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 
@@ -34,14 +35,14 @@ class Timer:
         Timer.running.discard(self)
 
 
-if "qt" not in sys.modules:
-    qt: Any = ModuleType("qt")
-    qt.QTimer = Timer
-    sys.modules["qt"] = qt
-if "slicer.i18n" not in sys.modules:
-    i18n: Any = ModuleType("slicer.i18n")
-    i18n.tr = lambda text: text
-    sys.modules["slicer.i18n"] = i18n
+pytest.importorskip("slicer", reason="needs slicer-core")
+qt, translation = ModuleType("qt"), ModuleType("slicer.i18n")
+qt.QTimer, translation.tr = Timer, lambda text: text  # type: ignore[attr-defined]
+stand_ins: dict[str, Any] = {"qt": qt, "slicer.i18n": translation}
+for name in ("ctk", "slicer.parameterNodeWrapper", "slicer.ScriptedLoadableModule"):
+    stand_ins[name] = mock.MagicMock(name=name)
+for name, stand_in in stand_ins.items():
+    sys.modules.setdefault(name, stand_in)
 
 
 @pytest.fixture

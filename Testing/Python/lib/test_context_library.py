@@ -10,9 +10,6 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs slicer-core")
 
-import slicer_stand_ins
-
-slicer_stand_ins.install()
 
 from scribblesegment.context.context_set import ContextEntry
 from scribblesegment.context.store import ContextStore
@@ -61,6 +58,7 @@ def contexts(store):
 
 
 def test_a_new_task_is_an_empty_set_and_leaves_no_file(contexts, store):
+    assert contexts.get(None) is None
     assert contexts.get(LIVER) is None
     assert settle(contexts) == []
     assert len(contexts.get(LIVER)) == 0
@@ -68,38 +66,34 @@ def test_a_new_task_is_an_empty_set_and_leaves_no_file(contexts, store):
     assert not store.folder.exists() or store.list_tasks() == []
 
 
-def test_a_change_counts_at_once_and_is_kept(contexts, store):
+def test_a_change_counts_at_once_and_is_kept_and_an_impossible_one_changes_nothing(contexts, store):
     contexts.get(LIVER)
     settle(contexts)
     contexts.change(LIVER, adding("a"))
     contexts.change(LIVER, adding("b"))
+    with pytest.raises(ContextError, match="identifier 'x'"):
+        contexts.change(LIVER, lambda context: context.remove("x"))
     assert names(contexts.get(LIVER)) == ["a", "b"]
     assert settle(contexts) == []
     assert names(store.load("Liver")) == ["a", "b"]
+    for name in "ab":
+        contexts.change(LIVER, lambda context, name=name: context.remove(name))
+    assert settle(contexts) == []
+    assert len(store.load("Liver")) == 0  # which stays a task
 
 
-def test_a_change_of_a_set_that_is_still_loaded_waits_for_it(contexts, store):
-    other = TaskContexts(store)
-    other.change(LIVER, adding("a"))
-    assert other.flush(LONG)
-    contexts.change(LIVER, adding("b"))
-    assert contexts.get(LIVER) is None
-    settle(contexts)
-    assert names(contexts.get(LIVER)) == ["a", "b"]
-    assert names(store.load("Liver")) == ["a", "b"]
-
-
-def test_what_was_kept_is_there_in_the_next_session(store):
+def test_what_was_kept_is_there_in_the_next_session_and_changes_wait_until_it_is_loaded(contexts, store):
     first = TaskContexts(store)
     first.change(LIVER, adding("a"))
     assert first.flush(LONG)
-    second = TaskContexts(store)
-    second.get(kept_task("liver"))
-    second.refreshNames()
-    settle(second)
-    assert names(second.get(LIVER)) == ["a"]
-    assert second.names == ["Liver"]
-    assert second.flush(LONG)
+    contexts.change(kept_task("liver"), adding("b"))
+    contexts.change(LIVER, lambda context: context.remove("x"))
+    assert contexts.get(LIVER) is None
+    contexts.refreshNames()
+    (problem,) = settle(contexts)
+    assert "identifier 'x'" in problem
+    assert contexts.names == ["Liver"]
+    assert names(contexts.get(LIVER)) == names(store.load("Liver")) == ["a", "b"]
 
 
 def test_sets_that_are_not_kept_are_on_no_disk(contexts, store):
@@ -108,27 +102,6 @@ def test_sets_that_are_not_kept_are_on_no_disk(contexts, store):
     assert names(contexts.get(task)) == ["a"]
     settle(contexts)
     assert not store.folder.exists()
-
-
-def test_a_set_that_was_emptied_stays_a_task(contexts, store):
-    contexts.change(LIVER, adding("a"))
-    settle(contexts)
-    contexts.change(LIVER, lambda context: context.remove("a"))
-    settle(contexts)
-    assert len(store.load("Liver")) == 0
-
-
-def test_a_change_that_is_not_possible_is_told_and_changes_nothing(contexts, store):
-    contexts.change(LIVER, adding("a"))
-    settle(contexts)
-    with pytest.raises(ContextError, match="identifier 'x'"):
-        contexts.change(LIVER, lambda context: context.remove("x"))
-    assert names(contexts.get(LIVER)) == ["a"]
-
-
-def test_a_change_that_waited_and_is_not_possible_is_told_later(contexts):
-    contexts.change(LIVER, lambda context: context.remove("x"))
-    assert "identifier 'x'" in settle(contexts)[0]
 
 
 def test_a_damaged_set_is_told_and_never_overwritten(store):
@@ -164,7 +137,3 @@ def test_flushing_saves_everything_and_leaves_no_thread(store):
     assert contexts.flush(LONG)
     assert set(threading.enumerate()) <= before
     assert [info.entries for info in store.list_tasks()] == [1] * 5
-
-
-def test_without_a_task_there_is_no_set(contexts):
-    assert contexts.get(None) is None

@@ -321,6 +321,7 @@ def test_nodes_removed_meanwhile_are_replaced_or_missed(panel, logic, run, spin)
 
 
 def test_the_package_itself_runs_and_refines_a_network(panel, run, spin, tmp_path):
+    pytest.importorskip("torch")
     import torch
 
     torch.manual_seed(0)

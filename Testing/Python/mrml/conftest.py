@@ -184,16 +184,6 @@ def an_editor(new_editor):
 
 
 @pytest.fixture
-def a_ct_volume(an_editor):
-    return an_editor.volume
-
-
-@pytest.fixture
-def a_segmentation_node(an_editor):
-    return an_editor.segmentation_node
-
-
-@pytest.fixture
 def new_volume(an_editor):
     """Adds another volume to the scene; see `a_volume`."""
 

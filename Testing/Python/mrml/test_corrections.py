@@ -156,7 +156,7 @@ def test_segments_stand_for_the_labels_of_their_names(
 ):
     for number, name in enumerate(segments):
         paint(an_editor, name, box(((0, 1), (0, 1), (number, number + 1))), own_layer=bool(number % 2))
-    paint(an_editor, "Empty", None)  # what nothing is painted of is no new label
+    paint(an_editor, "Empty", None)  # what nothing is painted of is not a new label
     *rows, empty = label_mappings(an_editor.segmentation_node, labels, new_labels=new_labels)
     assert (empty.kind, empty.label) == (LabelKind.EMPTY if new_labels else LabelKind.IGNORED, None)
     assert [(row.name, row.label) for row in rows] == list(zip(segments, expected, strict=True))
@@ -402,16 +402,6 @@ def test_a_new_label_that_the_next_result_lacks_is_gone_where_that_is_written(a_
     assert not slice_of(mask_of(a_result, "Cyst"), place).any()
     assert np.array_equal(slice_of(mask_of(a_result, "Tumour"), place), slice_of(labels == 2, place))
     assert mask_of(a_result, "Cyst").any() == (place is not None)
-
-
-def test_more_labels_than_a_byte_holds(an_editor):
-    names = ("background", *(f"organ {number}" for number in range(1, 261)))
-    node = new_result(an_editor.scene, an_editor.volume, "r", ResultSource("n", names))
-    labels = some_labels(count=261)
-    labels[0, 0, 0] = 260
-    write(node, labels, names)
-    assert np.array_equal(mask_of(node, "organ 260"), labels == 260)
-    assert np.array_equal(mask_of(node, "organ 4"), labels == 4)
 
 
 def test_a_result_is_one_step_back_and_forth_with_what_was_edited_since(a_result, an_editor, box):

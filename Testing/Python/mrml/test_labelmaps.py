@@ -1,12 +1,15 @@
-"""Which voxels belong to which segments, whatever layers, lattices and extents their label maps have."""
+"""Which voxels belong to which segments, whatever their label maps are like, and which may be changed."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
+from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 
 from scribblesegment.errors import GeometryError, ImageError
@@ -18,7 +21,6 @@ from scribblesegment.mrml.labelmaps import (
     is_empty,
     layers,
     recut,
-    refresh_derived,
     segment_at,
     segment_on_plane,
     segments_among,
@@ -26,6 +28,8 @@ from scribblesegment.mrml.labelmaps import (
     values_at,
     voxels_of,
 )
+from scribblesegment.mrml.masking import editable_at
+from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volume
 from scribblesegment.mrml.target import grid_slice
 
 SHAPE = (6, 8, 10)
@@ -98,60 +102,21 @@ def test_segments_are_told_apart_and_seen_together_whatever_layer_they_are_on(an
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("start_ijk", [(0, 0, 0), (-4, 9, 1)])
-def test_a_slice_shows_what_the_segment_has_in_it(new_editor, box, axis, start_ijk):
+def test_a_slice_shows_what_the_segment_has_in_the_part_that_the_reference_has(new_editor, box, axis, start_ijk):
     editor, mask = new_editor(start_ijk=start_ijk), box(((1, 3), (2, 6), (4, 9)))
     segment_id, reference = editor.add_segment(mask), reference_geometry(editor.segmentation_node)
-    assert np.array_equal(seen(editor, segment_id), mask)
-    for index in range(mask.shape[axis]):
-        plane = grid_slice(reference.grid, axis, index)
-        shown = segment_on_plane(editor.segmentation_node, segment_id, reference, plane)
-        assert np.array_equal(shown, np.moveaxis(mask, axis, 0)[index])
-
-
-def test_a_slice_shows_only_the_part_of_a_label_map_that_the_reference_has(an_editor, box):
-    segment_id = an_editor.add_segment(box(((1, 3), (1, 5), (1, 6))))
-    reference = reference_geometry(an_editor.segmentation_node)
-    an_editor.labelmap(segment_id).SetExtent(-2, 2, -1, 2, 1, 2)
-    shown = segment_on_plane(an_editor.segmentation_node, segment_id, reference, grid_slice(reference.grid, 0, 1))
-    assert np.array_equal(shown, box(((0, 6), (0, 3), (0, 3)))[1])
+    i, j, k = start_ijk
+    for cropped in (False, True):
+        if cropped:  # as many voxels, some of which lie outside of the reference now
+            editor.labelmap(segment_id).SetExtent(i - 2, i + 2, j - 1, j + 2, k + 1, k + 2)
+            mask = box(((1, 3), (0, 3), (0, 3)))
+        for index in range(mask.shape[axis]):
+            plane = grid_slice(reference.grid, axis, index)
+            shown = segment_on_plane(editor.segmentation_node, segment_id, reference, plane)
+            assert np.array_equal(shown, np.moveaxis(mask, axis, 0)[index])
 
 
 # Other representations ----------------------------------------------------------------------------------------------
-
-
-def surface_points(segment):
-    return segment.GetRepresentation("Closed surface").GetNumberOfPoints()
-
-
-def test_a_surface_is_seen_as_the_voxels_inside_and_stays_one_until_it_is_edited(a_surface_segmentation):
-    segmentation = a_surface_segmentation.GetSegmentation()
-    segment, reference = segmentation.GetNthSegment(0), reference_geometry(a_surface_segmentation)
-    found = segment_at(a_surface_segmentation, segmentation.GetNthSegmentID(0), reference, KJI).reshape(SHAPE)
-    assert found[3, 4, 5]
-    assert 10 < found.sum() < 80
-    assert segmentation.GetSourceRepresentationName() == "Closed surface"
-    before = surface_points(segment)
-    edit_as_labelmaps(a_surface_segmentation)
-    assert segmentation.GetSourceRepresentationName() == "Binary labelmap"
-    assert voxels_of(segment.GetRepresentation("Binary labelmap")).any()
-    assert 0 < surface_points(segment) != before
-    assert a_surface_segmentation.GetDisplayNode().GetPreferredDisplayRepresentationName2D() == "Binary labelmap"
-
-
-def test_only_what_is_derived_from_the_segments_asked_for_is_made_again(an_editor, box):
-    ids = [an_editor.add_segment(box(((1, 3), (1, 4), (start, start + 3)))) for start in (0, 4)]
-    refresh_derived(an_editor.segmentation_node, ids)
-    assert an_editor.segment(ids[0]).GetRepresentation("Closed surface") is None
-    an_editor.segmentation_node.CreateClosedSurfaceRepresentation()
-    contour = vtkPolyData()  # which Slicer cannot derive
-    an_editor.segment(ids[0]).AddRepresentation("Planar contour", contour)
-    before = [surface_points(an_editor.segment(segment_id)) for segment_id in ids]
-    voxels_of(an_editor.labelmap(ids[0]))[:, 1:] = 0
-    refresh_derived(an_editor.segmentation_node, ids[:1])
-    after = [surface_points(an_editor.segment(segment_id)) for segment_id in ids]
-    assert after[0] < before[0]
-    assert after[1] == before[1]
-    assert an_editor.segment(ids[0]).GetRepresentation("Planar contour") is contour
 
 
 def test_what_cannot_become_voxels_is_refused_with_the_remedy_and_kept(an_editor):
@@ -166,3 +131,90 @@ def test_what_cannot_become_voxels_is_refused_with_the_remedy_and_kept(an_editor
             function()
     assert segment.GetRepresentation("Planar contour") is not None
     assert node.GetSegmentation().GetSourceRepresentationName() == "Planar contour"
+
+
+# Where the settings of the Segment Editor allow changes -------------------------------------------------------------
+
+
+Mode, EDITOR = slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLSegmentEditorNode
+ALL, VISIBLE = "AllSegments", "VisibleSegments"
+WHERE = ("Everywhere", f"Inside{ALL}", f"Inside{VISIBLE}", f"Outside{ALL}", f"Outside{VISIBLE}", "InsideSingleSegment")
+MODES = [getattr(Mode, f"EditAllowed{where}") for where in WHERE]
+INTENSITIES = np.arange(480).reshape(SHAPE).astype(np.int16) - 200
+
+
+@pytest.fixture
+def segments(an_editor, box):
+    """The masks of an edited segment, a visible one and a hidden one that overlaps it, by their identifiers."""
+    masks = [box(((0, 3), (0, 4), (0, 5))), box(((2, 5), (4, 7), (3, 8))), box(((1, 4), (2, 6), (4, 9)))]
+    ids = [an_editor.add_segment(mask, own_layer=mask is masks[2]) for mask in masks]
+    an_editor.show(ids[2], False)
+    return dict(zip(ids, masks, strict=True))
+
+
+def editable(editor, *, removing=False, intensities=None, kji=KJI):
+    edited, reference = editor.segmentation.GetNthSegmentID(0), reference_geometry(editor.segmentation_node)
+    return editable_at(editor.segmentation_node, editor.node, edited, reference, intensities, kji, removing=removing)
+
+
+def test_intensities_must_be_in_the_range_limits_included_and_the_mask_must_allow_too(an_editor, segments):
+    _, visible, hidden = segments.values()
+    an_editor.node.SourceVolumeIntensityMaskOn()
+    an_editor.node.SetSourceVolumeIntensityMaskRange(-100, 50)
+    in_range = (INTENSITIES >= -100) & (INTENSITIES <= 50)
+    assert np.array_equal(editable(an_editor, intensities=INTENSITIES), in_range.ravel())
+    an_editor.node.SetMaskMode(Mode.EditAllowedOutsideAllSegments)
+    found = editable(an_editor, intensities=INTENSITIES).reshape(SHAPE)
+    assert np.array_equal(found, in_range & ~visible & ~hidden)
+    assert not editable(an_editor, intensities=np.full(SHAPE, np.nan, np.float32)).any()
+    assert editable(an_editor, intensities=INTENSITIES, kji=np.zeros((0, 3), np.int64)).shape == (0,)
+    for options, error, message in (
+        ({}, ImageError, "no source volume"),
+        ({"intensities": np.zeros((6, 8, 9))}, GeometryError, r"\(6, 8, 9\).*\(6, 8, 10\)"),
+        ({"intensities": INTENSITIES, "kji": [(0, 0, 10)]}, GeometryError, "indices from"),
+    ):
+        with pytest.raises(error, match=message):
+            editable(an_editor, **options)
+
+
+# The same of a whole volume -----------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(MODES), st.booleans(), st.booleans())
+def test_forbidden_voxels_are_those_that_no_single_voxel_could_be_changed_at(
+    new_editor, seed, mode, with_range, protects
+):
+    editor, rng = new_editor(), np.random.default_rng(seed)
+    ids = [editor.add_segment(rng.random(SHAPE) < 0.3, own_layer=bool(rng.integers(2))) for _ in range(3)]
+    editor.show(ids[2], bool(rng.integers(2)))
+    editor.node.SetMaskMode(mode)
+    editor.node.SetMaskSegmentID(ids[1])
+    editor.node.SetSourceVolumeIntensityMask(with_range)
+    editor.node.SetSourceVolumeIntensityMaskRange(-100.0, 150.0)
+    target, protect = editor.target(ids[0]), [ids[1]] if protects else []
+    expected = ~editable(editor, intensities=target.source.array)
+    expected |= segments_at(editor.segmentation_node, protect, target.reference, KJI)
+    found = forbidden_voxels(target, [ids[0]], protect)
+    assert np.array_equal(np.zeros(SHAPE, bool) if found is None else found, expected.reshape(SHAPE))
+    if mode == Mode.EditAllowedEverywhere and not with_range and not protects:
+        assert found is None
+    # Segments that are edited together do not limit each other.
+    editor.node.SetMaskMode(Mode.EditAllowedOutsideAllSegments)
+    editor.node.SetSourceVolumeIntensityMask(False)
+    assert np.array_equal(forbidden_voxels(target, ids[:2], [ids[1]]), editor.mask(ids[2]))
+
+
+def test_a_segment_on_another_lattice_is_brought_to_the_grid_and_an_empty_one_has_no_voxels(an_editor, box):
+    finer = an_editor.reference_image()
+    finer.SetSpacing(*(step / 2 for step in finer.GetSpacing()))
+    finer.SetExtent(0, 19, 0, 15, 0, 11)
+    finer.AllocateScalars(3, 1)
+    vtk_to_numpy(finer.GetPointData().GetScalars())[:] = box(((2, 8), (4, 12), (6, 16)), (12, 16, 20)).ravel()
+    segment_id, empty = (an_editor.add_segment(own_layer=True) for _ in range(2))
+    an_editor.segment(segment_id).AddRepresentation("Binary labelmap", finer)
+    reference = an_editor.target(segment_id).reference
+    found = segments_in_volume(an_editor.segmentation_node, [segment_id], reference)
+    assert found[2, 3, 4]
+    assert abs(int(found.sum()) - 3 * 4 * 5) < 40
+    assert not segments_in_volume(an_editor.segmentation_node, [empty, "unknown"], reference).any()

@@ -16,12 +16,7 @@ from torch import Tensor, nn
 
 from scribblesegment.errors import ConfigError, FileFormatError, MissingPackageError, NetworkError, WeightsError
 from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork, load_network
-from scribblesegment.refinement.adapters.base import (
-    NetworkSettings,
-    read_settings,
-    require_package,
-    settings_path,
-)
+from scribblesegment.refinement.adapters.base import NetworkSettings, read_settings, require_package, settings_path
 from scribblesegment.refinement.adapters.modules import (
     archive_names,
     is_exported,

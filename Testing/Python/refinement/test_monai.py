@@ -327,7 +327,7 @@ def with_steps(*steps: dict[str, Any]) -> dict[str, Any]:
         (make_configuration(preprocessing="@nothing"), "no list of transforms"),
         (make_configuration(inferer={"_target_": "SliceInferer", "roi_size": [8, 8]}), "run by SliceInferer"),
         (make_configuration(network_def={"_target_": "NoSuchNetwork"}), "cannot be used"),
-        (make_configuration(network_def=3), "is no network"),
+        (make_configuration(network_def=3), "is not a network"),
         (make_configuration(postprocessing=SIGMOID), "may overlap"),
         (with_steps({"_target_": "SpatialPadd", "keys": "image", "spatial_size": [1, 2]}), "preprocessing of small"),
         (with_steps({"_target_": "Lambdad", "keys": "image", "func": "$lambda x: x[:, 0]"}), "expected a MetaTensor"),

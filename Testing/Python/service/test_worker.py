@@ -66,13 +66,6 @@ def test_one_daemon_thread_starts_with_the_first_task_and_serves_them_all(worker
     assert all(task.wait(LONG) for task in tasks)
     assert {task.result() for task in tasks} == set(threads())
     assert threads()[0].daemon
-    gate = Gate(worker)
-    worker.wait(0.0)
-    assert not worker.wait(0.02)
-    assert not gate.task.wait(0.01)
-    assert worker.busy
-    gate.opened.set()
-    assert worker.wait(LONG)
 
 
 def test_the_newest_comes_first_and_supersedes_waiting_ones_about_the_same_but_not_the_running_one(worker):
@@ -80,9 +73,11 @@ def test_the_newest_comes_first_and_supersedes_waiting_ones_about_the_same_but_n
     older, other, newer = (
         worker.submit(lambda task, n=n: order.append(n), supersede=key) for n, key in enumerate(("a", "b", "a"))
     )
-    assert older.done
-    assert older.cancelled
+    assert (older.done, older.cancelled) == (True, True)
+    assert not worker.wait(0.02)
+    assert worker.busy
     gate.opened.set()
+    assert worker.wait(LONG)
     assert other.wait(LONG)
     assert newer.wait(LONG)
     assert order == [2, 1]
@@ -102,31 +97,21 @@ def test_what_a_task_raises_is_kept_and_the_thread_lives_on(worker, error):
     assert alive.exception() is None
 
 
-def test_close_ends_the_thread_and_cancels_everything(worker):
+def test_close_cancels_everything_and_tasks_never_overlap_even_when_the_thread_was_given_up(worker):
     gate, ran = Gate(worker, "too late"), threading.Event()
     waiting = worker.submit(lambda task: ran.set())
     assert not worker.close(0.01)
-    assert gate.task.cancelled
-    assert waiting.done
-    assert not worker.busy
+    assert (gate.task.cancelled, waiting.done, worker.busy) == (True, True, False)
     assert not worker.wait(LONG)
-    gate.opened.set()
-    assert worker.close(LONG)
-    assert threads() == []
-    assert not ran.is_set()
-    assert gate.task.result() == "too late"
-    assert not worker.wait(LONG)
-
-
-def test_tasks_never_overlap_even_when_the_thread_was_given_up(worker):
-    gate = Gate(worker)
-    assert not worker.close(0.01)
     again = worker.submit(lambda task: "again")
     assert not again.wait(0.05)
     assert len(threads()) == 1
     gate.opened.set()
     assert again.wait(LONG)
-    assert again.result() == "again"
+    assert (again.result(), gate.task.result()) == ("again", "too late")
+    assert worker.close(LONG)
+    assert threads() == []
+    assert not ran.is_set()
 
 
 @settings(max_examples=40)
@@ -154,8 +139,8 @@ def test_every_task_comes_to_an_end_and_the_newest_is_done(steps):
 # A task -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_that_is_cancelled_before_it_begins_never_runs():
-    task, ran = Task(), []
+def test_a_task_that_is_cancelled_never_runs_or_ends_itself_and_keeps_its_result():
+    task, ran, running = Task(), [], Task()
     assert (task.progress, task.question, task.value, task.take()) == (Progress(), None, None, [])
     for ask in (task.result, task.exception):
         with pytest.raises(InvalidStateError, match="not done"):
@@ -165,21 +150,8 @@ def test_a_task_that_is_cancelled_before_it_begins_never_runs():
     assert (task.done, task.begun, ran) == (True, False, [])
     with pytest.raises(CancelledError, match="before it began"):
         task.result()
-
-
-def test_work_that_is_cancelled_ends_itself_and_keeps_its_result():
-    task = Task()
-
-    def work(mine):
-        assert mine is task
-        assert task.begun
-        task.cancel()
-        assert not task.done
-        return "until then" if task.cancelled else "all"
-
-    task.run(work)
-    assert task.cancelled
-    assert task.result() == "until then"
+    running.run(lambda mine: (mine.cancel(), mine is running, mine.begun, mine.done, mine.cancelled)[1:])
+    assert running.result() == (True, True, False, True)
 
 
 def test_progress_and_what_there_was_of_a_result_outlive_a_failure():
@@ -200,25 +172,18 @@ def test_progress_and_what_there_was_of_a_result_outlive_a_failure():
         task.result()
 
 
-@pytest.mark.parametrize("answers", [(True, False), (False, True)])
-def test_each_question_waits_for_an_answer_of_its_own(worker, answers):
+@pytest.mark.parametrize("answers", [(True, False), (False, True), "cancel", "close"])
+def test_each_question_waits_for_an_answer_of_its_own_or_no_when_the_work_is_to_end(worker, answers):
     task = worker.submit(lambda task: (task.ask("first"), task.ask("second")))
-    for question, answer in zip(("first", "second"), answers, strict=True):
-        until(lambda question=question: task.question == question)
-        task.answer(answer)
-    assert task.wait(LONG)
-    assert task.result() == answers
-    assert task.question is None
-
-
-@pytest.mark.parametrize("end", ["cancel", "close"])
-def test_cancelling_answers_open_and_later_questions_with_no(worker, end):
-    task = worker.submit(lambda task: (task.ask("open"), task.ask("later")))
-    until(lambda: task.question == "open")
-    if end == "cancel":
+    until(lambda: task.question == "first")
+    if answers == "cancel":
         task.cancel()
-    else:
+    elif answers == "close":
         assert worker.close(LONG)
+    else:
+        task.answer(answers[0])
+        until(lambda: task.question == "second")
+        task.answer(answers[1])
     assert task.wait(LONG)
-    assert task.result() == (False, False)
+    assert task.result() == (answers if isinstance(answers, tuple) else (False, False))
     assert task.question is None

@@ -1,7 +1,10 @@
+"""Simulated scribbles of all kinds."""
+
 from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,10 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from regions import SEEDS, disc, rectangle, regions
 from scipy import ndimage
+from scipy.sparse.csgraph import minimum_spanning_tree
 from skimage.morphology import skeletonize
 
 from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation import simulate_scribble
+from scribblesegment.simulation.graph_scribbles import (
+    GraphScribbleConfig,
+    _distance_to_disc,
+    _remove_disc,
+    build_graph,
+    correction_graph_scribble,
+    draw_strokes,
+    drop_edges,
+    edge_costs,
+    graph_scribble,
+    longest_paths,
+    spanning_tree,
+    spline_through,
+)
 from scribblesegment.simulation.scribbles import (
     VISIBLE,
     ScribbleConfig,
@@ -221,3 +239,211 @@ def test_strokes_are_moved_and_widened_but_never_lost():
     assert all(stroke_jitter(corner, np.random.default_rng(seed)).any() for seed in range(30))
     bands = [is_thin(rectangle((32, 32), (10, 10 + width), (2, 30))) for width in (1, 2, 3, 9)]
     assert bands == [True, True, False, False]
+
+
+# Graph scribbles ----------------------------------------------------------------------------------------------------
+
+
+U_SHAPE = rectangle((60, 60), (5, 55), (5, 55)) & ~rectangle((60, 60), (5, 45), (15, 45))
+LABEL = disc((100, 100), (50, 40), 25)
+NEVER_DROP, ALWAYS_DROP = (GraphScribbleConfig(drop_probability=one) for one in (0.0, 1.0))
+
+
+def path_edges(count):
+    return np.stack([np.arange(count - 1), np.arange(1, count)], axis=1)
+
+
+def edge_set(edges):
+    return {frozenset(map(int, edge)) for edge in edges}
+
+
+@given(mask=regions(), seed=SEEDS)
+def test_any_label_gets_a_scribble_along_one_tree_for_each_component(mask, seed):
+    scribble = graph_scribble(mask, np.random.default_rng(seed))
+    assert (scribble.shape, scribble.dtype) == (mask.shape, np.float32)
+    assert set(np.unique(scribble)) <= {0.0, 1.0}
+    assert (scribble[mask] > 0).any()
+    np.testing.assert_array_equal(scribble, graph_scribble(mask, np.random.default_rng(seed)))
+    points, edges = build_graph(mask, np.random.default_rng(seed))
+    assert mask[tuple(points.T)].all()
+    components = ndimage.label(mask, structure=np.ones((3, 3)))[0][tuple(points.T)]
+    np.testing.assert_array_equal(components[edges[:, 0]], components[edges[:, 1]])
+    assert len(edges) == len(points) - len(np.unique(components))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scribble_follows_its_label_and_stays_mostly_inside(seed):
+    rng = np.random.default_rng(seed)
+    for label in (disc((128, 128), (60, 70), 45), U_SHAPE):
+        scribble = graph_scribble(label, rng, config=NEVER_DROP) > 0
+        assert (scribble & label).sum() >= 0.9 * scribble.sum()
+    assert all(part.any() for part in (scribble[5:40, 5:15], scribble[5:40, 45:55], scribble[45:, 20:40]))
+    line = rectangle((30, 100), (15, 16), (5, 95))
+    assert graph_scribble(line, rng, config=NEVER_DROP)[15, 5:95].mean() > 0.6
+    for radius in (1.0, 2.0, 4.0):
+        assert (graph_scribble(line, rng, radius=radius) > 0).any(axis=1).sum() == 2 * radius + 1
+    dot = graph_scribble(disc((20, 20), (9, 12), 0), rng)
+    np.testing.assert_array_equal(dot > 0, disc((20, 20), (9, 12), 2))
+    first, second = disc((100, 140), (50, 30), 22), disc((100, 140), (50, 110), 22)
+    both = graph_scribble(first | second, rng) > 0
+    assert [(both & one).any() for one in (first, second, rectangle((100, 140), (0, 100), (60, 80)))] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_what_is_small_against_the_label_gets_no_point_unless_there_is_nothing_else(rng):
+    speck = disc((100, 140), (50, 40), 35) | disc((100, 140), (50, 120), 0)
+    assert not graph_scribble(speck, rng)[:, 100:].any()
+    specks = np.zeros((100, 100), bool)
+    specks[::5, ::5] = True
+    assert len(build_graph(specks, rng)[0]) == 1
+    tail = rectangle((60, 150), (5, 55), (5, 55)) | rectangle((60, 150), (30, 31), (55, 145))
+    configs = (GraphScribbleConfig(tile_threshold=threshold) for threshold in (0.02, 0.0))
+    assert [(build_graph(tail, rng, config=one)[0][:, 1] >= 60).any() for one in configs] == [False, True]
+    line = rectangle((20, 120), (10, 11), (10, 110))  # each of five tiles holds a fifth of the sum
+    assert len(build_graph(line, rng, config=GraphScribbleConfig(tile_threshold=0.5))[0]) == 1
+
+
+def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart():
+    every = GraphScribbleConfig(tile_threshold=0.0, point_separation=0.0, skeleton_dilation=10.0)
+    for height, width, tiles in ((100, 100, 25), (100, 16, 10), (16, 100, 10), (7, 7, 1), (8, 8, 1), (16, 24, 6)):
+        assert len(build_graph(np.ones((height, width), bool), np.random.default_rng(0), config=every)[0]) == tiles
+    field, bar = rectangle((120, 120), (10, 110), (5, 55)), rectangle((40, 140), (10, 31), (10, 130))
+    for seed in range(20):
+        points, _ = build_graph(field, np.random.default_rng(seed))
+        assert len(np.unique((points - (10, 5)) // (20, 10), axis=0)) == len(points) > 1  # tiles of 20 x 10 pixels
+        points, _ = build_graph(bar, np.random.default_rng(seed))
+        central = points[(points[:, 1] > 35) & (points[:, 1] < 105)]
+        assert (np.abs(central[:, 0] - 20) <= 5).all()  # 0.35 of the greatest depth, and the skeleton's own pixel
+    config = GraphScribbleConfig(tiles_per_axis=10, point_separation=9.0, skeleton_dilation=10.0)
+    points, _ = build_graph(disc((128, 128), (64, 64), 50), np.random.default_rng(0), config=config)
+    distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))[np.triu_indices(len(points), k=1)]
+    assert len(points) > 20
+    assert distances.min() > 9.0
+
+
+@given(mask=regions(), seed=SEEDS, radius=st.floats(0, 12))
+def test_the_local_update_of_the_distance_field_equals_a_new_transform(mask, seed, radius):
+    padded = np.pad(mask, 1)
+    depth = ndimage.distance_transform_edt(padded)
+    template = _distance_to_disc(radius, int(np.ceil(depth.max() + radius)))
+    for row, column in np.random.default_rng(seed).permutation(np.argwhere(padded))[:3]:
+        _remove_disc(depth, (int(row), int(column)), template)
+        padded &= ~disc(padded.shape, (row, column), radius)
+        np.testing.assert_allclose(depth, ndimage.distance_transform_edt(padded), atol=1e-12)
+
+
+@given(mask=regions(), seed=SEEDS, count=st.integers(1, 12))
+def test_the_tree_joins_all_points_at_the_least_cost_which_is_threefold_outside(mask, seed, count):
+    points = np.random.default_rng(seed).permutation(np.argwhere(np.ones_like(mask)))[:count]
+    edges, costs = spanning_tree(points, mask), edge_costs(points, mask)
+    assert len(edges) == len(points) - 1
+    np.testing.assert_array_equal(costs, costs.T)
+    assert costs[tuple(edges.T)].sum() == pytest.approx(minimum_spanning_tree(costs).sum())
+    gap = ~rectangle((10, 30), (0, 10), (10, 20))
+    assert edge_costs(np.array([[5, 2], [5, 8], [5, 27]]), gap)[0] == pytest.approx([0, 6, 25 + 2 * 10], abs=1)
+    corners, inside = np.array([[8, 10], [8, 50], [50, 10], [50, 50]]), edge_set([[0, 2], [2, 3], [1, 3]])
+    assert edge_set(spanning_tree(corners, U_SHAPE)) == inside  # a gap of 40, arms of 42
+    assert edge_set(spanning_tree(corners, U_SHAPE, outside_penalty=1.0)) != inside
+
+
+trees = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=29).map(
+    lambda parents: np.array([[int(one * child), child] for child, one in enumerate(parents, start=1)])
+)
+
+
+@given(edges=trees, seed=SEEDS)
+def test_paths_cover_each_edge_once_beginning_with_the_longest_and_dropping_leaves_no_point_alone(edges, seed):
+    count = len(edges) + 1
+    paths = longest_paths(count, edges)
+    drawn = [frozenset(pair) for path in paths for pair in pairwise(path)]
+    assert len(drawn) == len(edges)
+    assert set(drawn) == edge_set(edges)
+    hops = np.full((count, count), np.inf)
+    np.fill_diagonal(hops, 0)
+    hops[tuple(edges.T)] = hops[tuple(edges.T[::-1])] = 1
+    for middle in range(count):
+        hops = np.minimum(hops, hops[:, middle : middle + 1] + hops[middle : middle + 1])
+    assert len(paths[0]) - 1 == hops.max()
+    assert paths == sorted(paths, key=len, reverse=True)
+    kept = drop_edges(edges, np.random.default_rng(seed), config=ALWAYS_DROP)
+    assert len(edges) - 3 <= len(kept) <= len(edges)
+    assert edge_set(kept) <= edge_set(edges)
+    np.testing.assert_array_equal(np.unique(kept), np.arange(count))
+
+
+def test_a_fifth_of_the_graphs_lose_one_two_or_three_inner_edges_in_the_stated_shares(rng):
+    lost = [39 - len(drop_edges(path_edges(40), rng)) for _ in range(6000)]
+    np.testing.assert_allclose(np.bincount(lost) / 6000, [0.8, 0.1, 0.2 / 3, 0.1 / 3], atol=0.02)
+    np.testing.assert_array_equal(drop_edges(path_edges(4), rng, config=ALWAYS_DROP), [[0, 1], [2, 3]])
+
+
+@given(points=st.lists(st.tuples(*[st.integers(0, 127)] * 2), min_size=1, max_size=12, unique=True))
+def test_a_spline_passes_through_its_points_in_small_steps(points):
+    curve = spline_through(np.array(points))
+    np.testing.assert_allclose(curve[[0, -1]], [points[0], points[-1]], atol=1e-9)
+    assert np.hypot(*(curve[:, None] - np.array(points)).transpose(2, 0, 1)).min(axis=0).max() <= 0.5
+    assert (np.hypot(*np.diff(curve, axis=0).T) <= 0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.0, 3.5])
+def test_all_pixels_within_the_radius_of_a_stroke_are_set_and_no_others(radius):
+    start, end = np.array([10, 8]), np.array([33, 47])
+    image = draw_strokes([spline_through(np.array([start, end]))], (50, 60), radius)
+    pixels = np.moveaxis(np.indices((50, 60)), 0, -1)
+    along = np.clip((pixels - start) @ (end - start) / np.sum((end - start) ** 2), 0, 1)
+    distance = np.linalg.norm(pixels - start - along[..., None] * (end - start), axis=-1)
+    assert (image[distance <= radius] == 1).all()
+    assert (image[distance > radius + 0.05] == 0).all()
+    beyond = draw_strokes([np.array([[0.0, 0.0], [-3.0, 30.0], [9.0, 19.0]])], (10, 20), 2.0) > 0
+    np.testing.assert_array_equal(beyond, disc((10, 20), (0, 0), 2) | disc((10, 20), (9, 19), 2))
+
+
+# Corrections (section 2.4).
+
+
+@given(seed=SEEDS, sigma=st.floats(0, 6), clip=st.booleans())
+def test_a_correction_scribbles_on_the_dilated_larger_error_on_its_own_side_if_clipped(seed, sigma, clip):
+    fields = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((2, 48, 48)), (0, sigma, sigma))
+    prediction, label = fields > 0
+    scribble, positive = correction_graph_scribble(prediction, label, np.random.default_rng(seed), clip=clip)
+    missing, surplus = label & ~prediction, prediction & ~label
+    assert positive == (missing.sum() >= surplus.sum())
+    error, side = (missing, label) if positive else (surplus, ~label)
+    region = ndimage.distance_transform_edt(~error) <= np.sqrt(label.sum() / np.pi)
+    expected = graph_scribble(region & side if clip else region, np.random.default_rng(seed))
+    np.testing.assert_array_equal(scribble, expected * side if clip else expected)
+    assert scribble.any()
+    assert not clip or not scribble[~side].any()
+
+
+def test_small_errors_are_not_corrected_and_an_empty_label_is(rng):
+    label = rectangle((40, 40), (10, 30), (10, 30))  # 400 pixels
+    for wrong, corrected in ((0, False), (3, False), (4, True)):
+        prediction = label & ~rectangle((40, 40), (10, 11), (10, 10 + wrong))
+        assert (correction_graph_scribble(prediction, label, rng) is not None) == corrected
+        assert correction_graph_scribble(prediction, label, rng, min_error=0.02) is None
+    empty = np.zeros_like(label)
+    assert correction_graph_scribble(label, empty, rng)[1] is False
+    assert correction_graph_scribble(empty, empty, rng) is None
+    for prediction, other, problem in ((LABEL[:50], LABEL, "same grid"), (LABEL * 1.0, LABEL, "prediction")):
+        with pytest.raises(PromptError, match=problem):
+            correction_graph_scribble(prediction, other, rng)
+
+
+IMPOSSIBLE = {
+    "radius": (0.0, float("nan")),
+    **{"tiles_per_axis": (0,), "min_tile_size": (0,), "tile_threshold": (-0.1,), "outside_penalty": (0.5,)},
+    **{"skeleton_dilation": (float("inf"),), "point_separation": (-1.0,), "drop_probability": (1.5,)},
+    "drop_count_probabilities": ((), (0.5, 0.4), (1.5, -0.5)),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in IMPOSSIBLE.items() for value in values]
+)
+def test_a_config_out_of_range_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=field):
+        GraphScribbleConfig(**{field: value})

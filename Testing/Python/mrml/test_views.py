@@ -1,4 +1,4 @@
-"""What is drawn over a slice view, by what its actors hold; nothing is rendered."""
+"""In a slice view: from mouse positions to a stroke, a click or a box; and what is drawn over it, unrendered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scribblesegment.mrml.recorder import AnnotationRecorder
+
 pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.util.numpy_support import vtk_to_numpy
@@ -14,6 +16,45 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from scribblesegment.data.rasterize import corners_mm, finer
 from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_xy
 from scribblesegment.mrml.overlay import Outline, PlaneTexture, SliceOverlay, circle, rectangle
+
+
+def world(xy):
+    """Where a pixel of the view lies: two pixels a millimetre."""
+    return (xy[0] / 2, xy[1] / 2, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "expected"),
+    [
+        ([(10, 10), (20, 10), (30, 15)], {}, ("stroke", ((5, 5, 7), (10, 5, 7), (15, 7.5, 7)), True)),
+        ([(10, 10), (10.4, 10), (30, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7)), True)),  # the same pixel
+        ([(10, 10), (30, 10), (10, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7), (5, 5, 7)), True)),  # there and back
+        ([(10, 10), (13, 8)], {"positive": False}, ("click", ((5, 5, 7),), False)),
+        ([(10, 10), (80, 90), (40, 30)], {"box": True, "positive": False}, ("box", ((5, 5, 7), (20, 15, 7)), True)),
+        ([(10, 10), (12, 11)], {"box": True}, ("click", ((5, 5, 7),), True)),  # too small to be meant
+    ],
+)
+def test_what_a_drag_becomes(path, how, expected):
+    recorder = AnnotationRecorder()
+    recorder.press(path[0], world(path[0]), **{"positive": True, "box": False, **how})
+    for xy in path[1:-1]:
+        recorder.move(xy, world(xy))
+    recorded = recorder.release(path[-1], world(path[-1]), brush_radius_pixels=5.0)
+    assert (recorded.kind, recorded.points, recorded.positive) == expected
+
+
+def test_nothing_is_recorded_without_a_press_or_after_it_was_cancelled():
+    recorder = AnnotationRecorder()
+    assert not recorder.move((1, 1), (0, 0, 0))
+    assert not recorder.cancel()
+    recorder.press((10, 10), (0, 0, 0), positive=True)
+    assert recorder.cancel()
+    assert not recorder.active
+    assert recorder.release((50, 50), (9, 9, 9), brush_radius_pixels=5) is None
+
+
+# What is drawn over a view ------------------------------------------------------------------------------------------
+
 
 UNIT_SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 coordinates = st.floats(-2000, 2000, width=32)
