@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,17 @@ def test_images_of_a_group_are_context_for_each_other_but_not_for_themselves(dat
 
 
 def test_some_images_do_not_show_the_structure(tmp_path: Path) -> None:
-    config = GroupConfig(**{**SMALL, "absent_p": 0.9, "shapes_p": 0.0, "superpixel_p": 0.0})
-    data = GroupDataset([discs()], config, steps=20, seed=1, cache=tmp_path)
-    assert any(not mask.any() for step in range(8) for mask in data[step].masks)
+    config = GroupConfig(**{**SMALL, "absent_p": 0.9, "shapes_p": 0.0, "superpixel_p": 0.0, "outline_p": 0.0})
+
+    def lacking(*sets: SegmentationSet) -> bool:
+        data = GroupDataset(sets, config, steps=20, seed=1, cache=tmp_path)
+        return any(not mask.any() for step in range(8) for mask in data[step].masks)
+
+    everywhere = discs()
+    everywhere = replace(everywhere, images=everywhere.images[:-1], labels=everywhere.labels[:-1])
+    assert lacking(discs())
+    assert not lacking(everywhere)
+    assert lacking(everywhere, replace(everywhere, name="others"))  # images of another set lack it
 
 
 def test_the_second_look_shows_a_part_of_the_same_image(dataset: GroupDataset) -> None:

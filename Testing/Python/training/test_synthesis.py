@@ -1,9 +1,24 @@
+"""Structures that nobody labelled: superpixels, outlines, changed shapes, and images that never were."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
-from scribblesegment.training.synthesis import pick_superpixel, superpixels
+from scribblesegment.training import synthesis
+from scribblesegment.training.synthesis import (
+    pick_superpixel,
+    reshaped,
+    smooth_shape,
+    superpixels,
+    synthetic_image,
+)
+
+SIDE = 64
+KINDS = {kind.__name__.strip("_"): kind for kind in synthesis._KINDS}
 
 
 @pytest.fixture
@@ -15,81 +30,135 @@ def blocks() -> np.ndarray:
     return partition
 
 
-def test_superpixels_follow_the_edges_of_the_image():
+def drawn(kind: str, count: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [KINDS[kind](SIDE, np.random.default_rng((3, number))) for number in range(count)]
+
+
+def about(count: int, share: float, draws: int) -> bool:
+    return abs(count - draws * share) < 4 * np.sqrt(draws * share * (1 - share))
+
+
+# Superpixels.
+
+
+def test_superpixels_follow_edges_and_are_numbered_without_gaps_in_few_bytes():
     image = np.zeros((32, 32), np.float32)
     image[:, 16:] = 1.0
     partition = superpixels(image, 100.0)
-    left, right = partition[:, :14], partition[:, 18:]
-    assert left.min() == left.max()
-    assert right.min() == right.max()
-    assert left[0, 0] != right[0, 0]
+    left, right = np.unique(partition[:, :14]), np.unique(partition[:, 18:])
+    assert len(left) == len(right) == 1
+    assert left != right
+    noise = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    fine, middle, coarse = (superpixels(noise, scale) for scale in (1.0, 50.0, 500.0))
+    assert fine.max() > middle.max() > coarse.max()
+    assert fine.dtype.itemsize <= 2
+    np.testing.assert_array_equal(np.unique(fine), np.arange(int(fine.max()) + 1))
 
 
-def test_a_larger_scale_gives_larger_superpixels():
-    image = np.random.default_rng(0).random((64, 64), dtype=np.float32)
-    counts = [superpixels(image, scale).max() + 1 for scale in (1.0, 50.0, 500.0)]
-    assert counts[0] > counts[1] > counts[2] >= 1
-
-
-def test_superpixels_are_numbered_without_gaps_in_few_bytes():
-    image = np.random.default_rng(0).random((96, 96), dtype=np.float32)
-    partition = superpixels(image, 1.0)
-    assert partition.dtype.kind == "u"
-    assert partition.dtype.itemsize <= 2
-    np.testing.assert_array_equal(np.unique(partition), np.arange(int(partition.max()) + 1))
-
-
-def test_superpixels_are_alike_when_they_are_not_weighted(blocks):
+@pytest.mark.parametrize(("power", "shares"), [(0.0, (1 / 3, 1 / 3, 1 / 3)), (1.0, (1 / 8, 3 / 8, 1 / 2))])
+def test_superpixels_are_picked_alike_or_by_their_area(blocks, power, shares):
     rng = np.random.default_rng(5)
-    areas = [int(pick_superpixel(blocks, rng, min_area=1).sum()) for _ in range(1200)]
-    for area in (8, 24, 32):
-        assert abs(areas.count(area) - 400) < 4 * np.sqrt(1200 * (1 / 3) * (2 / 3))
+    areas = [int(pick_superpixel(blocks, rng, min_area=1, area_power=power).sum()) for _ in range(1200)]
+    assert all(about(areas.count(area), share, 1200) for area, share in zip((8, 24, 32), shares, strict=True))
 
 
-def test_superpixels_may_be_drawn_in_proportion_to_their_area(blocks):
-    rng = np.random.default_rng(5)
-    areas = [int(pick_superpixel(blocks, rng, min_area=1, area_power=1.0).sum()) for _ in range(1200)]
-    for area in (8, 24, 32):
-        share = area / 64
-        assert abs(areas.count(area) - 1200 * share) < 4 * np.sqrt(1200 * share * (1 - share))
-
-
-def test_a_picked_superpixel_is_one_number_of_the_partition(blocks, rng):
-    picked = pick_superpixel(blocks, rng, min_area=1)
-    (number,) = np.unique(blocks[picked])
-    np.testing.assert_array_equal(picked, blocks == number)
-
-
-def test_small_superpixels_are_never_picked(blocks, rng):
-    areas = {int(pick_superpixel(blocks, rng, min_area=9).sum()) for _ in range(60)}
-    assert areas == {24, 32}
-
-
-def test_nothing_is_picked_where_all_superpixels_are_too_small(blocks, rng):
+def test_small_superpixels_and_one_that_covers_everything_are_never_picked(blocks, rng):
+    picked = [pick_superpixel(blocks, rng, min_area=9, union_p=0.5) for _ in range(60)]
+    assert {int(one.sum()) for one in picked} == {24, 32}  # of two that are large enough one is left out
+    assert all(len(np.unique(blocks[one])) == 1 for one in picked)
     assert pick_superpixel(blocks, rng, min_area=33) is None
-
-
-def test_a_superpixel_that_covers_everything_is_no_structure(rng):
     assert pick_superpixel(np.zeros((8, 8), np.uint8), rng, min_area=1) is None
 
 
-def test_united_superpixels_are_two_to_four_and_one_is_left_out(rng):
+def test_two_to_four_superpixels_are_united_as_often_as_configured(rng):
     partition = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8)
-    counts = {int(pick_superpixel(partition, rng, min_area=1, union_p=1.0).sum()) // 8 for _ in range(60)}
-    assert counts == {2, 3, 4}
-    few = partition[:3]
-    assert {int(pick_superpixel(few, rng, min_area=1, union_p=1.0).sum()) // 8 for _ in range(20)} == {2}
+    counts = [int(pick_superpixel(partition, rng, min_area=1, union_p=0.3).sum()) // 8 for _ in range(400)]
+    assert set(counts) == {1, 2, 3, 4}
+    assert about(400 - counts.count(1), 0.3, 400)
 
 
-def test_a_united_superpixel_is_whole_and_large_enough(blocks, rng):
-    for _ in range(30):
-        picked = pick_superpixel(blocks, rng, min_area=9, area_power=0.75, union_p=1.0)
-        # Two are large enough, of which one is left out.
-        assert picked.sum() in (24, 32)
-        assert len(np.unique(blocks[picked])) == 1
+# Shapes that the image does not show.
 
 
-def test_superpixels_are_united_as_often_as_configured(rng):
-    partition = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8)
-    united = [pick_superpixel(partition, rng, min_area=1, union_p=0.3).sum() > 8 for _ in range(400)]
-    assert np.mean(united) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 400))
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), strength=st.floats(0.1, 0.5))
+def test_a_changed_shape_lies_around_or_inside_the_first(seed, strength):
+    mask = smooth_shape(SIDE, np.random.default_rng(seed))
+    if seed % 2:
+        mask = mask & ~smooth_shape(SIDE, np.random.default_rng(seed + 1))
+    hull, closed, grown, shrunk = (reshaped(mask, kind, strength) for kind in ("hull", "closed", "grown", "shrunk"))
+    assert not (mask & ~(hull & closed & grown)).any()
+    assert not (closed & ~grown).any()
+    assert not (shrunk & ~mask).any()
+    assert shrunk.any() == mask.any()
+    if strength**2 * mask.sum() >= np.pi and not mask.all():  # a pixel or more
+        assert mask.sum() < grown.sum()
+
+
+# Synthetic images.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_an_image_with_something_to_see_the_same_for_a_seed(kind):
+    images = drawn(kind)
+    for image, labels in images:
+        assert (image.dtype, labels.dtype) == (np.float32, np.uint8)
+        assert 0.0 <= image.min() < image.max() <= 1.0
+        assert image.std() > 0.02
+        assert labels.any()
+    again = drawn(kind, 1)[0]
+    assert all(np.array_equal(one, other) for one, other in zip(images[0], again, strict=True))
+    assert not np.array_equal(images[0][0], images[1][0])
+
+
+@settings(max_examples=8)
+@given(side=st.integers(16, 70), seed=st.integers(0, 10_000))
+def test_images_of_any_side_are_drawn(side, seed):
+    image, labels = synthetic_image(side, np.random.default_rng(seed))
+    assert image.shape == labels.shape == (side, side)
+    assert 0.0 <= image.min() <= image.max() <= 1.0
+
+
+def test_kinds_are_drawn_by_their_shares(monkeypatch):
+    monkeypatch.setattr(synthesis, "_KINDS", tuple(lambda side, rng, name=name: name for name in KINDS))
+    rng = np.random.default_rng(2)
+    found = [synthetic_image(SIDE, rng) for _ in range(1000)]
+    assert all(about(found.count(name), share, 1000) for name, share in zip(KINDS, synthesis._SHARES, strict=True))
+
+
+def test_vessels_are_thin_connected_and_one_structure():
+    half_widths = []
+    for number in range(8):
+        squared = np.full((SIDE, SIDE), np.inf, dtype=np.float32)
+        rng = np.random.default_rng((4, number))
+        radius = rng.uniform(1.0, 3.0)
+        synthesis._grow(squared, np.array([30.0, 34.0]), rng.uniform(0, 6), radius, rng)
+        vessel = squared < 0
+        # Where it is thinnest, half a pixel may be missed.
+        assert ndimage.label(ndimage.binary_dilation(vessel), np.ones((3, 3)))[1] == 1
+        depth = ndimage.distance_transform_edt(vessel)
+        # Outside of forks, where two branches touch, no place is deeper than the radius.
+        assert np.percentile(depth[vessel], 90) <= radius + 1
+        half_widths.append(np.median(depth[vessel]))
+        assert vessel.mean() < 0.35
+    assert min(half_widths) < 1.5
+    assert {int(labels.max()) for _, labels in drawn("vessels")} == {1}
+
+
+def test_regions_are_several_and_cells_many_and_apart_by_label():
+    assert np.mean([labels.max() for _, labels in drawn("regions", 8)]) > 2
+    for _, labels in drawn("cells"):
+        numbers = np.unique(labels[labels > 0])
+        assert len(numbers) >= 4
+        assert np.median(np.bincount(labels.ravel())[numbers]) < 0.1 * SIDE**2
+
+
+def test_structures_differ_from_their_surroundings():
+    """Across all kinds: what is asked for can mostly be told from what is beside it."""
+    seen = []
+    for image, labels in (one for kind in KINDS for one in drawn(kind, 5)):
+        inside = labels == np.bincount(labels[labels > 0]).argmax()
+        around = ndimage.binary_dilation(inside, iterations=4) & ~inside
+        spread = max(float(image[around].std()), float(image[inside].std()), 1e-3)
+        seen.append(abs(float(image[inside].mean() - image[around].mean())) > 0.3 * spread)
+    assert np.mean(seen) > 0.7

@@ -24,7 +24,9 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.simulation.painting import Stroke, draw_strokes, paint_first
 from scribblesegment.simulation.user import SimulatedUserConfig, simulate_first_round
 from scribblesegment.training.corpus import HierarchicalSampler, SegmentationSet
-from scribblesegment.training.synthesis import pick_superpixel, superpixels, synthetic_image
+from scribblesegment.training.synthesis import pick_superpixel, reshaped, smooth_shape, superpixels, synthetic_image
+
+_ELSEWHERE = -(2**31)  # in place of an image's number: any image of another set
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -40,6 +42,8 @@ class GroupConfig:
     superpixel_p: float = 0.15  # a superpixel is the structure
     shapes_p: float = 0.12  # image and structure are synthetic
     shapes_pool: int = 240
+    outline_p: float = 0.06  # the structure is a smooth outline that the image does not show
+    reshaped_p: float = 0.15  # the structure is what lies in or around a label's shape
     part_p: float = 0.12  # only the part of the structure on one side of a line is wanted
     union_p: float = 0.25  # several labels are one structure
     absent_p: float = 0.12  # an image of a group does not show the structure
@@ -176,6 +180,8 @@ class GroupDataset(Dataset[Batch]):
             mask = self._superpixel(sample.set_index, sample.image_index, image, rng)
             if mask is not None:
                 return [_Source(image, mask)] * count, [False] * count
+        if rng.random() < config.outline_p:
+            return [_Source(image, smooth_shape(len(image), rng))] * count, [False] * count
         instances = self._sampler.is_instance_set(sample.set_index)
         wanted: tuple[int, ...] | None = (sample.label,)
         if instances and (rng.random() < config.all_objects_p or count > 1):
@@ -191,15 +197,26 @@ class GroupDataset(Dataset[Batch]):
             lacking = [] if wanted is None or instances else self._without(sample.set_index, wanted)
             negatives = entry.meta.get("negatives")
             for number in range(0 if count == 1 and rng.random() < 0.5 else 1, count) if count > 1 else [0]:
-                if rng.random() < config.absent_p * (1.0 if count > 1 else 0.4) and (lacking or negatives is not None):
+                known = bool(lacking) or negatives is not None
+                if rng.random() < config.absent_p * (1.0 if count > 1 else 0.4) and (known or len(self._sets) > 1):
                     absent[number] = True
-                    if negatives is not None and (not lacking or rng.random() < 0.5):
+                    if not known:
+                        indices[number] = _ELSEWHERE
+                    elif negatives is not None and (not lacking or rng.random() < 0.5):
                         indices[number] = -1 - int(rng.integers(len(negatives)))
                     else:
                         indices[number] = lacking[int(rng.integers(len(lacking)))]
         sources = []
+        reshape = None
+        if rng.random() < config.reshaped_p:
+            reshape = str(rng.choice(["hull", "closed", "grown", "shrunk"])), float(rng.uniform(0.1, 0.5))
         split = float(rng.uniform(0, 2 * np.pi)) if count == 1 and rng.random() < config.part_p else None
         for number, index in enumerate(indices):
+            if index == _ELSEWHERE:
+                other = self._sets[(sample.set_index + int(rng.integers(1, len(self._sets)))) % len(self._sets)]
+                picture = _normalised(other.images[int(rng.integers(len(other.images)))])
+                sources.append(_Source(picture, np.zeros(picture.shape, bool)))
+                continue
             if index < 0:
                 picture = _normalised(np.asarray(entry.meta["negatives"][-1 - index]))
                 sources.append(_Source(picture, np.zeros(picture.shape, bool)))
@@ -207,6 +224,8 @@ class GroupDataset(Dataset[Batch]):
             labels = entry.labels[index]
             mask = labels > 0 if wanted is None else np.isin(labels, wanted)
             picture = image if index == sample.image_index else _normalised(entry.images[index])
+            if reshape is not None:
+                mask = reshaped(mask, *reshape)
             unwanted = None
             if split is not None and not absent[number]:
                 mask, unwanted = _halved(mask, split, rng)

@@ -78,12 +78,14 @@ class TrainingConfig:
     focal_weight: float = 5.0
     score_weight: float = 0.2  # of the loss of the classifiers' scores
     presence_weight: float = 1.0  # of the loss of the structure being there at all
+    absent_weight: float = 1.5  # in it, of images without the structure, which are the fewer
     # Weights file, or another run's checkpoint, whose parameters this one starts from; relative to the working folder.
     initial: str = ""
     precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware multiplies it
     log_every: int = 20  # steps
     checkpoint_seconds: float = 180.0
-    focus_size: int = 256  # of second looks, for the exported description
+    grid: int = 0  # side of the exported network's grid; 0 for that of the training
+    focus_size: int = 256  # side of the largest grid of its second looks
     name: str = ""  # of the exported network
     licence: str = ""  # of its parameters
     network: RidgeUNetConfig = field(default_factory=RidgeUNetConfig)
@@ -298,7 +300,7 @@ class Run:
         if path.exists():
             state = load_checkpoint(path)
             saved, wanted = state["config"], dataclasses.asdict(config)
-            free = ("checkpoint_seconds", "log_every", "focus_size", "name", "licence")
+            free = ("checkpoint_seconds", "log_every", "grid", "focus_size", "name", "licence")
             differing = sorted(name for name in wanted if name not in free and saved.get(name) != wanted[name])
             if differing:
                 raise ConfigError(
@@ -335,17 +337,18 @@ class Run:
         network = RidgeUNet(config.network)
         network.load_state_dict(self.averaged)
         options = {**dataclasses.asdict(config.network), "folded": True}
+        size = config.grid or config.groups.size
         save_network(
             target,
             network.folded(),
             NetworkDescription(
                 "ridge_unet",
                 options,
-                size=config.groups.size,
+                size=size,
                 capabilities=CAPABILITIES,
                 name=config.name or target.parent.name,
                 licence=config.licence,
-                focus_size=max(config.focus_size, config.groups.size),
+                focus_size=max(config.focus_size, size) if config.focus_size else 0,
             ),
         )
 
@@ -463,7 +466,7 @@ class Run:
             values[f"dice_{name}"] = dice[shown].mean().item()
         target = masks.flatten(1).amax(dim=1)
         # Where nothing positive is drawn, which is rare, the network has to find out for itself.
-        weights = torch.where(marked, 0.1, 1.0)
+        weights = torch.where(marked, 0.1, 1.0) * torch.where(target > 0.0, 1.0, config.absent_weight)
         losses = functional.binary_cross_entropy_with_logits(output.presence, target, weight=weights)
         values[f"presence_{name}"] = losses.item()
         loss = loss + config.presence_weight * losses
@@ -494,7 +497,7 @@ def train(
     Args:
         sets: The corpus.
         config: The run.
-        folder: Where `checkpoint.pt`, `log.csv` and, at the end, `network.safetensors` are written; made if missing.
+        folder: Where `checkpoint.pt`, `log.csv` and `network.safetensors` are written; made if missing.
         device: "auto", "cpu" or "cuda".
         workers: Processes that prepare samples, per training process.
         report: Called with the number of finished steps and the values of the log, every `log_every` steps.
@@ -560,11 +563,10 @@ def train(
                     report(run.step, values)
             if stops or run.step == last or time.monotonic() - saved > config.checkpoint_seconds:
                 run.save()
+                run.export(folder / WEIGHTS_NAME)
                 saved = time.monotonic()
             if stops:
                 break
-        if group.is_main and run.step == config.steps:
-            run.export(folder / WEIGHTS_NAME)
     return run.path
 
 
@@ -604,7 +606,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's unpickler raises whatever its damaged instructions lead to
         raise WeightsError(f"The checkpoint {path} is damaged: {error}. Remove it to start anew.") from error
     if not isinstance(state, dict) or not {"config", "step", "network", "averaged", "optimizer"} <= state.keys():
-        raise WeightsError(f"{path} is no checkpoint of a training run. Give the checkpoint.pt of a run's folder.")
+        raise WeightsError(f"{path} is not a checkpoint of a training run. Give the checkpoint.pt of a run's folder.")
     return state
 
 
@@ -651,8 +653,9 @@ def _memory_running_out_told() -> Iterator[None]:
 
 def _calm_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches all processes of a terminal; the one that trains finishes its step and then ends its workers.
+    # What asks for an end reaches all processes; the one that trains finishes its step and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _marked(prompts: Tensor) -> Tensor:

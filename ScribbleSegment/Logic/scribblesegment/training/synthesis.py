@@ -72,6 +72,48 @@ def pick_superpixel(
 LabelArray = NDArray[np.uint8]
 
 
+def smooth_shape(side: int, rng: np.random.Generator) -> BoolArray:
+    """Draw a smooth outline that has nothing to do with an image, bool (side, side): only strokes say where it is."""
+    axis = (np.arange(side) + 0.5) / side * 2.0 - 1.0
+    center, turn, flatness = rng.uniform(-0.6, 0.6, 2), rng.uniform(0, np.pi), np.exp(rng.normal(0, 0.35))
+    rows, columns = axis[:, None] - center[0], axis - center[1]
+    along = (np.cos(turn) * rows + np.sin(turn) * columns) * flatness
+    across = (np.cos(turn) * columns - np.sin(turn) * rows) / flatness
+    angle = np.arctan2(across, along)
+    radius = np.full_like(angle, 1.0)
+    for wave in range(2, 6):
+        radius += rng.normal(0, 0.35 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
+    size = np.exp(rng.uniform(np.log(0.12), np.log(0.7)))
+    return np.asarray(np.hypot(along, across) < size * np.maximum(radius, 0.25))
+
+
+def reshaped(mask: BoolArray, kind: str, strength: float) -> BoolArray:
+    """Change what of an image belongs to a structure, as conventions do that the image does not show.
+
+    Args:
+        mask: (H, W).
+        kind: "hull" (what lies between its parts belongs to it), "closed" (what lies in its bays), "grown", "shrunk".
+        strength: How far, as a fraction of the radius of a disc of the same area.
+    """
+    if not mask.any():
+        return mask
+    if kind == "hull":
+        from skimage.morphology import convex_hull_image
+
+        return np.asarray(convex_hull_image(mask))
+    reach = strength * np.sqrt(mask.sum() / np.pi)
+    if kind == "shrunk":
+        inner = ndimage.distance_transform_edt(mask) > reach
+        return inner if 3 * inner.sum() > mask.sum() else mask
+    margin = int(reach) + 2
+    padded = np.pad(mask, margin)
+    outer = ndimage.distance_transform_edt(~padded) <= reach
+    if kind == "closed":
+        outer = ndimage.distance_transform_edt(outer) > reach
+        outer |= padded
+    return np.asarray(outer[margin:-margin, margin:-margin])
+
+
 def synthetic_image(side: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
     """Draw an image and its labels.
 

@@ -1,0 +1,380 @@
+"""The corpus: sets from .npz files and from folders of images, and what is drawn from them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from imageio.v3 import imwrite
+
+from scribblesegment import Volume, write_labelmap
+from scribblesegment.errors import DatasetError
+from scribblesegment.io.nifti import write_nifti
+from scribblesegment.training.corpus import (
+    HierarchicalSampler,
+    Sample,
+    SegmentationSet,
+    load_corpus,
+    load_folders,
+    load_set,
+    modality,
+    read_arrays,
+    subjects_of,
+)
+
+# Files of sets.
+
+
+def test_a_set_is_read_with_its_description(save_set):
+    labels = np.zeros((2, 8, 8), np.uint16)
+    labels[:, 2:4] = 300
+    meta = '{"name": "Cells", "instances": true, "licence": "CC0-1.0"}'
+    read = load_set(save_set("file", images=np.full((2, 8, 8), 7, np.uint8), labels=labels, meta=meta))
+    assert (read.name, read.instances, read.meta["licence"]) == ("Cells", True, "CC0-1.0")
+    np.testing.assert_array_equal(read.labels, labels)
+    assert read.images.dtype == np.uint8
+    unnamed = load_set(save_set("spleen", meta="{}"))
+    assert (unnamed.name, unnamed.instances) == ("spleen", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, "lacks labels; a set is"),
+        ({"images": None, "meta": None}, "lacks images, meta"),
+        ({"meta": "no json"}, "cannot be read"),
+        ({"meta": "[1, 2]"}, "meta must be a JSON object, got list"),
+        ({"images": np.zeros((5, 32, 32), np.float32)}, "expected images uint8 .* got images float32"),
+        ({"labels": np.zeros((5, 32, 32), np.int64)}, "labels int64"),
+        ({"labels": np.zeros((5, 32, 32), np.uint64)}, "labels uint64"),
+        ({"labels": np.zeros((5, 16, 16), np.uint8)}, r"labels uint8 \(5, 16, 16\)"),
+        ({"images": np.zeros((5, 32, 32, 3), np.uint8)}, r"images uint8 \(5, 32, 32, 3\)"),
+        ({"images": np.zeros((2, 8, 9), np.uint8), "labels": np.zeros((2, 8, 9), np.uint8)}, "square"),
+        ({"images": np.zeros((0, 8, 8), np.uint8), "labels": np.zeros((0, 8, 8), np.uint8)}, "at least one image"),
+        ({"meta": np.array([{"name": "pickled"}], dtype=object)}, "cannot be read"),
+    ],
+)
+def test_another_layout_is_refused_with_the_file_s_name(save_set, changes, message):
+    with pytest.raises(DatasetError, match=rf"discs\.npz.*{message}"):
+        load_set(save_set(**changes))
+
+
+class _TouchWhenLoaded:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_file_is_not_run_and_what_is_no_set_is_named(save_set, tmp_path):
+    evil, single = _TouchWhenLoaded(tmp_path / "ran"), io.BytesIO()
+    np.save(single, np.zeros(3))
+    with pytest.raises(DatasetError, match=r"discs\.npz cannot be read"):
+        load_set(save_set(meta=np.array([evil], dtype=object)))
+    path = tmp_path / "wrong.npz"
+    for content in (pickle.dumps(evil), b"", b"PK", b"some text", single.getvalue(), None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"wrong\.npz (cannot be read|holds a single array)"):
+            load_set(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_read_and_nothing_else_happens(tmp_path, data):
+    buffer = io.BytesIO()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 8, 8)).astype(np.uint8)
+    np.savez_compressed(buffer, images=images, labels=images % 3, meta='{"name": "x"}')
+    content = bytearray(buffer.getvalue())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(content)
+    try:
+        read = load_set(path)
+    except DatasetError as error:
+        assert "damaged.npz" in str(error)  # noqa: PT017 (an undamaged reading is allowed too)
+    else:
+        assert read.images.shape == (2, 8, 8)
+
+
+def test_arrays_of_any_layout_are_read_with_the_description(save_set):
+    arrays, meta = read_arrays(save_set(strokes=np.arange(3)), ("strokes", "labels"))
+    assert list(arrays) == ["strokes", "labels"]
+    assert arrays["strokes"].tolist() == [0, 1, 2]
+    assert meta == {"name": "discs"}
+
+
+def test_labels_and_subjects_have_the_names_that_are_given():
+    def named(meta):
+        return SegmentationSet("x", np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2), np.uint8), False, meta)
+
+    assert named({"label_names": {"3": "liver"}}).label_name(3) == "liver"
+    assert {named(meta).label_name(4) for meta in ({"label_names": {"3": "liver"}}, {"label_names": ["x"]}, {})} == {
+        "4"
+    }
+    assert subjects_of({"subjects": ["a", 7]}, 2) == ("a", "7")
+    assert subjects_of({"subjects": ["a"]}, 2) == subjects_of({}, 2) == ("", "")
+
+
+# Folders.
+
+
+def test_a_folder_is_read_in_order_without_what_is_excluded(save_set, tmp_path):
+    folder = save_set("b").parent
+    save_set("a")
+    assert [entry.name for entry in load_corpus(folder)] == ["a", "b"]
+    (folder / "c.npz").write_bytes(b"damaged")
+    assert [entry.name for entry in load_corpus(folder, exclude=["c"])] == ["a", "b"]
+    with pytest.raises(DatasetError, match=r"not in .*: aortha, liver"):
+        load_corpus(folder, exclude=["liver", "aortha"])
+    with pytest.raises(DatasetError, match="There is no folder"):
+        load_corpus(tmp_path / "nowhere")
+
+
+def test_bad_sets_are_named_and_skipped_only_when_asked_for(save_set):
+    folder = save_set("good").parent
+    save_set("grey", images=np.zeros((5, 32, 32), np.float32))
+    (folder / "damaged.npz").write_bytes(b"damaged")
+    told: list[str] = []
+    assert [entry.name for entry in load_corpus(folder, skip_bad=told.append)] == ["good"]
+    assert "damaged.npz cannot be read" in told[0]
+    assert "grey.npz: expected images uint8" in told[1]
+    with pytest.raises(DatasetError, match=r"damaged\.npz"):
+        load_corpus(folder)
+    (folder / "good.npz").unlink()
+    with pytest.raises(DatasetError, match="no usable training set"):
+        load_corpus(folder, skip_bad=told.append)
+
+
+def write_pair(folder: Path, name: str = "head", shape: tuple[int, int, int] = (12, 40, 30)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    matrix = np.diag([1.0, 1.0, 3.0, 1.0])
+    array = np.random.default_rng(1).integers(0, 100, shape).astype(np.int16)
+    labels = np.zeros(shape, np.uint8)
+    labels[4:9, 10:30, 5:25] = 7
+    array[labels > 0] += 400
+    write_nifti(folder / f"{name}_image.nii.gz", array, matrix)
+    write_nifti(folder / f"{name}_label.nii.gz", labels, matrix)
+    return folder
+
+
+def test_slices_of_all_axes_that_show_something_are_images_of_a_set(tmp_path):
+    write_pair(tmp_path / "heads")
+    (entry,) = load_folders(tmp_path)
+    assert entry.name == "heads volumes"
+    assert not entry.instances
+    assert entry.images.shape == entry.labels.shape == (5 + 20 + 20, 256, 256)
+    assert entry.meta["axis"] == [0] * 5 + [1] * 20 + [2] * 20
+    assert entry.meta["index"][:5] == [4, 5, 6, 7, 8]
+    assert set(entry.meta["subjects"]) == {"head"}
+    assert set(np.unique(entry.labels)) == {0, 7}
+    for image, labels in zip(entry.images, entry.labels, strict=True):
+        assert np.median(image[labels == 7]) > 150
+
+
+def test_slices_have_square_pixels(tmp_path):
+    write_pair(tmp_path / "heads")
+    (entry,) = load_folders(tmp_path)
+    rows, columns = np.nonzero(entry.labels[30])  # 5 slices of 3 mm by 20 or so of 1 mm
+    assert (np.ptp(rows) + 1) / (np.ptp(columns) + 1) == pytest.approx(15 / 20, rel=0.05)
+
+
+def test_volumes_of_other_licences_and_other_folders_are_passed_over(tmp_path):
+    write_pair(tmp_path / "heads")
+    write_pair(tmp_path / "nc")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "README.md").write_text("about")
+    assert [entry.name for entry in load_folders(tmp_path)] == ["heads volumes"]
+
+
+@pytest.mark.parametrize(("name", "instances"), [("stardist_3d", True), ("some_nuclei", True), ("brain", False)])
+def test_nuclei_are_instances(tmp_path, name, instances):
+    write_pair(tmp_path / name)
+    assert load_folders(tmp_path)[0].instances is instances
+
+
+def test_images_of_two_dimensions_are_sets_too(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    image = np.zeros((60, 80), np.uint8)
+    image[10:40, 20:60] = 200
+    imwrite(folder / "one_image.png", image)
+    imwrite(folder / "one_label.png", (image > 0).astype(np.uint8))
+    (entry,) = load_corpus(tmp_path)
+    assert entry.images.shape == (1, 256, 256)
+    assert entry.labels.sum() == pytest.approx(30 * 40 * (256 / 80) ** 2, rel=0.05)
+
+
+def test_bad_pairs_are_skipped_by_name(tmp_path):
+    folder = write_pair(tmp_path / "heads")
+    write_pair(folder, "other")
+    (folder / "head_label.nii.gz").write_bytes(b"no image")
+    told = []
+    (entry,) = load_folders(tmp_path, skip_bad=told.append)
+    assert set(entry.meta["subjects"]) == {"other"}
+    assert len(told) == 1
+    assert "head_image.nii.gz" in told[0]
+
+
+def test_pairs_that_cannot_be_used_are_named(tmp_path):
+    folder = write_pair(tmp_path / "heads")
+    label = folder / "head_label.nii.gz"
+    for volume, message in (
+        (np.ones((3, 3, 3), np.uint8), r"labels have shape \(3, 3, 3\)"),
+        (np.zeros((12, 40, 30), np.uint8), "show no structure of 30 pixels"),
+    ):
+        write_labelmap(label, Volume(volume, np.eye(4)))
+        with pytest.raises(DatasetError, match=message):
+            load_folders(tmp_path)
+    label.unlink()
+    with pytest.raises(DatasetError, match=r"head_image\.nii\.gz cannot be used"):
+        load_folders(tmp_path)
+
+
+# Drawing.
+
+
+def a_set(labels: list[list[int]], *, instances: bool = False, side: int = 8) -> SegmentationSet:
+    """One image for each inner list; each of its labels fills two rows."""
+    arrays = np.zeros((len(labels), side, side), dtype=np.uint16)
+    for image, present in zip(arrays, labels, strict=True):
+        for row, label in enumerate(present):
+            image[row * 2 : row * 2 + 2] = label
+    return SegmentationSet("a set", np.zeros(arrays.shape, np.uint8), arrays, instances, {})
+
+
+def draw(sampler: HierarchicalSampler, count: int) -> list[Sample]:
+    rng = np.random.default_rng(11)
+    return [sampler.draw(rng) for _ in range(count)]
+
+
+def assert_share(hits: int, trials: int, share: float) -> None:
+    """Within four standard deviations of a binomial count."""
+    assert abs(hits - trials * share) < 4 * np.sqrt(trials * share * (1 - share))
+
+
+def test_sets_are_equally_likely_whatever_their_size():
+    samples = draw(HierarchicalSampler([a_set([[1]] * 30), a_set([[1, 2]]), a_set([[4]] * 3)]), 3000)
+    counts = Counter(sample.set_index for sample in samples)
+    for index in range(3):
+        assert_share(counts[index], 3000, 1 / 3)
+
+
+def test_labels_of_a_set_are_equally_likely_whatever_their_frequency():
+    samples = draw(HierarchicalSampler([a_set([[1]] * 20 + [[1, 7]])]), 2000)
+    assert_share(sum(sample.label == 7 for sample in samples), 2000, 1 / 2)
+    assert {sample.image_index for sample in samples if sample.label == 7} == {20}
+    assert {sample.image_index for sample in samples if sample.label == 1} == set(range(21))
+
+
+def test_images_that_show_a_label_are_equally_likely():
+    samples = [sample for sample in draw(HierarchicalSampler([a_set([[1], [1, 2], [2], [1]])]), 4000)]
+    of_one = Counter(sample.image_index for sample in samples if sample.label == 1)
+    assert set(of_one) == {0, 1, 3}
+    for image in of_one:
+        assert_share(of_one[image], of_one.total(), 1 / 3)
+
+
+def test_in_instance_sets_images_are_equally_likely_and_then_their_objects():
+    samples = draw(HierarchicalSampler([a_set([[1], [1, 2, 3, 9]], instances=True)]), 4000)
+    in_second = [sample.label for sample in samples if sample.image_index == 1]
+    assert_share(len(in_second), 4000, 1 / 2)
+    counts = Counter(in_second)
+    assert set(counts) == {1, 2, 3, 9}
+    for label in counts:
+        assert_share(counts[label], len(in_second), 1 / 4)
+
+
+@given(st.lists(st.lists(st.integers(1, 500), max_size=4, unique=True), min_size=1, max_size=5), st.booleans())
+def test_every_sample_shows_its_structure(labels, instances):
+    if not any(labels):
+        labels = [*labels, [3]]
+    entry = a_set(labels, instances=instances)
+    sampler = HierarchicalSampler([entry], min_fraction=0.25)
+    for sample in draw(sampler, 20):
+        assert np.mean(entry.labels[sample.image_index] == sample.label) >= 0.25
+        assert sampler.labels_of(sample) == sorted(set(labels[sample.image_index]))
+
+
+def test_small_structures_are_left_out():
+    entry = a_set([[1, 2]])
+    entry.labels[0, 2:4] = 0
+    entry.labels[0, 2, 0] = 2
+    samples = draw(HierarchicalSampler([entry], min_fraction=2 / 64), 50)
+    assert {sample.label for sample in samples} == {1}
+    assert {sample.label for sample in draw(HierarchicalSampler([entry], min_fraction=1 / 64), 50)} == {1, 2}
+
+
+def test_a_set_without_a_usable_structure_is_named():
+    with pytest.raises(DatasetError, match="Set a set shows no structure"):
+        HierarchicalSampler([a_set([[1]]), a_set([[], []])])
+
+
+def of_modality(modality: str) -> SegmentationSet:
+    return replace(a_set([[1]]), meta={"modality": modality})
+
+
+BY_MODALITY = [of_modality("MRI T1"), of_modality("T2 MRI"), of_modality("DCE-MRI breast"), of_modality("CT")]
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"),
+    [
+        (0.0, [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+        (1.0, [1 / 6, 1 / 6, 1 / 6, 1 / 2]),
+        (0.5, [5 / 24, 5 / 24, 5 / 24, 3 / 8]),
+    ],
+)
+def test_modalities_count_as_much_as_configured(balance, shares):
+    counts = Counter(
+        sample.set_index for sample in draw(HierarchicalSampler(BY_MODALITY, modality_balance=balance), 3000)
+    )
+    for index, share in enumerate(shares):
+        assert_share(counts[index], 3000, share)
+
+
+def test_sets_that_do_not_tell_their_modality_are_one_modality():
+    sets = [a_set([[1]]), a_set([[2]]), of_modality("CT")]
+    counts = Counter(sample.set_index for sample in draw(HierarchicalSampler(sets, modality_balance=1.0), 2000))
+    for index, share in enumerate((1 / 4, 1 / 4, 1 / 2)):
+        assert_share(counts[index], 2000, share)
+
+
+@pytest.mark.parametrize(
+    ("described", "name"),
+    [
+        ("CT (2 mm iso, 48x48 patches)", "ct"),
+        ("DCE-MRI breast", "mri"),
+        ("MRI/CT", "mri"),
+        ("phase-contrast microscopy", "microscopy"),
+        ("3D fluorescence (light-sheet)", "fluorescence"),
+        ("colour fundus photography", "fundus"),
+        ("Chest X-ray", "x-ray"),
+        ("OCT", "oct"),
+        ("spectral photography", "spectral photography"),
+        ("", ""),
+    ],
+)
+def test_a_modality_is_told_by_a_word_of_its_description(described, name):
+    assert modality(of_modality(described)) == name
+
+
+def test_the_same_generator_draws_the_same_samples():
+    sampler = HierarchicalSampler([a_set([[1, 2], [2, 3]]), a_set([[1], [1, 2]], instances=True)])
+    assert draw(sampler, 30) == draw(sampler, 30)
