@@ -1,7 +1,8 @@
 """Set everything up and run every check: `python3 scripts/test.py`.
 
-Makes `.venv-test` beside this checkout's README when it is missing, then runs ruff, mypy and pytest. All of them run
-even when one fails; pytest comes last, so its summary ends the output. Options that are not listed here go to pytest:
+Makes `.venv-test` beside this checkout's README when it is missing, then runs ruff, mypy and pytest: what must work
+without PyTorch as if it were missing, then everything. All checks run even when one fails; pytest comes last, so its
+summary ends the output. Options that are not listed here go to the last pytest:
 `python3 scripts/test.py --fast -k preprocessing`.
 """
 
@@ -14,6 +15,8 @@ import sys
 from _environment import ROOT, SetupError, ensure_environment
 
 EXTRAS = ("batch", "dicom", "studies", "test")
+# What must work where PyTorch is missing.
+WITHOUT_TORCH = [f"Testing/Python/{package}" for package in ("cli", "service", "lib")]
 
 
 def main() -> int:
@@ -30,13 +33,13 @@ def main() -> int:
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.fast:
-        pytest_options = ["-m", "not slow", *pytest_options]
+    some = ["-m", "not slow"] if options.fast else []
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
-        "pytest": ["pytest", *pytest_options],
+        "pytest without PyTorch": ["pytest", "-q", "--without-torch", *some, *WITHOUT_TORCH],
+        "pytest": ["pytest", *some, *pytest_options],
     }
     failed = [name for name, command in checks.items() if not _passes(name, [python, "-m", *command])]
     if failed and failed != ["pytest"]:

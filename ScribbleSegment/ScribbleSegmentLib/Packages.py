@@ -80,7 +80,7 @@ def parseRequirements(text: str) -> list[Requirement]:
             continue
         match = _LINE.fullmatch(content)
         if match is None:
-            raise ValueError(f"{line!r} is no requirement; write a name and a lowest version, such as 'torch>=2.4'.")
+            raise ValueError(f"{line!r} is not a requirement; write a name and a lowest version, such as 'torch>=2.4'.")
         requirements.append(Requirement(match["name"], match["minimum"] or ""))
     return requirements
 

@@ -7,6 +7,7 @@ Every message says what is wrong, with the values that were seen, and what to do
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -76,6 +77,14 @@ class CancelledError(ScribbleSegmentError):
 
 class MissingDependencyError(ScribbleSegmentError, ImportError):
     """An optional library that is needed here and cannot be imported."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether an optional library is there, without the time that importing it takes."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def require_package(module: str, *, purpose: str, remedy: str) -> ModuleType:

@@ -84,12 +84,16 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
+    from scribblesegment.inference.devices import torch_problem
     from scribblesegment.inference.predictor import Network
-    from scribblesegment.weights.checkpoints import load_network
+    from scribblesegment.weights.checkpoints import load_arrays, load_network
 
-    network, description = load_network(weights)
-    plan = repeatable_plan(network, device, threads)
-    predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
+    if torch_problem() is None:
+        network, description = load_network(weights)
+        plan = repeatable_plan(network, device, threads)
+        predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
+    else:
+        predictor = Predictor(Network.described(*load_arrays(weights), name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
-import importlib.util
 import logging
 import sys
 import threading
@@ -18,7 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +40,7 @@ from scribblesegment.batch.segmentation import SegmentedImage, image_axis, segme
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.context.files import read_context
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
-from scribblesegment.errors import FileFormatError, ScribbleSegmentError, WeightsError, require_package
+from scribblesegment.errors import FileFormatError, ScribbleSegmentError, WeightsError, is_installed, require_package
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.io import default_segment, read_volume, write_segmentation
 from scribblesegment.weights.registry import weights_file
@@ -204,8 +203,6 @@ def process_in_worker(job: BatchJob, image: BatchImage) -> ImageRecord:
 
 
 def _load(job: BatchJob) -> ImageWorker:
-    import torch
-
     if not (job.output / FOLDER).is_dir():
         raise FileFormatError(
             f"A worker does not see the folder {job.output / FOLDER}. Images, output and weights must lie on a drive "
@@ -214,14 +211,17 @@ def _load(job: BatchJob) -> ImageWorker:
     path = weights_file(job.weights, in_context=True)
     if weights_digest(path) != job.made_by["network"]:
         raise WeightsError(f"A worker has another network in {path}. Install the same version everywhere.")
-    torch.set_num_threads(job.threads)
+    with suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(job.threads)
     predictor = job.load(path, device=job.device, threads=job.threads)
     return ImageWorker(job, predictor, [read_context(one) for one in job.contexts])
 
 
 def has_dask() -> bool:
     """Whether Dask is installed."""
-    return importlib.util.find_spec("distributed") is not None
+    return is_installed("distributed")
 
 
 def require_dask() -> None:

@@ -56,7 +56,7 @@ class AcceptanceConfig:
     def __post_init__(self) -> None:
         for name in ("lesser_piece", "least_trust", "near_usual", "apart"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a part, from 0 to 1.")
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a fraction from 0 to 1.")
         for name, value, lowest in (("bridge", self.bridge, 0), ("most", self.most, 1)):
             if value is not None and value < lowest:
                 raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")

@@ -62,7 +62,7 @@ def check_outputs(output: Path, picture: Path | None, sources: Iterable[Path | N
         if path.resolve() in read:
             raise FileFormatError(f"Cannot write {path}: it is the file that is read. Choose another name.")
     if picture is not None and picture.resolve() == output.resolve():
-        raise FileFormatError(f"Segmentation and picture would be one file, {output}. Name them apart.")
+        raise FileFormatError(f"Segmentation and picture would be the same file, {output}. Give them different names.")
 
 
 def read_image(path: Path, output: Path, series: str | None = None) -> Volume:

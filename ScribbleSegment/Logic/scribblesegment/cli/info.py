@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Annotated
 import scribblesegment
 from scribblesegment.cli.options import AXES, Argument, Series
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import ConfigError
+from scribblesegment.errors import ConfigError, is_installed
 
 _DIRECTIONS = (("left", "right"), ("back", "front"), ("feet", "head"))
 _PACKAGES = (
@@ -47,7 +46,7 @@ def info(
         raise ConfigError("--series chooses among the series of a folder. Give the folder as well.")
     print(f"scribblesegment {scribblesegment.__version__}")
     print(f"python          {platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}")
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         print("torch           not installed: pip install 'scribblesegment[torch]'")
     else:
         _about_torch()
@@ -69,7 +68,7 @@ def _report() -> None:
             lines.append((package, importlib.metadata.version(package)))
     if torch_problem() is None:
         lines.append(("device", _device()))
-    elif importlib.util.find_spec("torch") is not None:
+    elif is_installed("torch"):
         lines.append(("torch", "is installed and cannot be loaded"))  # the reason may hold paths
     imported = 0
     for entry in list_weights():

@@ -52,7 +52,7 @@ def read_click(text: str) -> Mark:
     *numbers, sign = (part.strip() for part in text.split(","))
     index, label = _integers(numbers), _SIGN.fullmatch(sign)
     if label is None or len(index) not in (2, 3):
-        raise argparse.ArgumentTypeError(f"{text!r} is no click. Give k,j,i,+ or k,j,i,- (or j,i,+ for one slice)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a click. Give k,j,i,+ or k,j,i,- (or j,i,+ for one slice)")
     return Mark(index, tuple(n + 1 for n in index), label[1] == "+", _label(label[2], text))
 
 
@@ -63,7 +63,7 @@ def read_box(text: str) -> Mark:
     corners = _integers(parts[:-1] if label else parts)
     if len(corners) not in (4, 6):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no box. Give k0,j0,i0,k1,j1,i1 (or j0,i0,j1,i1 for one slice), and ,+2 for label 2"
+            f"{text!r} is not a box. Give k0,j0,i0,k1,j1,i1 (or j0,i0,j1,i1 for one slice), and ,+2 for label 2"
         )
     half = len(corners) // 2
     return Mark(corners[:half], corners[half:], label=_label(label and label[1], text), is_box=True)

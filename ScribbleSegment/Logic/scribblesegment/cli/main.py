@@ -45,6 +45,11 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Any] | None =
     except ScribbleSegmentError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return REFUSED
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("error: this needs PyTorch, which is missing: pip install 'scribblesegment[torch]'", file=sys.stderr)
+        return REFUSED
     except MemoryError:
         print("error: not enough memory for this image. Crop or resample it, or close other programs.", file=sys.stderr)
         return UNEXPECTED

@@ -103,7 +103,7 @@ def read_slice(text: str) -> SliceChoice:
     """Read "k:12" or "k"."""
     match = re.fullmatch(r"([kji])(?::(\d+))?", text.strip().lower())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no slice. Give an axis k, j or i and an index: k:12")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a slice. Give an axis k, j or i and an index: k:12")
     return AXES.index(match[1]), None if match[2] is None else int(match[2])
 
 
@@ -111,7 +111,7 @@ def read_axis(text: str) -> int:
     """Read "k", "j" or "i" as 0, 1 or 2."""
     name = text.strip().lower()
     if len(name) != 1 or name not in AXES:
-        raise argparse.ArgumentTypeError(f"{text!r} is no axis. Give k, j or i")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an axis. Give k, j or i")
     return AXES.index(name)
 
 
@@ -119,7 +119,7 @@ def read_range(text: str) -> tuple[int, int]:
     """Read "20-90", both included, as (20, 91)."""
     match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
     if match is None or int(match[1]) > int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of slices. Give the first and the last: 20-90")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of slices. Give the first and the last: 20-90")
     return int(match[1]), int(match[2]) + 1
 
 
@@ -137,8 +137,8 @@ def read_window(text: str) -> Window:
         low, high = low - high / 2, low + high / 2
     if not low < high or not math.isfinite(high - low):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no window. Give the intensities shown as black and white, LOW HIGH with LOW below HIGH, or "
-            "CENTER/WIDTH: -160 240 or 40/400"
+            f"{text!r} is not a window. Give the intensities shown as black and white, LOW HIGH with LOW below HIGH, "
+            "or CENTER/WIDTH: -160 240 or 40/400"
         )
     return low, high
 

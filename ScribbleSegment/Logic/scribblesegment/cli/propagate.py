@@ -168,7 +168,7 @@ def annotated_axis(labelmap: Volume) -> int:
     best, second, _ = np.argsort(score, kind="stable").tolist()
     if score[best] * _CLEARLY > score[second]:
         raise PromptError(
-            "It cannot be seen along which axis slices were annotated: with labels are "
+            "The axis along which slices were annotated cannot be told: with labels are "
             + ", ".join(listed_slices(axis, found[axis].tolist()) for axis in range(3))
             + ". Give --axis k, j or i."
         )

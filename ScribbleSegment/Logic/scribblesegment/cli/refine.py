@@ -44,7 +44,7 @@ def read_new_label(text: str) -> tuple[int, str]:
     """Read "4=tumour"."""
     value, separator, name = text.partition("=")
     if not (separator and value.strip().isdecimal() and name.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no new label. Give the painted value and a name: 4=tumour")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a new label. Give the painted value and a name: 4=tumour")
     return int(value), name.strip()
 
 
@@ -265,7 +265,7 @@ def network_corrections(
                 f"{value} marks the background and cannot be the new label {name!r}. Change --background."
             )
         if value not in values:
-            raise PromptError(f"The new label {value} ({name}) is nowhere painted. Paint it, or leave it out.")
+            raise PromptError(f"The new label {value} ({name}) is not painted anywhere. Paint it, or leave it out.")
     if len(known) + len(new_labels) > LARGEST_LABEL:
         raise PromptError(f"The network would have more than {LARGEST_LABEL} labels.")
     numbered = {value: number for number, value in enumerate(sorted(new_labels), start=len(known))}

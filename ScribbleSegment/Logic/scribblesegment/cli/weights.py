@@ -23,7 +23,7 @@ _ACTIONS = ("list", "fetch", "import", "remove")
 
 def _read_action(text: str) -> str:
     if text not in _ACTIONS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no action. Give one of {', '.join(_ACTIONS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an action. Give one of {', '.join(_ACTIONS)}")
     return text
 
 

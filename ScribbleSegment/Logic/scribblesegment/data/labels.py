@@ -234,7 +234,7 @@ class LabelScribbles:
         """
         label = _label(label)
         if not 0 < core <= 1:
-            raise PromptError(f"core is {core}, expected a part of the box's sides above 0 and up to 1.")
+            raise PromptError(f"core is {core}, expected a fraction of the box's sides, above 0 and at most 1.")
         if not isinstance(gap, int | np.integer) or gap < 0:
             raise PromptError(f"gap is {gap!r}, expected a whole number of pixels from 0.")
         corners = self._checked_corners(start, stop)

@@ -91,9 +91,9 @@ class Prompts:
         try:
             sides = tuple(operator.index(side) for side in shape)
         except TypeError as cause:
-            raise PromptError(f"{shape!r} is no image shape. Pass (H, W) or (K, J, I).") from cause
+            raise PromptError(f"{shape!r} is not an image shape. Pass (H, W) or (K, J, I).") from cause
         if len(sides) not in (2, 3) or min(sides) < 1:
-            raise PromptError(f"{sides} is no image shape. Pass (H, W) or (K, J, I), every side 1 or above.")
+            raise PromptError(f"{sides} is not an image shape. Pass (H, W) or (K, J, I), every side 1 or above.")
         return PromptBuilder(sides).build()
 
     @classmethod

@@ -104,7 +104,7 @@ class Volume:
         """
         number = _AXES.get(axis.lower(), axis) if isinstance(axis, str) else axis
         if number not in (0, 1, 2):
-            raise GeometryError(f"{axis!r} is no axis of a volume. Choose 0, 1, 2 or 'k', 'j', 'i'.")
+            raise GeometryError(f"{axis!r} is not an axis of a volume. Choose 0, 1, 2 or 'k', 'j', 'i'.")
         number = int(number)
         try:
             position = operator.index(index)

@@ -719,8 +719,9 @@ def load_predictor(
     way, when the predictor is given a context for the first time.
 
     Args:
-        name: A name of `list_weights()`, "default", or the path of a weights file. Two of them joined by "+": the
-            first corrects what the second predicts from the context alone, as SP+UVS (MultiverSeg, section 5.4).
+        name: A name of `list_weights()`, "default" (without PyTorch a network that runs by NumPy alone), or the path of
+            a weights file. Two of them joined by "+": the first corrects what the second predicts from the context
+            alone, as SP+UVS (MultiverSeg, section 5.4).
         device: "auto" or a torch device name.
         weights_dir: Where downloaded weights are kept.
         progress: Called with how much of a download is done, in [0, 1], and with what is downloaded. Without it nothing
@@ -732,13 +733,16 @@ def load_predictor(
         DeviceError: The device cannot run a network.
     """
     from scribblesegment.weights.checkpoints import load_arrays, load_network
-    from scribblesegment.weights.registry import find_weights, is_weights_path, weights_file
+    from scribblesegment.weights.registry import default_weights, find_weights, is_weights_path, weights_file
 
     def load(name: str | os.PathLike[str], plan: ExecutionPlan | None = None) -> Network:
         path = weights_file(name, weights_dir=weights_dir, progress=progress)
-        read = load_network if torch_problem() is None else load_arrays
+        read = load_network if has_torch else load_arrays
         return Network.described(*read(path), device=device, plan=plan, name=path.stem)
 
+    has_torch = torch_problem() is None
+    if str(name) == "default":
+        name = default_weights(torch=has_torch)
     interactive, plus, in_context = str(name).partition("+")
     if plus and not Path(name).exists():
         network, context_network = load(interactive), load(in_context)

@@ -70,7 +70,7 @@ def write_dicom_segmentation(
         raise FileFormatError(f"{path} would refer to DICOM images, and {source} is none. Choose another format.")
     labels = volume.labels_present()
     if not labels:
-        raise ImageError(f"Nothing is segmented, and a DICOM segmentation needs a segment: {path} was not written.")
+        raise ImageError(f"Nothing is segmented, and a DICOM segmentation cannot be empty: {path} was not written.")
     files, order = source_files(source, series)
     images = [pydicom.dcmread(file) for file in files]
     for image in images:

@@ -203,7 +203,7 @@ def accepted_text(segment: Any) -> str:
 
 def _index(value: Any, side: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < side:
-        raise ValueError(f"{value!r} is no slice of {side}")
+        raise ValueError(f"{value!r} is not a slice of {side}")
     return value
 
 

@@ -58,7 +58,7 @@ class PropagationConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; give a finite number from 0.")
         for name in ("stop_area", "stop_leak", "stop_confidence", "least_confidence", "certain"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a part, from 0 to 1.")
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a fraction from 0 to 1.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from scribblesegment.data import validation
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import DeviceError, PromptError, ScribbleSegmentError, WeightsError
+from scribblesegment.errors import DeviceError, PromptError, ScribbleSegmentError, WeightsError, is_installed
 from scribblesegment.service.worker import Task, Worker
 
 if TYPE_CHECKING:
@@ -384,7 +383,7 @@ def _may_have_gone(failure: ScribbleSegmentError) -> bool:
     cause = failure.__cause__
     if isinstance(cause, ModuleNotFoundError) and cause.name and cause.name.isidentifier():
         importlib.invalidate_caches()
-        return importlib.util.find_spec(cause.name) is not None
+        return is_installed(cause.name)
     return isinstance(failure, WeightsError) or (cause is not None and _is_out_of_memory(cause))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.errors import FileFormatError, WeightsError
+from scribblesegment.errors import FileFormatError, WeightsError, is_installed
 from scribblesegment.io.storage import PathLike, atomic_file, file_lock, user_folder
 from scribblesegment.weights.download import Cancelled, Progress, download, is_safe_address
 
@@ -95,13 +95,13 @@ def list_weights(weights_dir: PathLike | None = None, *, registry: PathLike | No
 def find_weights(
     name: str = "default", weights_dir: PathLike | None = None, *, registry: PathLike | None = None
 ) -> WeightsInfo:
-    """Find weights by name; "default" is the registry's choice.
+    """Find weights by name; "default" is the registry's choice, another one where PyTorch is missing.
 
     Raises:
         WeightsError: there are none of that name; the message lists the known ones.
     """
     if name == "default":
-        name = _read_registry(registry)[0]
+        name = default_weights(torch=is_installed("torch"), registry=registry)
     known = list_weights(weights_dir, registry=registry)
     for entry in known:
         if entry.name == name:
@@ -110,6 +110,12 @@ def find_weights(
         f"There are no weights named {name!r}. Known are {', '.join(entry.name for entry in known)}; a path to a "
         ".safetensors or .pt file works too."
     )
+
+
+def default_weights(*, torch: bool, registry: PathLike | None = None) -> str:
+    """Name of the weights that "default" stands for, with and without a PyTorch that works."""
+    usual, _, without_torch = _read_registry(registry)
+    return usual if torch else without_torch
 
 
 def weights_file(
@@ -311,12 +317,12 @@ def _free_name(stem: str, taken: set[str]) -> str:
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _read_registry(registry: PathLike | None) -> tuple[str, list[WeightsInfo]]:
+def _read_registry(registry: PathLike | None) -> tuple[str, list[WeightsInfo], str]:
     path = Path(registry) if registry is not None else _HERE / "registry.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = [_entry(values) for values in content["weights"]]
-        return str(content["default"]), entries
+        return str(content["default"]), entries, str(content.get("default_without_torch", content["default"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"The registry of weights {path} cannot be read: {error}. Install the package again."

@@ -127,7 +127,7 @@ def _load_file(path: Path, confirm: Confirm | None, fold: str | None, settings: 
         _refuse(settings, "an nnU-Net")
         return load_nnunet(path.parents[1], confirm, fold=_fold_of(path.parent))
     if path.suffix not in _PARAMETERS:
-        raise NetworkError(f"{path} is no network that is known here. A network is {_KINDS}.")
+        raise NetworkError(f"{path} is not a network that is known here. A network is {_KINDS}.")
     try:
         return _load_embedded(path, settings)
     except WeightsError as error:

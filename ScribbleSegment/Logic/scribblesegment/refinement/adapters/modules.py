@@ -219,7 +219,7 @@ def _module_of_file(path: Path) -> Any:
     """Import a file under a name of its own, without entering it among the program's modules."""
     spec = importlib.util.spec_from_file_location(f"_network_of_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -254,7 +254,7 @@ def _module(parser: Any, folder: Path) -> nn.Module:
     if name is not None and parameters.is_file():
         module = parser.get_parsed_content(name)
         if not isinstance(module, nn.Module):
-            raise NetworkError(f"The bundle's {name} makes {type(module).__name__}, which is no network.")
+            raise NetworkError(f"The bundle's {name} makes {type(module).__name__}, which is not a network.")
         module = module.cpu()
         load_parameters(module, parameters)
         return module

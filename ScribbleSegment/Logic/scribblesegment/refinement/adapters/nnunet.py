@@ -142,13 +142,13 @@ def _read_checkpoint(path: Path, confirm: Confirm | None) -> dict[str, Any]:
                 "reading that can run any code.",
             )
         except Exception as error:  # arbitrary bytes make the unpickler fail in arbitrary ways
-            raise NetworkError(f"{path} is damaged or no checkpoint: {error}. Copy it again.") from error
+            raise NetworkError(f"{path} is damaged, or not a checkpoint: {error}. Copy it again.") from error
     if content is None:
         with foreign_errors(f"{path} cannot be read"):
             content = torch.load(path, map_location="cpu", weights_only=False)
     missing = {"network_weights", "init_args", "trainer_name"} - set(content if isinstance(content, dict) else ())
     if missing:
-        raise NetworkError(f"{path} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
+        raise NetworkError(f"{path} is not a checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
     return dict(content)
 
 
@@ -223,7 +223,7 @@ def _built(model: NnunetModel, trainer_name: str) -> nn.Module:
         described = (model.plans, configuration)
     network = trainer.build_network_architecture(*described, channels, heads, enable_deep_supervision=False)
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"The trainer {trainer_name} made {type(network).__name__}, which is no network.")
+        raise NetworkError(f"The trainer {trainer_name} made {type(network).__name__}, which is not a network.")
     return network
 
 
