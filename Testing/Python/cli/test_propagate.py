@@ -37,6 +37,8 @@ class Network(Brightness):
     def see(self, prompts):
         if len(self.prompts) > self.after:
             raise self.error
+        if prompts.mask_input is None:  # strokes alone
+            prompts = prompts.with_mask_input(np.zeros(prompts.shape))
         return super().see(prompts)
 
 
@@ -137,7 +139,7 @@ def test_a_failure_leaves_an_existing_output_as_it_was(propagate, tmp_path):
     ("options", "changes", "match"),
     [
         (("--range", "0-20"), {}, "outside the volume"),
-        ((), {"indices": ()}, "holds no annotated slice"),
+        ((), {"indices": ()}, "marks nothing"),
         ((), {"indices": range(20)}, "Give --axis"),
         (("--annotated", "{other}"), {}, "Resample it to the image"),
         (("-o", "{image}"), {}, "it is the file that is read"),
@@ -186,3 +188,19 @@ def test_the_axis_along_which_few_slices_have_labels_is_found(axis, offsets):
     labels = np.zeros((1, 24, 30), np.uint8)
     labels[0, 5:15, 8] = labels[0, 5:15, 20] = 1
     assert annotated_axis(Volume(labels, STRAIGHT)) == 2
+
+
+def test_strokes_are_enough_to_start_from(tmp_path, capsys):
+    image = write_image(tmp_path / "image.nrrd", (100 * (LABELS > 0)).astype(np.int16))
+    marks = [((9, slice(10, 13), slice(6, 11)), 1), ((10, slice(10, 13), slice(19, 24)), 3)]
+    strokes = paint(tmp_path / "strokes.seg.nrrd", marks, shape=SHAPE, segments=NAMES)
+    out = tmp_path / "all.seg.nrrd"
+    assert run("propagate", image, "--scribbles", strokes, "-o", out, load=Network()) == 0
+    assert "annotated: 2 slices k:9-10" in capsys.readouterr().out
+    found = read_labelmap(out)
+    assert [segment.name for segment in found.segments] == ["Liver", "Spleen"]
+    for label, expected in ((1, LIVER), (3, SPLEEN)):
+        assert dice(found.array == label, expected) > 0.9
+    for start in ((), ("--scribbles", strokes, "--annotated", strokes)):
+        assert run("propagate", image, *start, "-o", out, load=Network()) == 2
+        assert "either --annotated or --scribbles" in error_of(capsys)

@@ -22,6 +22,7 @@ from scribblesegment.cli.files import (
     read_image,
     write_result,
 )
+from scribblesegment.cli.labelled_prompts import LabelledPrompts, Strokes
 from scribblesegment.cli.options import (
     AXES,
     Argument,
@@ -35,12 +36,17 @@ from scribblesegment.cli.options import (
     read_range,
 )
 from scribblesegment.cli.pictures import SliceDisplay
+from scribblesegment.cli.segment import predict_slices
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import ContextError, PromptError
 
 if TYPE_CHECKING:
     from scribblesegment.context.context_set import ContextSet
+    from scribblesegment.data.preprocessing import IntensityRange
+    from scribblesegment.inference.predictor import Predictor
     from scribblesegment.propagation import Propagation
+
+_START = "where to start, one of these"
 
 # The axis that slices were annotated along must be this much more likely than the next one.
 _CLEARLY = 2.0
@@ -49,13 +55,20 @@ _CLEARLY = 2.0
 def propagate(
     image: Annotated[Path, Argument("VOLUME", ".nrrd, .nii.gz, .mha, ... or a DICOM folder")],
     *,
-    annotated: Annotated[Path, Argument("--annotated SEG", "segmentation of some slices, on the same grid")],
     output: Output,
+    annotated: Annotated[
+        Path | None, Argument("--annotated SEG", "segmentation of some slices, on the same grid", group=_START)
+    ] = None,
+    scribbles: Annotated[
+        Path | None,
+        Argument("--scribbles LABELMAP", "strokes: the slices they lie in are segmented first", group=_START),
+    ] = None,
     axis: Annotated[
         int | None,
         Argument(
             "--axis AXIS",
-            "k, j or i: axis the annotated slices lie along. Default: the one along which few slices have labels",
+            "k, j or i: axis the annotated slices lie along. Default: the one along which few slices have labels, or "
+            "as segment chooses it for strokes",
             read=read_axis,
         ),
     ] = None,
@@ -84,28 +97,36 @@ def propagate(
     device: Device = "auto",
     load: Callable[..., Any] = load_predictor,
 ) -> None:
-    """Segment the rest of a volume from a few annotated slices.
+    """Segment the rest of a volume from a few annotated slices, or from strokes.
 
     The annotation is a label map or segmentation on the image's grid in which some slices along one axis are segmented,
     one segment or several. From there slices are segmented outward in both directions until the structure ends.
-    Annotated slices stay as they are; names and colours of segments are kept. What is done when Ctrl-C is pressed is
-    written.
+    Annotated slices stay as they are; names and colours of segments are kept. Strokes are painted as for segment: the
+    slices they lie in are segmented, and stand for annotated ones. What is done when Ctrl-C is pressed is written.
 
     Examples:
       scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd
       scribblesegment propagate mri_folder --annotated few.seg.nrrd -o all.seg.nrrd --axis i --range 20-90
       scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd --context Liver
+      scribblesegment propagate ct.nii.gz --scribbles strokes.seg.nrrd -o all.seg.nrrd
     """
     from scribblesegment.io import read_labelmap
     from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
 
     config = PropagationConfig(threshold=threshold)
-    check_outputs(output, None, (image, annotated))
+    source = annotated or scribbles
+    if source is None or (annotated is not None and scribbles is not None):
+        raise PromptError("Give what to start from: either --annotated or --scribbles.")
+    check_outputs(output, None, (image, source))
     volume = read_image(image, output, series)
-    labelmap = read_labelmap(annotated, grid=volume)
+    labelmap = read_labelmap(source, grid=volume)
     segments = named_segments(labelmap.labels_present(), labelmap.segments)
     if not segments:
-        raise PromptError(f"{annotated} holds no annotated slice. Segment at least one slice of the image first.")
+        raise PromptError(f"{source} marks nothing. Segment at least one slice of the image first, or draw a stroke.")
+    intensity_range, predictor = intensities_of(volume, window), None
+    if scribbles is not None:
+        predictor = load(model, device=device)
+        labelmap, axis = _segment_strokes(predictor, volume, labelmap, axis, intensity_range, threshold)
     axis = annotated_axis(labelmap) if axis is None else axis
     masks = annotated_slices(labelmap, axis, segments, complete=complete)
     context = contexts_by_label([open_context(one) for one in contexts], segments)
@@ -113,14 +134,14 @@ def propagate(
     plane = SliceDisplay.radiological(volume.ijk_to_ras, axis).plane
     print(f"annotated: {listed_slices(axis, indices)} ({plane})")
     run = PropagationRun(
-        load(model, device=device),
+        predictor or load(model, device=device),
         volume,
         {one.label: AnnotatedSegment(masks[one.label], one.name, context.get(one.label)) for one in segments},
         axis,
         config=config,
         index_range=index_range,
         source=image.name,
-        intensity_range=intensities_of(volume, window),
+        intensity_range=intensity_range,
     )
     labels, interrupted = np.array(labelmap.array), False
     planes = np.moveaxis(labels, axis, 0)
@@ -141,6 +162,25 @@ def propagate(
     print(f"wrote {output}" + (", with what was done until the interruption" if interrupted else ""))
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _segment_strokes(
+    predictor: Predictor,
+    volume: Volume,
+    strokes: LabelVolume,
+    axis: int | None,
+    intensity_range: IntensityRange,
+    threshold: float,
+) -> tuple[LabelVolume, int]:
+    """Segment the slices that strokes lie in; also returns the axis they are slices of."""
+    drawn = LabelledPrompts(Strokes.of(strokes), (), None)
+    axis, indices = drawn.find_slices(None if axis is None else (axis, None))
+    images, prompts = [volume.slice(axis, n) for n in indices], [drawn.in_slice(axis, n) for n in indices]
+    results = predict_slices(predictor, images, prompts, intensity_range, threshold, all_pieces=False)
+    labels = np.zeros_like(strokes.array)
+    for index, result in zip(indices, results, strict=True):
+        np.moveaxis(labels, axis, 0)[index] = result
+    return LabelVolume(labels, strokes.ijk_to_ras, strokes.segments), axis
 
 
 def annotated_axis(labelmap: Volume) -> int:

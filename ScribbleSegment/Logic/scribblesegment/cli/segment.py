@@ -156,7 +156,7 @@ def segment(
     del volume
 
     predictor = load(model, device=device)
-    results = _predict(predictor, images, prompts, intensity_range, threshold, all_pieces=all_pieces)
+    results = predict_slices(predictor, images, prompts, intensity_range, threshold, all_pieces=all_pieces)
     picture = None
     if overlay is not None:
         picture = draw_overlay(images, results, prompts, grid, intensity_range, segments)
@@ -189,7 +189,7 @@ def _label_of(wanted: str, known: Sequence[Segment]) -> int:
     raise PromptError(f"No segment of the scribbles is named {wanted!r}; there are {names}. Or give a label's number.")
 
 
-def _predict(
+def predict_slices(
     predictor: Predictor,
     images: Sequence[SliceImage],
     prompts: Sequence[SlicePrompts],
