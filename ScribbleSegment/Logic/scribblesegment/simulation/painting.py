@@ -195,7 +195,7 @@ def _along_skeleton(field: _Field, rng: np.random.Generator) -> list[Points]:
     starts = list(left)
     lines = []
     longest = int(rng.integers(12, 120))
-    fewest, most = ((1, 4), (3, 16), (15, 60))[int(rng.choice(3, p=[0.25, 0.55, 0.2]))]
+    fewest, most = ((1, 4), (3, 16), (15, 60))[int(rng.choice(3, p=[0.2, 0.4, 0.4]))]
     for _ in range(int(rng.integers(fewest, most))):
         if not left:
             break
