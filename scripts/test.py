@@ -38,7 +38,7 @@ def main() -> int:
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
-        "pytest without PyTorch": ["pytest", "-q", "--without-torch", *some, *WITHOUT_TORCH],
+        "pytest without PyTorch": ["pytest", "-q", "--without-torch", "-m", "not slow", *WITHOUT_TORCH],
         "pytest": ["pytest", *some, *pytest_options],
     }
     failed = [name for name, command in checks.items() if not _passes(name, [python, "-m", *command])]
