@@ -172,7 +172,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(WeightsError):
         load_checkpoint(path)
     torch.save({"step": 1}, path)
-    with pytest.raises(WeightsError, match="no checkpoint of a training run"):
+    with pytest.raises(WeightsError, match="not a checkpoint of a training run"):
         load_checkpoint(path)
 
 
