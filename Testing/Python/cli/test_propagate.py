@@ -139,7 +139,7 @@ def test_a_failure_leaves_an_existing_output_as_it_was(propagate, tmp_path):
     ("options", "changes", "match"),
     [
         (("--range", "0-20"), {}, "outside the volume"),
-        ((), {"indices": ()}, "marks nothing"),
+        ((), {"indices": ()}, "holds no annotated slice"),
         ((), {"indices": range(20)}, "Give --axis"),
         (("--annotated", "{other}"), {}, "Resample it to the image"),
         (("-o", "{image}"), {}, "it is the file that is read"),

@@ -122,7 +122,10 @@ def propagate(
     labelmap = read_labelmap(source, grid=volume)
     segments = named_segments(labelmap.labels_present(), labelmap.segments)
     if not segments:
-        raise PromptError(f"{source} marks nothing. Segment at least one slice of the image first, or draw a stroke.")
+        remedy = (
+            "stroke. Paint at least one pixel of the object" if source is scribbles else "annotated slice. Segment one"
+        )
+        raise PromptError(f"{source} holds no {remedy}.")
     intensity_range, predictor = intensities_of(volume, window), None
     if scribbles is not None:
         predictor = load(model, device=device)
