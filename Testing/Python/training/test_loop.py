@@ -124,10 +124,13 @@ def test_configurations_that_make_no_sense_are_refused(tmp_path: Path, values: s
 
 
 def test_shipped_configurations_are_read() -> None:
-    for path in (Path(__file__).parents[3] / "scripts" / "configs").glob("*.json"):
+    root = Path(__file__).parents[3]
+    for path in (root / "scripts" / "configs").glob("*.json"):
         read = TrainingConfig.read(path)
-        assert read.groups.size == 192
         assert json.loads(path.read_text())["steps"] == read.steps
+        assert read.network.folded == bool(read.initial)
+        if read.initial:  # what comes with the package
+            loop.start_from(RidgeUNet(read.network), root / read.initial)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(
