@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -22,14 +20,6 @@ hypothesis.settings.load_profile("scribblesegment")
 _IMPORTS_TORCH = re.compile(r"^(import|from) (torch|scribblesegment\.(models|training|refinement))\b", re.MULTILINE)
 
 
-class _NoTorch:
-    """Lets PyTorch be missing, as in Slicer before anybody has installed it."""
-
-    def find_spec(self, name: str, *_: Any) -> None:
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "run as where PyTorch is missing; files that import it are left out"
     parser.addoption("--without-torch", action="store_true", help=text)
@@ -37,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-torch"):
-        sys.meta_path.insert(0, _NoTorch())  # type: ignore[arg-type]
+        from missing_packages import hide
+
+        hide("torch")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

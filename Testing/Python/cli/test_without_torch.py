@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import missing_packages
 import numpy as np
 import pytest
 from batch_folders import a_context, write_context
@@ -12,15 +14,12 @@ from command_line import paint, write_image
 
 from scribblesegment import read_labelmap
 
-START = """
+HELPERS = str(Path(missing_packages.__file__).parent)
+START = f"""
 import sys
-
-class NoTorch:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-sys.meta_path.insert(0, NoTorch())
+sys.path.append({HELPERS!r})
+from missing_packages import hide
+hide("torch")
 from scribblesegment.cli import main
 sys.exit(main())
 """

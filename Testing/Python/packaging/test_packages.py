@@ -13,6 +13,7 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import missing_packages
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,15 +121,11 @@ def test_the_extension_passes_its_own_test_where_nothing_can_be_written(installe
     assert files_below(installed) == before
 
 
-WITHOUT = """
+WITHOUT = f"""
 import sys
-
-class Missing:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] in ("torch", "safetensors", "skimage"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
+sys.path.append({str(Path(missing_packages.__file__).parent)!r})
+from missing_packages import hide
+hide("torch", "safetensors", "skimage")
 """
 SEGMENT = """
 import numpy as np

@@ -15,7 +15,8 @@ from scribblesegment.batch.records import ImageRecord, RecordFolder
 from scribblesegment.batch.segmentation import BatchConfig
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.errors import ConfigError, WeightsError
-from scribblesegment.inference.predictor import Predictor
+from scribblesegment.inference.devices import torch_problem
+from scribblesegment.inference.predictor import Network, Predictor, read_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,16 +85,9 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
-    from scribblesegment.inference.devices import torch_problem
-    from scribblesegment.inference.predictor import Network
-    from scribblesegment.weights.checkpoints import load_arrays, load_network
-
-    if torch_problem() is None:
-        network, description = load_network(weights)
-        plan = repeatable_plan(network, device, threads)
-        predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
-    else:
-        predictor = Predictor(Network.described(*load_arrays(weights), name=weights.stem))
+    network, description = read_network(weights)
+    plan = repeatable_plan(network, device, threads) if torch_problem() is None else None
+    predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor
 

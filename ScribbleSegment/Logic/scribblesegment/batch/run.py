@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +41,7 @@ from scribblesegment.context.context_set import ContextSet
 from scribblesegment.context.files import read_context
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import FileFormatError, ScribbleSegmentError, WeightsError, is_installed, require_package
+from scribblesegment.inference.devices import torch_problem
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.io import default_segment, read_volume, write_segmentation
 from scribblesegment.weights.registry import weights_file
@@ -211,7 +212,7 @@ def _load(job: BatchJob) -> ImageWorker:
     path = weights_file(job.weights, in_context=True)
     if weights_digest(path) != job.made_by["network"]:
         raise WeightsError(f"A worker has another network in {path}. Install the same version everywhere.")
-    with suppress(ImportError):
+    if torch_problem() is None:
         import torch
 
         torch.set_num_threads(job.threads)

@@ -706,6 +706,18 @@ def _check_kinds(network: Network, prompts: Prompts) -> None:
         )
 
 
+def read_network(path: Path) -> tuple[Any, NetworkDescription]:
+    """Read what `Network.described` takes: a module, or where PyTorch is missing the parameters for NumPy.
+
+    Raises:
+        WeightsError: The file is missing, damaged or unsafe.
+        MissingDependencyError: It holds a network that needs PyTorch, which is missing.
+    """
+    from scribblesegment.weights.checkpoints import load_arrays, load_network
+
+    return load_network(path) if torch_problem() is None else load_arrays(path)
+
+
 def load_predictor(
     name: str | os.PathLike[str] = "default",
     *,
@@ -732,17 +744,14 @@ def load_predictor(
         ConfigError: The network behind a "+" takes no context set.
         DeviceError: The device cannot run a network.
     """
-    from scribblesegment.weights.checkpoints import load_arrays, load_network
     from scribblesegment.weights.registry import default_weights, find_weights, is_weights_path, weights_file
 
     def load(name: str | os.PathLike[str], plan: ExecutionPlan | None = None) -> Network:
         path = weights_file(name, weights_dir=weights_dir, progress=progress)
-        read = load_network if has_torch else load_arrays
-        return Network.described(*read(path), device=device, plan=plan, name=path.stem)
+        return Network.described(*read_network(path), device=device, plan=plan, name=path.stem)
 
-    has_torch = torch_problem() is None
     if str(name) == "default":
-        name = default_weights(torch=has_torch)
+        name = default_weights(torch=torch_problem() is None)
     interactive, plus, in_context = str(name).partition("+")
     if plus and not Path(name).exists():
         network, context_network = load(interactive), load(in_context)
