@@ -103,7 +103,7 @@ def effect(arguments: argparse.Namespace) -> None:
     controller = SliceSegmenter(
         service,
         save_state=scene.logic.SaveStateForUndo,
-        options=SegmenterOptions(protect_visible=True),
+        options=SegmenterOptions(protect="all"),
     )
     times: dict[str, list[float]] = defaultdict(list)
     # The functions that the controller calls; their time is part of `paint` or `poll`.
@@ -188,6 +188,8 @@ class _Scene:
 
     def gesture(self, controller: Any, service: Any, number: int) -> tuple[float, float]:
         """Draw a stroke, and wait until the segment has changed; gives seconds, and those of the longest call."""
+        from scribblesegment.mrml.recorder import Annotation
+
         k, j, i = self.shape
         index = min(max(k // 2 + (number // 2) % 20 - 10, 0), k - 1)
         center = np.array([i / 2, j / 2, index]) * self.spacing
@@ -199,7 +201,8 @@ class _Scene:
         offset = np.zeros(3) if number % 2 == 0 else 1.3 * radius * up
         points = center + offset + np.linspace(-0.6, 0.6, 60)[:, None] * radius * across
         began = time.perf_counter()
-        controller.paint(self.editor, self.view, points, 2.0, positive=number % 2 == 0)
+        drawn = Annotation("stroke", tuple(points), number % 2 == 0)
+        controller.draw(*controller.place(self.editor, self.view), drawn, 2.0)
         blocked = time.perf_counter() - began
         while controller.busy:
             service.wait(0.006)  # as long as the effect's timer waits before it lets the window live

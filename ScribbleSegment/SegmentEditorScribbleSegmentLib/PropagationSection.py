@@ -243,7 +243,7 @@ class PropagationControl:
                 sliceNode,
                 PropagationOptions(
                     index_range=self._panel.indexRange,
-                    protect_visible=options.protect_visible,
+                    protect=options.protect,
                     clean_up=options.clean_up,
                     model=sharedInference().state.model,
                 ),

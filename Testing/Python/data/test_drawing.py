@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scribblesegment.data import drawing as module
-from scribblesegment.data.drawing import Box, Click, Drawing, SliceDrawing, Stroke
+from scribblesegment.data.drawing import Box, Click, Drawing, Lasso, SliceDrawing, Stroke
 from scribblesegment.data.geometry import Grid, plane_through
 from scribblesegment.errors import FileFormatError, PromptError
 
@@ -49,6 +49,7 @@ gestures = st.one_of(
     st.builds(Stroke, st.lists(points, min_size=1, max_size=8).map(tuple), st.floats(1e-6, 100), st.booleans()),
     st.builds(Click, points, st.booleans()),
     st.builds(Box, points, points),
+    st.builds(Lasso, st.lists(points, min_size=1, max_size=8).map(tuple), st.booleans()),
 )
 planes = st.one_of(st.integers(0, 19).map(axial), st.sampled_from([0.0, 1.0, 5.0]).map(oblique))
 
@@ -257,6 +258,7 @@ def test_the_frame_of_these_tests_is_the_real_one():
         ["click", 1, [1, 2, 10**400]], ["click", 1, [1, 2, 3], 4], ["stroke", 1, 2, []], ["stroke", 1, 2, [1, 2]],
         ["stroke", 1, 0, [1, 2, 3]], ["stroke", 1, None, [1, 2, 3]], ["stroke", 1, 2, "abc"], ["stroke", 1, 2, 7],
         ["stroke", 1, 2, [[1], [2], [3]]], ["stroke", None, 2, [1, 2, 3]], ["box", [1, 2, 3]],
+        ["lasso", 1, []], ["lasso", 1, 2, [1, 2, 3]],
         ["box", [1, 2, 3], [1, 2]], [["click"], 1, [1, 2, 3]],
     ],
 )  # fmt: skip

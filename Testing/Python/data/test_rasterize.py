@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from scribblesegment.data.drawing import Box, Click, Stroke
+from scribblesegment.data.drawing import Box, Click, Lasso, Stroke
 from scribblesegment.data.geometry import SlicePlane, nearest_index
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.rasterize import (
@@ -117,6 +117,22 @@ def test_a_stroke_that_leaves_the_raster_and_returns_is_marked_where_it_is_seen(
 
 
 # Clicks, boxes, and who wins ----------------------------------------------------------------------------------------
+
+
+# No corner in line with pixel centres: whether those on the line belong to the region is nobody's business.
+corner = st.tuples(*(st.floats(-5, side + 5).map(lambda x: round(x) + 0.31 + 0.0017 * x) for side in SHAPE))
+
+
+@relaxed
+@given(st.lists(corner, min_size=3, max_size=8), st.booleans())
+def test_a_lasso_holds_the_pixels_that_its_line_goes_around(corners, turned):
+    plane = a_plane(turned=turned)
+    centres = np.stack(np.indices(SHAPE), axis=-1)[..., None, :]
+    away = np.array(corners) - centres
+    angles = np.arctan2(away[..., 0], away[..., 1])
+    turns = (np.diff(angles, append=angles[..., :1]) + np.pi) % (2 * np.pi) - np.pi
+    assert np.array_equal(marked_by(Lasso(at(plane, *corners)), plane), abs(turns.sum(axis=-1)) > 1)
+    assert rasterize([Lasso(at(plane, *corners), positive=False)], plane).scribbles[0].sum() == 0
 
 
 def test_clicks_mark_the_pixel_that_holds_them():
@@ -288,6 +304,14 @@ def test_a_box_is_an_outline_from_whichever_corner_it_was_drawn():
     assert (beyond[:13, 6] > 0).all()
     assert (beyond[12, 6:] > 0).all()
     assert not beyond[:10, 9:].any()
+
+
+def test_a_lasso_is_a_closed_line_in_its_colour():
+    picture = gestures_picture([Lasso(at(PLANE, (4, 6), (15, 6), (15, 24)), positive=False)], PLANE, supersampling=1)
+    assert (picture[[4, 10, 15, 15], [6, 6, 15, 24], 3] > 0).all()
+    assert picture[10, 16, 3] > 0  # back to the first point
+    assert not picture[13, 9, 3]
+    assert (picture[picture[..., 3] > 0, :3] == as_bytes(NEGATIVE_COLOR)).all()
 
 
 def test_a_line_leaves_what_is_there_where_it_covers_less():

@@ -27,6 +27,7 @@ from scribblesegment import read_labelmap, read_volume
 from scribblesegment.mrml.corrections import ResultSource, corrections_for, new_result, write_labels
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.propagation import PropagationOptions, VolumePropagation
+from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 from scribblesegment.mrml.target import choose_task, task_of
 from scribblesegment.service.service import InferenceService
@@ -68,7 +69,7 @@ class Desk:
         self.view.SetOrientationToAxial()
         self.service = InferenceService()
         self.controller = SliceSegmenter(
-            self.service, save_state=self.logic.SaveStateForUndo, options=SegmenterOptions(protect_visible=False)
+            self.service, save_state=self.logic.SaveStateForUndo, options=SegmenterOptions(protect="none")
         )
         self.propagation = VolumePropagation(self.service, save_state=self.logic.SaveStateForUndo)
 
@@ -81,17 +82,21 @@ class Desk:
     def stroke(self, k: int, column: int, *, positive: bool = True) -> None:
         self.show(k)
         points = np.linspace(self.world(k, 24, column), self.world(k, 38, column), 4)
-        self.controller.paint(self.editor, self.view, points, 1.5, positive=positive)
+        self.draw("stroke", points, positive=positive)
         self.settle(self.controller)
+
+    def draw(self, kind: str, points, *, positive: bool) -> None:
+        drawn = Annotation(kind, tuple(map(tuple, points)), positive)
+        self.controller.draw(*self.controller.place(self.editor, self.view), drawn, 1.5)
 
     def click(self, k: int) -> None:
         self.show(k)
-        self.controller.click(self.editor, self.view, self.world(k, 8, 50), positive=False)
+        self.draw("click", [self.world(k, 8, 50)], positive=False)
         self.settle(self.controller)
 
     def box(self, k: int) -> None:
         self.show(k)
-        self.controller.drag_box(self.editor, self.view, self.world(k, 14, 9), self.world(k, 46, 31))
+        self.draw("box", [self.world(k, 14, 9), self.world(k, 46, 31)], positive=True)
         self.settle(self.controller)
 
     def remove_newest(self) -> None:

@@ -22,6 +22,7 @@ from scribblesegment.mrml.geometry import (
     world_to_xy,
     xy_to_world,
 )
+from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.target import align_view, grid_slice, show_slice, shown_slice
 
@@ -257,7 +258,7 @@ def segment_ball(new_editor, ijk_to_world, normal, across, *, parent=None, offse
     inference = RegionInference()
     controller = SliceSegmenter(inference, save_state=editor.logic.SaveStateForUndo)
     points = middle + np.linspace(-5, 5, 15)[:, None] * across
-    controller.paint(editor.node, view, points, 2.0, positive=True)
+    controller.draw(*controller.place(editor.node, view), Annotation("stroke", tuple(map(tuple, points)), True), 2.0)
     inference.finish()
     assert controller.poll().problem is None
     return editor.mask(segment_id)

@@ -26,6 +26,7 @@ from scribblesegment.mrml.propagation import (
     VolumePropagation,
     run_of,
 )
+from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import ACCEPTED_TAG, read_accepted, write_accepted
@@ -282,7 +283,8 @@ def test_a_stroke_makes_its_slice_one_to_propagate_from_and_holes_are_filled_as_
     segmenter = SliceSegmenter(place.service, save_state=place.save_state, images=place.images)
     place.network.see = lambda prompts: np.where(place.network.normalized > 0.95, 5.0, -5.0)
     ends = np.linspace((8.0, 15.0, 7.0), (16.0, 15.0, 7.0), 10)
-    segmenter.paint(place.node, place.view, ends, 1.5, positive=True)
+    drawn = Annotation("stroke", tuple(map(tuple, ends)), True)
+    segmenter.draw(*segmenter.place(place.node, place.view), drawn, 1.5)
     while segmenter.busy:
         place.service.wait(LONG)
         segmenter.poll()
@@ -315,7 +317,7 @@ def test_accepted_slices_along_any_axis_are_never_changed_and_others_give_way(at
 def test_a_visible_neighbour_is_protected_unless_switched_off(gated, protects, grows):
     slices = BELOW if grows == "before" else (slice(9, 13), *BELOW[1:])
     neighbour = gated.neighbour(region(*BELOW) if grows == "before" else None)
-    gated.start(protect_visible=protects)
+    gated.start(protect="visible" if protects else "none")
     gated.made(1)
     if grows != "before":
         gated.add(region(*slices), neighbour)
@@ -430,7 +432,9 @@ def test_stopping_keeps_what_is_done_as_one_undo_step_and_it_goes_on_from_there(
     assert not gated.propagation.stop()  # before the first slice
     report, _ = gated.settle()
     assert report.cancelled
-    assert (report.made, gated.saves, gated.state()) == (0, 0, before)
+    assert (report.made, gated.saves, gated.state()) == (0, 1, before)
+    gated.editor.logic.Undo()
+    assert gated.state() == before, "what was drawn before it stays"
     gated.network.gate, gated.network.entered = threading.Semaphore(0), 0
     gated.start()
     gated.made(3)
@@ -493,7 +497,7 @@ def test_a_run_whose_segment_has_gone_ends_by_itself(gated, gone):
         assert np.array_equal(gated.mask(), region(*STRUCTURE))
     elif report is not None:
         assert report.cancelled
-        assert (report.made, gated.saves) == (0, 0)
+        assert (report.made, gated.saves) == (0, 1)
 
 
 def test_another_source_volume_ends_a_run_and_what_is_done_stays(gated):

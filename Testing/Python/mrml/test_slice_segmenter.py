@@ -10,15 +10,17 @@ import region_inference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from region_inference import RegionInference
+from scipy import ndimage
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.util.numpy_support import vtk_to_numpy
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.drawing import Box, Click, Stroke
+from scribblesegment.data.drawing import Box, Click, Lasso, Stroke
 from scribblesegment.data.masks import CleanUp
 from scribblesegment.errors import GeometryError, ImageError, PromptError, ScribbleSegmentError
+from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 from scribblesegment.mrml.tags import ACCEPTED_TAG, TAG, accepted_text, read_accepted, read_drawing
 from scribblesegment.mrml.target import context_entry
@@ -45,6 +47,12 @@ def only(square, *slices) -> np.ndarray:
 
 def everything_bright(request):
     return np.where(request.image > 100, 5.0, -5.0).astype(np.float32)
+
+
+def nearer_to_its_strokes(request):
+    """All that is bright, the surer the nearer to what was painted."""
+    distance = ndimage.distance_transform_edt(request.prompts.scribbles[0] == 0)
+    return np.where(request.image > 100, 5.0 - 0.1 * distance, -5.0).astype(np.float32)
 
 
 class Workplace:
@@ -78,9 +86,13 @@ class Workplace:
         """Paint between two voxels (j, i) of the shown slice of the unit grid."""
         z = self.view.GetSliceToRAS().GetElement(2, 3)
         ends = np.array([(first[1], first[0], z), (last[1], last[0], z)], float)
-        self.segmenter.paint(self.node, self.view, np.linspace(*ends, 20), radius, positive=positive)
+        self.draw("stroke", *np.linspace(*ends, 20), positive=positive, radius=radius)
         if settle:
             self.settle()
+
+    def draw(self, kind, *points, positive=True, radius=1.0, place=None) -> None:
+        drawn = Annotation(kind, tuple(map(tuple, points)), positive)
+        self.segmenter.draw(*(place or self.segmenter.place(self.node, self.view)), drawn, radius)
 
     def settle(self):
         self.inference.finish()
@@ -137,11 +149,11 @@ def at_work(workplace):
 def test_a_stroke_a_click_and_a_box_segment_the_object_on_the_shown_slice_and_no_other(at_work):
     at_work.stroke(*ON_LEFT)
     assert np.array_equal(at_work.mask(), only(LEFT, 5))
-    at_work.segmenter.click(*at_work.here, (35, 20, 5), positive=True)
+    at_work.draw("click", (35, 20, 5))
     at_work.settle()
     assert np.array_equal(at_work.mask(), only(LEFT, 5) | only(RIGHT, 5))
     at_work.show(7)
-    at_work.segmenter.drag_box(*at_work.here, (6, 8, 7), (24, 27, 7))
+    at_work.draw("box", (6, 8, 7), (24, 27, 7))
     at_work.settle()
     assert at_work.mask()[7, 10:25, 8:22].all()
     assert not at_work.mask()[7, :, 28:].any()
@@ -149,6 +161,32 @@ def test_a_stroke_a_click_and_a_box_segment_the_object_on_the_shown_slice_and_no
     assert isinstance(first.gestures[0], Stroke)
     assert first.gestures[1] == Click((35, 20, 5))
     assert isinstance(second.gestures[0], Box)
+
+
+def test_a_lasso_marks_what_it_goes_around(at_work):
+    corners = ((11.5, 12.5, 5), (16.5, 12.5, 5), (16.5, 15.5, 5), (11.5, 15.5, 5))
+    at_work.draw("lasso", *corners)
+    at_work.settle()
+    marked = np.zeros(SHAPE[1:], bool)
+    marked[13:16, 12:17] = True
+    assert np.array_equal(at_work.inference.requests[0].prompts.scribbles, np.stack([marked, ~marked & marked]))
+    assert np.array_equal(at_work.mask(), only(LEFT, 5))
+    assert at_work.drawn().slices[0].gestures == (
+        Lasso(((11.5, 12.5, 5), (16.5, 12.5, 5), (16.5, 15.5, 5), (11.5, 15.5, 5))),
+    )
+
+
+def test_a_stroke_belongs_to_the_slice_and_the_segment_it_began_in(at_work):
+    began = at_work.segmenter.place(*at_work.here)
+    at_work.show(8)
+    other = at_work.editor.add_segment()
+    at_work.draw("stroke", (12, 17, 5), (18, 17, 8), place=began)
+    at_work.settle()
+    assert np.array_equal(at_work.mask(), only(LEFT, 5))
+    assert not at_work.mask(other).any()
+    at_work.editor.segmentation.RemoveSegment(at_work.segment)
+    with pytest.raises(PromptError, match="removed"):
+        at_work.draw("click", (12, 17, 5), place=began)
 
 
 def test_a_prediction_starts_from_the_logits_before_it_and_from_what_was_painted_by_hand(at_work, box):
@@ -309,6 +347,20 @@ def test_segments_keep_their_prompts_and_results_apart_and_a_reset_drops_what_is
     assert np.array_equal(at_work.mask(), only(RIGHT, 7, 8))
 
 
+def test_what_is_under_way_when_the_user_leaves_is_answered_on_return_as_a_step_of_its_own(at_work, box):
+    by_hand = box(((8, 9), (2, 5), (2, 6)), SHAPE)
+    at_work.stroke(*ON_LEFT, settle=False)
+    at_work.segmenter.leave()
+    at_work.inference.end()
+    at_work.editor.logic.SaveStateForUndo()
+    at_work.by_hand(by_hand)  # with another effect
+    at_work.segmenter.poll()
+    assert at_work.settle().changed
+    assert np.array_equal(at_work.mask(), only(LEFT, 5) | by_hand)
+    at_work.undo()
+    assert np.array_equal(at_work.mask(), by_hand)
+
+
 def test_a_failed_prediction_is_told_and_the_stroke_is_kept_for_another_try(at_work):
     at_work.inference.error = ScribbleSegmentError("The network is on holiday.")
     at_work.stroke(*ON_LEFT, settle=False)
@@ -369,13 +421,40 @@ def test_a_new_threshold_needs_no_new_prediction_is_one_undo_step_and_accepts_no
     assert at_work.state() == before
 
 
+def test_options_work_on_slices_of_an_earlier_session_and_leave_what_was_edited_by_hand(at_work, box):
+    at_work.stroke(*ON_LEFT)
+    at_work.segmenter.reset()  # as after loading a scene
+    before = at_work.state()
+    at_work.segmenter.look(*at_work.here)
+    assert at_work.settle().changed
+    assert at_work.state() == before
+    assert at_work.segmenter.result_on(*at_work.segmenter.place(*at_work.here)) is not None
+    at_work.segmenter.reset()
+    at_work.use(clean_up=CleanUp(threshold=0.9))
+    for finished in (False, True):
+        assert not at_work.segmenter.reapply(*at_work.here, finished=finished)
+    at_work.settle()
+    assert 0 < at_work.mask().sum() < only(LEFT, 5).sum()
+    by_hand = box(((5, 6), (2, 5), (2, 6)), SHAPE)
+    at_work.by_hand(by_hand)
+    at_work.use(clean_up=CleanUp(threshold=0.5))
+    at_work.segmenter.reapply(*at_work.here)
+    assert np.array_equal(at_work.mask(), only(LEFT, 5) | by_hand)
+
+
+def test_the_same_result_again_is_news(at_work):
+    at_work.stroke(*ON_LEFT)
+    assert at_work.segmenter.predict(*at_work.here)
+    assert at_work.settle().changed
+
+
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda place: place.segmenter.click(*place.here, (2, 2, 5), positive=False),
+        lambda place: place.draw("click", (2, 2, 5), positive=False),
         lambda place: place.stroke(*ON_LEFT, settle=False),
-        lambda place: place.segmenter.click(*place.here, (15, 17, 5), positive=True),
-        lambda place: place.segmenter.drag_box(*place.here, (6, 8, 5), (24, 27, 5)),
+        lambda place: place.draw("click", (15, 17, 5)),
+        lambda place: place.draw("box", (6, 8, 5), (24, 27, 5)),
     ],
     ids=["a click beside what is there", "stroke", "click", "box"],
 )
@@ -431,20 +510,48 @@ def test_clearing_keeps_the_segment_and_is_one_undo_step(at_work):
 # Other segments -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_visible_neighbour_is_protected_and_a_negative_prompt_when_wanted(at_work, box, wanted):
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("protect", ["all", "visible", "none"])
+def test_neighbours_are_protected_and_visible_ones_negative_prompts_when_wanted(at_work, box, protect, hidden):
     neighbour_mask = box(((0, 12), (10, 25), (18, 30)), SHAPE)
     neighbour = at_work.editor.add_segment(neighbour_mask)
+    at_work.editor.segmentation_node.GetDisplayNode().SetSegmentVisibility(neighbour, not hidden)
     at_work.node.SetSelectedSegmentID(at_work.segment)
     at_work.node.SetOverwriteMode(at_work.node.OverwriteAllSegments)
-    at_work.use(protect_visible=wanted, learn_from_others=wanted)
+    at_work.use(protect=protect, learn_from_others=True)
+    kept = protect == "all" or (protect == "visible" and not hidden)
     for _ in range(2):
         at_work.stroke((17, 12), (17, 14))
-        assert np.array_equal(at_work.mask(), only(LEFT, 5) & ~(neighbour_mask & wanted))
-        assert np.array_equal(at_work.editor.mask(neighbour), neighbour_mask & ~(only(LEFT, 5) & (not wanted)))
-        assert at_work.inference.requests[-1].prompts.scribbles[1].any() == wanted
+        found = only(LEFT, 5)
+        if not hidden:
+            assert at_work.inference.requests[-1].prompts.scribbles[1].any()
+            found &= at_work.mask() | neighbour_mask  # not where it was marked as background
+        assert np.array_equal(at_work.mask() & neighbour_mask, found & neighbour_mask & (not kept) & at_work.mask())
+        assert np.array_equal(at_work.editor.mask(neighbour), neighbour_mask & ~at_work.mask())
+        assert (at_work.mask() & neighbour_mask).any() == (not kept)
     # What the writer kept from changing does not count as edited by hand.
-    assert at_work.inference.requests[-1].prompts.mask_input[17, 20] > 0
+    assert at_work.inference.requests[-1].prompts.mask_input[17, 18] > 0
+
+
+def test_segments_drawn_on_one_slice_are_answered_together_and_share_no_pixel(at_work, monkeypatch):
+    monkeypatch.setattr(region_inference, "region_logits", nearer_to_its_strokes)
+    at_work.use(together=True, clean_up=CleanUp(keep_touched=False))
+    at_work.stroke(*ON_LEFT)
+    first, at_work.segment = at_work.segment, at_work.editor.add_segment()
+    alone = at_work.mask(first)
+    assert alone[5, 17, 34], "nothing says that the other square is another structure"
+    at_work.stroke(*ON_RIGHT, settle=False)
+    while at_work.segmenter.busy:
+        at_work.settle()
+    both = at_work.inference.requests[-2:]
+    assert all(request.prompts.scribbles[1].any() for request in both)
+    assert not (at_work.mask(first) & at_work.mask()).any()
+    assert np.array_equal(at_work.mask(first) | at_work.mask(), alone)
+    assert at_work.mask(first)[5, 17, 15]
+    assert at_work.mask()[5, 17, 34]
+    at_work.undo()
+    assert np.array_equal(at_work.mask(first), alone)
+    assert not at_work.mask().any()
 
 
 # What cannot be segmented -------------------------------------------------------------------------------------------
@@ -502,7 +609,7 @@ def test_a_slice_that_was_segmented_by_other_means_is_accepted_as_it_is_and_told
 @pytest.mark.parametrize("leave", ["slice", "nothing", "segment", "next result"])
 def test_a_finished_slice_is_told_once_when_the_user_goes_on(at_work, leave):
     at_work.stroke(*ON_LEFT)
-    at_work.stroke((20, 12), (20, 18))
+    at_work.stroke((20, 12), (20, 18))  # a correction
     at_work.viewed()
     assert at_work.finished == []
     {
@@ -518,11 +625,51 @@ def test_a_finished_slice_is_told_once_when_the_user_goes_on(at_work, leave):
     assert at_work.finished.count((at_work.segment, 0, 5)) == 1
 
 
+def test_a_result_that_nobody_corrected_is_told_only_between_slices_that_are_right(at_work):
+    for k in (3, 5, 7, 9):
+        at_work.show(k)
+        at_work.stroke(*ON_LEFT)
+    at_work.segmenter.slice_viewed()
+    assert at_work.finished == []
+    for k in (3, 7):
+        at_work.show(k)
+        at_work.segmenter.accept_slice(*at_work.here)
+    assert [index for _segment, _axis, index in at_work.finished] == [3, 7, 5]
+    at_work.show(5)
+    at_work.stroke((20, 12), (20, 18))
+    at_work.segmenter.slice_viewed()
+    assert at_work.finished[-1] == (at_work.segment, 0, 5), "the newest takes the older one's place"
+
+
+def test_accepted_slices_are_known_in_other_views_and_change_only_under_a_stroke(at_work):
+    at_work.by_hand(only(LEFT, 5))
+    at_work.segmenter.accept_slice(*at_work.here)
+    accepted = at_work.mask()[5].copy()
+    at_work.view.SetOrientationToCoronal()
+    at_work.view.JumpSliceByOffsetting(0.0, 17.0, 0.0)
+    at_work.draw("stroke", (31, 17, 4), (41, 17, 4))  # the other square, just below the accepted slice
+    at_work.settle()
+    scribbles = at_work.inference.requests[-1].prompts.scribbles
+    assert np.array_equal(scribbles[0, 5] > 0, accepted[17] | (scribbles[0, 5] > 0) & ~accepted[17])
+    assert scribbles[1, 5, 45:].all()
+    assert at_work.mask()[4, 17, 34]
+    assert at_work.mask()[8, 17, 34]
+    row = accepted[17].copy()
+    row[scribbles[0, 5] > 0] = True
+    assert np.array_equal(at_work.mask()[5, 17], row)
+    at_work.segmenter.slice_viewed()
+    at_work.tilt()
+    at_work.draw("click", (15, 17, 5))
+    at_work.settle()
+    assert np.array_equal(np.delete(at_work.mask()[5], 17, axis=0), np.delete(accepted, 17, axis=0))
+
+
 @pytest.mark.parametrize("meanwhile", ["undone", "removed", "taken back", "cleared"])
 def test_a_slice_that_is_no_longer_accepted_is_not_told(at_work, meanwhile):
-    at_work.stroke(*ON_LEFT)
+    for _ in range(2):
+        at_work.stroke(*ON_LEFT)
     {
-        "undone": at_work.undo,
+        "undone": lambda: (at_work.undo(), at_work.undo()),
         "removed": lambda: at_work.editor.segmentation.RemoveSegment(at_work.segment),
         "taken back": lambda: at_work.segmenter.take_back_slice(*at_work.here),
         "cleared": at_work.segmenter.reset,

@@ -30,13 +30,16 @@ def world(xy):
         ([(10, 10), (10.4, 10), (30, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7)), True)),  # the same pixel
         ([(10, 10), (30, 10), (10, 10)], {}, ("stroke", ((5, 5, 7), (15, 5, 7), (5, 5, 7)), True)),  # there and back
         ([(10, 10), (13, 8)], {"positive": False}, ("click", ((5, 5, 7),), False)),
-        ([(10, 10), (80, 90), (40, 30)], {"box": True, "positive": False}, ("box", ((5, 5, 7), (20, 15, 7)), True)),
-        ([(10, 10), (12, 11)], {"box": True}, ("click", ((5, 5, 7),), True)),  # too small to be meant
+        ([(10, 10), (80, 90), (40, 30)], {"tool": "box", "positive": False}, ("box", ((5, 5, 7), (20, 15, 7)), True)),
+        ([(10, 10), (12, 11)], {"tool": "box"}, ("click", ((5, 5, 7),), True)),  # too small to be meant
+        ([(10, 10), (30, 10), (30, 30)], {"tool": "lasso"}, ("lasso", ((5, 5, 7), (15, 5, 7), (15, 15, 7)), True)),
+        ([(10, 10), (12, 11)], {"tool": "lasso", "positive": False}, ("click", ((5, 5, 7),), False)),
+        ([(10, 10), (80, 90), (40, 30)], {"tool": "click"}, ("click", ((5, 5, 7),), True)),
     ],
 )
 def test_what_a_drag_becomes(path, how, expected):
     recorder = AnnotationRecorder()
-    recorder.press(path[0], world(path[0]), **{"positive": True, "box": False, **how})
+    recorder.press(path[0], world(path[0]), **{"positive": True, **how})
     for xy in path[1:-1]:
         recorder.move(xy, world(xy))
     recorded = recorder.release(path[-1], world(path[-1]), brush_radius_pixels=5.0)

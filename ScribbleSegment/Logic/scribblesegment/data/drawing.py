@@ -89,7 +89,19 @@ class Box:
         object.__setattr__(self, "opposite_mm", opposite)
 
 
-Gesture = Stroke | Click | Box
+@dataclass(frozen=True)
+class Lasso:
+    """A region inside a closed line."""
+
+    points_mm: tuple[Point, ...]  # of the line, which goes back from the last to the first
+    positive: bool = True  # whether object or background is inside
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points_mm", _points(self.points_mm, "points_mm of the lasso"))
+        object.__setattr__(self, "positive", bool(self.positive))
+
+
+Gesture = Stroke | Click | Box | Lasso
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +117,8 @@ class SliceDrawing:
     @cached_property
     def points(self) -> int:
         """Number of points that all of it consists of."""
-        counts = (len(g.points_mm) if isinstance(g, Stroke) else 1 + isinstance(g, Box) for g in self.gestures)
-        return sum(counts)
+        kinds = Stroke, Lasso
+        return sum(len(g.points_mm) if isinstance(g, kinds) else 1 + isinstance(g, Box) for g in self.gestures)
 
     @cached_property
     def packed(self) -> bytes:
@@ -268,8 +280,10 @@ def _unpacked(packed: bytes) -> tuple[SliceDrawing, int]:
 
 
 def _gesture_fields(gesture: Gesture) -> list[Any]:
-    if isinstance(gesture, Stroke):
+    if isinstance(gesture, (Stroke, Lasso)):
         flat = [number for point in gesture.points_mm for number in point]
+        if isinstance(gesture, Lasso):
+            return ["lasso", int(gesture.positive), flat]
         return ["stroke", int(gesture.positive), gesture.radius_mm, flat]
     if isinstance(gesture, Click):
         return ["click", int(gesture.positive), list(gesture.point_mm)]
@@ -279,20 +293,16 @@ def _gesture_fields(gesture: Gesture) -> list[Any]:
 def _gesture(fields: Any) -> Gesture:
     if isinstance(fields, list) and fields:
         kind, *rest = fields
-        if (
-            kind == "stroke"
-            and len(rest) == 3
-            and rest[0] in (0, 1)
-            and isinstance(flat := rest[2], list)
-            and len(flat) % 3 == 0
-        ):
-            points = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-            return Stroke(points, rest[1], rest[0] == 1)
+        if kind in ("stroke", "lasso") and len(rest) == (3 if kind == "stroke" else 2) and rest[0] in (0, 1):
+            flat = rest[-1]
+            if isinstance(flat, list) and len(flat) % 3 == 0:
+                points = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+                return Stroke(points, rest[1], rest[0] == 1) if kind == "stroke" else Lasso(points, rest[0] == 1)
         if kind == "click" and len(rest) == 2 and rest[0] in (0, 1):
             return Click(rest[1], rest[0] == 1)
         if kind == "box" and len(rest) == 2:
             return Box(*rest)
-    raise _damaged("a gesture is neither stroke, click nor box")
+    raise _damaged("a gesture is neither stroke, click, box nor lasso")
 
 
 def _base64(data: bytes) -> str:

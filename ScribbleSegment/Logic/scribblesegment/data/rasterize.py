@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from scribblesegment.data.drawing import Box, Click, Gesture, Point, Stroke
+from scribblesegment.data.drawing import Box, Click, Gesture, Lasso, Point, Stroke
 from scribblesegment.data.geometry import TIE, Box2D, FloatArray, IntArray, SlicePlane, nearest_index
 from scribblesegment.data.prompts import PromptBuilder, Prompts
 
@@ -20,8 +20,8 @@ def rasterize(gestures: Iterable[Gesture], plane: SlicePlane) -> Prompts:
     """Turn strokes, clicks and boxes into prompts on the pixels of a slice.
 
     A stroke marks the pixels whose centres lie within its radius of the line, and those the line passes through. Where
-    both signs meet, the later one wins. A box holds the pixels whose centres lie inside, and at least one. What lies
-    outside the raster is left out.
+    both signs meet, the later one wins. A lasso marks the pixels whose centres it goes around. A box holds the pixels
+    whose centres lie inside, and at least one. What lies outside the raster is left out.
 
     Args:
         gestures: In the order of drawing, in the frame of the plane; points off the plane are projected onto it.
@@ -33,6 +33,8 @@ def rasterize(gestures: Iterable[Gesture], plane: SlicePlane) -> Prompts:
             found = _stroke_pixels(gesture, plane)
             if found is not None:
                 builder.add_scribble(found[1], gesture.positive, window=found[0])
+        elif isinstance(gesture, Lasso):
+            builder.add_scribble(_enclosed(gesture, plane), gesture.positive)
         elif isinstance(gesture, Click):
             row, column = nearest_index(plane.to_pixels(gesture.point_mm)).tolist()
             if 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]:
@@ -98,6 +100,22 @@ def _stroke_pixels(stroke: Stroke, plane: SlicePlane) -> tuple[tuple[slice, slic
     changes = np.bincount(begin, minlength=height * width)
     changes -= np.bincount(begin + (last - first + 1), minlength=changes.size)
     return window, np.cumsum(changes.reshape(height, width), axis=1)[:, :-1] > 0
+
+
+def _enclosed(lasso: Lasso, plane: SlicePlane) -> NDArray[np.bool_]:
+    """The pixels (H, W) whose centres a closed line goes around, however often it crosses itself."""
+    height, width = plane.shape
+    start = plane.to_pixels(np.asarray(lasso.points_mm, np.float64))
+    end = np.roll(start, -1, axis=0)
+    first, last = np.ceil(np.stack([start[:, 0], end[:, 0]])).clip(0, height).astype(np.int64)
+    counts = np.abs(last - first)  # of the rows that each side passes
+    side = np.repeat(np.arange(len(counts)), counts)
+    rows = np.minimum(first, last)[side] + np.arange(side.size) - (np.cumsum(counts) - counts)[side]
+    rise, run = (end - start)[side].T
+    columns = np.ceil(start[side, 1] + (rows - start[side, 0]) / rise * run).clip(0, width).astype(np.int64)
+    turns = np.zeros((height, width + 1), np.int64)
+    np.add.at(turns, (rows, columns), np.sign(last - first)[side])  # downward sides against upward ones
+    return np.asarray(np.cumsum(turns, axis=1)[:, :-1] != 0)
 
 
 def _visible_pieces(plane: SlicePlane, points_mm: ArrayLike, reach: float) -> tuple[FloatArray, FloatArray]:
@@ -228,6 +246,8 @@ def gestures_picture(gestures: Sequence[Gesture], plane: SlicePlane, *, supersam
         color = BOX_COLOR if isinstance(gesture, Box) else POSITIVE_COLOR if gesture.positive else NEGATIVE_COLOR
         if isinstance(gesture, Stroke):
             paint_line(picture, raster, gesture.points_mm, gesture.radius_mm, color)
+        elif isinstance(gesture, Lasso):
+            paint_line(picture, raster, (*gesture.points_mm, gesture.points_mm[0]), click_mm / 4, color)
         elif isinstance(gesture, Click):
             paint_line(picture, raster, (gesture.point_mm,), click_mm, color)
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from vtkmodules.vtkImagingCore import vtkImageThreshold
 from scribblesegment.data import validation
 from scribblesegment.errors import ImageError
 from scribblesegment.mrml.geometry import ReferenceGeometry
-from scribblesegment.mrml.labelmaps import checked_kji, segment_at, segments_at
+from scribblesegment.mrml.labelmaps import checked_kji, segment_at, segments_at, visible_other_segments
 
 
 def editable_at(
@@ -60,6 +60,26 @@ def editable_at(
     if removing and editor_node.GetMaskMode() == vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
         editable |= segment_at(segmentation_node, segment_id, reference, voxels)
     return editable
+
+
+Protect = Literal["all", "visible", "none"]
+"""Which other segments an edit may not change."""
+
+
+def protected_segments(
+    segmentation_node: Any, editor_node: Any, segment_ids: Collection[str], protect: Protect
+) -> list[str]:
+    """Identifiers of the segments that may not change while others are edited.
+
+    The segment that editing is limited to the inside of is none of them: nothing could be drawn.
+    """
+    if protect == "all":
+        protected = segmentation_node.GetSegmentation().GetSegmentIDs()
+    else:
+        protected = visible_other_segments(segmentation_node, "") if protect == "visible" else []
+    single = editor_node.GetMaskMode() == vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
+    editable = {*segment_ids, editor_node.GetMaskSegmentID()} if single else set(segment_ids)
+    return [other for other in protected if other not in editable]
 
 
 def mask_segments(segmentation_node: Any, editor_node: Any, segment_ids: Sequence[str]) -> tuple[list[str], bool]:

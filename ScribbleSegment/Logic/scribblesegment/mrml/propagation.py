@@ -30,11 +30,11 @@ from scribblesegment.mrml.labelmaps import (
     visible_other_segments,
     voxels_of,
 )
-from scribblesegment.mrml.masking import in_intensity_range, mask_segments, masking_image
+from scribblesegment.mrml.masking import Protect, in_intensity_range, mask_segments, masking_image, protected_segments
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
-from scribblesegment.mrml.writer import write_slices
+from scribblesegment.mrml.writer import accepted_elsewhere, write_slices
 from scribblesegment.propagation import AnnotatedSegment
 from scribblesegment.service.service import InferenceService, PropagationJob
 from scribblesegment.service.worker import Progress
@@ -65,7 +65,7 @@ class PropagationOptions:
     """What the user set for propagating."""
 
     index_range: tuple[int, int] | None = None  # half-open range of slices that may be segmented; None for all
-    protect_visible: bool = True  # visible other segments are never overwritten
+    protect: Protect = "all"  # which other segments are never overwritten
     clean_up: CleanUp = field(default_factory=CleanUp)  # threshold, holes and islands as for single slices
     model: str = ""  # what the slices are predicted with; slices of another one are not built on
 
@@ -199,8 +199,7 @@ class VolumePropagation:
         if not segments:
             raise PromptError(_nothing_accepted(found))
         ids = [one.target.segment_id for one in segments.values()]
-        visible = visible_other_segments(node, "") if options.protect_visible else []
-        protect = tuple(other for other in visible if other not in ids)
+        protect = protected_segments(node, editor_node, ids, options.protect)
         job = PropagationJob(
             Volume(first.source.array, grid.ijk_to_mm),
             axis,
@@ -320,8 +319,9 @@ class _Segment:
     target: EditTarget
     accepted: AcceptedSlices  # those edited by hand since the last propagation among them
     masks: dict[int, Mask]  # bool (H, W) of those along the axis, by index
-    frozen: Mask  # bool (H, W), pixels of every slice of the axis that lie in slices accepted along other axes
+    frozen: Mask | None  # bool (H, W), pixels of every slice of the axis that lie in slices accepted along others
     earlier: FinishedRun | None  # the propagation that is built on
+    showed: str  # the propagation that it showed before
     written: set[int] = field(default_factory=set)  # indices of slices
     content: dict[int, NDArray[np.uint8]] | None = None  # what it left, see `FinishedRun`; None until it has ended
     tags: tuple[str, str] = ("", "")  # accepted slices and propagation, as they must stay
@@ -341,20 +341,18 @@ class _Segment:
             by_hand = [index for index in earlier.edited_by_hand(target) if not accepted.holds(axis, index)]
             accepted = accepted.added(axis, *by_hand)
         masks = {index: _on_slice(target, axis, index) for index in accepted.indices[axis]}
-        row_axis, column_axis = (other for other in range(3) if other != axis)
-        frozen = np.zeros((accepted.grid.shape[row_axis], accepted.grid.shape[column_axis]), bool)
-        frozen[list(accepted.indices[row_axis]), :] = True
-        frozen[:, list(accepted.indices[column_axis])] = True
-        one = cls(target, accepted, masks, frozen, earlier)
-        one.expect_tags()
-        return one
+        frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
+        return cls(target, accepted, masks, frozen, earlier, run_of(target.segment))
 
     def annotated(self, label: int, context: ContextSet | None) -> AnnotatedSegment:
         previous = None if self.earlier is None else self.earlier.as_previous(label)
         return AnnotatedSegment(self.masks, self.target.segment.GetName(), context, previous)
 
-    def expect_tags(self) -> None:
+    def begin(self, run_id: str) -> None:
+        """Part of an undo step that was begun before."""
         self.segment = self.target.segment
+        write_accepted(self.segment, self.accepted)
+        write_tag(self.segment, TAG, run_id)
         self.tags, self.changed = (accepted_text(self.segment), run_of(self.segment)), self.segment.GetMTime()
 
     def undone(self, *, thorough: bool) -> bool:
@@ -390,12 +388,16 @@ class _Run:
         save_state: Callable[[], object],
     ) -> None:
         self._job, self._segments, self._protect, self._clean_up = job, segments, protect, clean_up
-        self._made_from, self._images, self._save_state = made_from, images, save_state
+        self._made_from, self._images = made_from, images
         self._run_id = uuid.uuid4().hex
         self._pending: dict[tuple[int, int], PropagatedSlice] = {}  # by label and index
-        self._begun = self._closed = self._undone = self._complete = False
+        self._closed = self._undone = self._complete = False
         self._next_write = time.monotonic()
         self.task = inference.propagate(job)
+        # At once, so that undo takes back this and not what was before it, however soon it is stopped.
+        save_state()
+        for one in segments.values():
+            one.begin(self._run_id)
 
     @property
     def ended(self) -> bool:
@@ -500,8 +502,6 @@ class _Run:
         if not any(work.values()):
             return False
         began = time.monotonic()
-        if not self._begun:
-            self._begin(existing)
         changed = False
         for label, one in existing.items():
             masks = [(plane, self._allowed(one, existing, plane, mask)) for plane, mask in work[label]]
@@ -515,14 +515,6 @@ class _Run:
         now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
         if now.source.token != target.source.token:
             raise ScribbleSegmentError("The source volume or the geometry of the segmentation was changed.")
-
-    def _begin(self, existing: Mapping[int, _Segment]) -> None:
-        self._save_state()
-        self._begun = True
-        for one in existing.values():
-            write_accepted(one.target.segment, one.accepted)
-            write_tag(one.target.segment, TAG, self._run_id)
-            one.expect_tags()
 
     def _masks(self, label: int, one: _Segment, *, done: bool) -> list[tuple[SlicePlane, Mask]]:
         """Planes and masks (H, W) to write now."""
@@ -547,7 +539,7 @@ class _Run:
         """A mask that changes nothing in slices accepted along other axes, of this segment or of the others."""
         allowed = mask
         for other in existing.values():
-            if not other.frozen.any():
+            if other.frozen is None:
                 continue
             target = other.target
             present = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
@@ -558,9 +550,12 @@ class _Run:
     def _close(self) -> None:
         """Write no more, and note what is in the segments now, so that later edits can be told from it."""
         self.drop()
-        if not self._begun or self._undone:
+        if self._undone:
             return
         for one in self._existing().values():
+            if not (one.written or self._complete):
+                write_tag(one.target.segment, TAG, one.showed)
+                continue
             earlier = set() if one.earlier is None else set(one.earlier.content)
             indices = sorted((earlier | one.written) - set(one.masks))
             one.content = {index: np.packbits(_on_slice(one.target, self._job.axis, index)) for index in indices}

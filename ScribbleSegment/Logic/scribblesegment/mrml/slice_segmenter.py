@@ -10,6 +10,7 @@ there is no history and no observer of our own that could fall out of step.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,17 +19,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.drawing import Box, Click, Drawing, Gesture, Stroke
+from scribblesegment.data.drawing import Box, Click, Drawing, Gesture, Lasso, SliceDrawing, Stroke
 from scribblesegment.data.geometry import SlicePlane, sample
 from scribblesegment.data.masks import CleanUp, with_neighbours
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import length_scale, transformed, view_plane, world_to_mm
 from scribblesegment.mrml.labelmaps import segment_on_plane, segments_on_plane, visible_other_segments
+from scribblesegment.mrml.masking import Protect, protected_segments
+from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, read_accepted, write_accepted, write_drawing
-from scribblesegment.mrml.target import EditTarget, resolve_target, slice_context, target_of
-from scribblesegment.mrml.writer import write_mask
+from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, slice_context, target_of
+from scribblesegment.mrml.writer import accepted_elsewhere, write_mask
 from scribblesegment.service.service import InferenceService, Logits, SliceRequest
 from scribblesegment.service.worker import Task
 
@@ -44,8 +47,9 @@ class SegmenterOptions:
     """What the user set in the effect's options."""
 
     automatic: bool = True  # write a result as soon as it is there; otherwise it becomes a preview until `accept`
-    protect_visible: bool = True  # other visible segments are never overwritten
+    protect: Protect = "all"  # which other segments are never overwritten
     learn_from_others: bool = False  # other visible segments tell the network where the object is not
+    together: bool = False  # visible segments drawn on the same slice are answered together and share no pixel
     clean_up: CleanUp = field(default_factory=CleanUp)  # from logits to mask
 
 
@@ -53,7 +57,7 @@ class SegmenterOptions:
 class Update:
     """What `poll` brought."""
 
-    changed: bool = False  # whether a segment or the preview changed
+    changed: bool = False  # whether there is a new result, written or not
     problem: str | None = None  # what went wrong and what to do about it
 
 
@@ -65,6 +69,8 @@ class SliceTask:
     plane: SlicePlane
     gestures: tuple[Gesture, ...]  # what was drawn on it when the prediction was asked for
     added: bool = False  # whether the newest gesture was added, so that the prediction goes on from the state before it
+    writes: bool = True  # or whether it is only looked at
+    own_step: bool = False  # whether writing is an undo step of its own, because the gesture's has been closed
     prediction: Task[Logits] | None = None  # None until it is handed over
     # bool (H, W), where the object is for sure: positive prompts and earlier content; see `CleanUp.mask`.
     anchors: NDArray[np.bool_] = field(init=False)
@@ -79,6 +85,15 @@ class SliceTask:
     def applies(self) -> bool:
         """Whether the segment still is where this was asked for, with the same gestures on the slice."""
         return self.target.exists and _drawn_on(self.target, self.plane) == self.gestures
+
+    @property
+    def unedited(self) -> NDArray[np.bool_]:
+        """Where the segment still is as it was written, bool (H, W); everywhere if it never was."""
+        if self.written is None:
+            return np.ones(self.plane.shape, bool)
+        target = self.target
+        content = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, self.plane)
+        return np.asarray(content == self.written)
 
 
 class SliceSegmenter:
@@ -107,7 +122,8 @@ class SliceSegmenter:
             options: Defaults when absent.
             context_of: Gives the segmented images that a segment's slices are predicted like, or None; must not wait
                 for anything.
-            on_finished: Told of an accepted slice along an axis when the user goes on to another one.
+            on_finished: Told of a slice along an axis that is right, once the user has gone on to another one: that
+                was accepted or corrected, or left as it was while slices on both sides were.
         """
         self.options = options or SegmenterOptions()  # may be replaced; `reapply` makes them count for what is shown
         self.preview: SliceTask | None = None  # the result that waits to be accepted
@@ -121,7 +137,8 @@ class SliceSegmenter:
         self._failed: list[SliceTask] = []
         self._results: list[SliceTask] = []  # oldest first
         self._reapplied: SliceTask | None = None  # whose undo step goes on
-        self._open: tuple[EditTarget, SlicePlane] | None = None  # accepted, and not yet told of
+        self._open: tuple[EditTarget, SlicePlane, bool] | None = None  # being worked on; whether it was accepted
+        self._told: dict[Hashable, set[int]] = {}  # indices of the slices told of, by segment and axis
         # The newest slice with its token: interpolating an oblique one takes as long as predicting it.
         self._image: tuple[Hashable, NDArray[Any]] | None = None
 
@@ -149,31 +166,39 @@ class SliceSegmenter:
         target = self.target(editor_node)
         return target, view_plane(slice_node, target.segmentation_node, target.reference.grid)
 
-    def paint(
-        self, editor_node: Any, slice_node: Any, points_world: ArrayLike, radius_mm: float, *, positive: bool
-    ) -> None:
-        """Add a stroke through points (N, 3), world RAS millimetres, with half the brush's diameter.
+    def draw(self, target: EditTarget, plane: SlicePlane, drawn: Annotation, radius_mm: float = 1.0) -> None:
+        """Add what the user drew on a slice, where `place` found it when the drawing began.
+
+        Args:
+            target: Segment.
+            plane: Slice; what lies beside it is projected onto it.
+            drawn: In world RAS millimetres.
+            radius_mm: Half the brush's diameter in the world.
 
         Raises:
             ScribbleSegmentError: Nothing can be segmented here; nothing was changed.
         """
-        target, plane = self.place(editor_node, slice_node)
+        if not target.exists:
+            raise PromptError("The segment was removed while the stroke was drawn.")
         to_mm = world_to_mm(target.segmentation_node)
-        # A parent transform that scales makes a round brush in the world larger or smaller in the segmentation.
-        radius = radius_mm * length_scale(to_mm)
-        self._add(target, plane, Stroke(_points(points_world, to_mm), radius, positive))
-
-    def click(self, editor_node: Any, slice_node: Any, point_world: ArrayLike, *, positive: bool) -> None:
-        """Add a click at a point (3,) in world RAS millimetres; raises as `paint` does."""
-        target, plane = self.place(editor_node, slice_node)
-        (point,) = _points(point_world, world_to_mm(target.segmentation_node))
-        self._add(target, plane, Click(point, positive))
-
-    def drag_box(self, editor_node: Any, slice_node: Any, corner_world: ArrayLike, opposite_world: ArrayLike) -> None:
-        """Add a box between two opposite corners (3,) in world RAS millimetres; raises as `paint` does."""
-        target, plane = self.place(editor_node, slice_node)
-        corners = np.stack([corner_world, opposite_world])
-        self._add(target, plane, Box(*_points(corners, world_to_mm(target.segmentation_node))))
+        points = _points(drawn.points, to_mm)
+        gesture: Gesture
+        if drawn.kind == "stroke":
+            # A parent transform that scales makes a round brush in the world larger or smaller in the segmentation.
+            gesture = Stroke(points, radius_mm * length_scale(to_mm), drawn.positive)
+        elif drawn.kind == "lasso":
+            gesture = Lasso(points, drawn.positive)
+        elif drawn.kind == "box":
+            gesture = Box(*points)
+        else:
+            gesture = Click(points[0], drawn.positive)
+        before = target.gestures.on(plane)
+        # The raster of the first gesture stays, however the view is turned since.
+        plane = plane if before is None else before.plane
+        if rasterize((gesture,), plane).is_empty:
+            raise PromptError("Nothing was drawn on the image: the stroke lies outside of the volume.")
+        self._record(target, target.gestures.added(plane, gesture))
+        self._request(target, plane, added=True)
 
     def remove_gesture(self, editor_node: Any, slice_node: Any, index: int = -1) -> bool:
         """Remove one gesture of the shown slice, by its place in the order of drawing, and predict from the others.
@@ -251,8 +276,11 @@ class SliceSegmenter:
         Returns:
             Whether the segment or the preview changed.
         """
-        result = self.result_on(*self.place(editor_node, slice_node))
+        target, plane = self.place(editor_node, slice_node)
+        result = self.result_on(target, plane)
         if result is None:
+            if finished:  # an answer of an earlier session, or one too long ago: made anew with these options
+                self._again(target, plane, writes=True)
             return False
         if self.preview is not None or result.written is None:
             self.preview = result
@@ -262,12 +290,25 @@ class SliceSegmenter:
         self._reapplied = None if finished else result
         return self._write(result)
 
+    def look(self, editor_node: Any, slice_node: Any) -> None:
+        """Have the probabilities of the shown slice made, if something was drawn on it and they are not known."""
+        target, plane = self.place(editor_node, slice_node)
+        if self.result_on(target, plane) is None:
+            self._again(target, plane, writes=False)
+
+    def leave(self) -> None:
+        """The user turns to something else; what is under way is asked for again by the next `poll`."""
+        self.slice_viewed()
+        self._reapplied = self._image = None
+        for task in (*self._waiting, *self._failed, *([self._running] if self._running else [])):
+            task.own_step = True
+
     def reset(self) -> None:
         """Let go of everything that is not in the scene: running predictions, previews, images."""
         if self._running is not None and self._running.prediction is not None:
             self._running.prediction.cancel()
-        for tasks in (self._waiting, self._failed, self._results):
-            tasks.clear()
+        for kept in (self._waiting, self._failed, self._results, self._told):
+            kept.clear()
         self._images.clear()
         self._running = self.preview = self._reapplied = self._open = self._image = None
 
@@ -294,7 +335,7 @@ class SliceSegmenter:
         if not _is_accepted(target, plane):
             self._save_state()
             self._mark_accepted(target, plane)
-        self._open = (target, plane)
+        self._open = (target, plane, True)
         self.slice_viewed()
 
     def take_back_slice(self, editor_node: Any, slice_node: Any) -> bool:
@@ -309,13 +350,27 @@ class SliceSegmenter:
         return True
 
     def slice_viewed(self, target: EditTarget | None = None, plane: SlicePlane | None = None) -> None:
-        """The user looks at a slice now, or at none; an accepted one that was left for it is finished."""
+        """The user looks at a slice now, or at none; the one that was worked on is finished if it was left for it."""
         left = self._open
         if left is None or self._is_open(target, plane):
             return
         self._open = None
-        if left[0].exists and _is_accepted(*left):  # it may have been undone meanwhile
-            self._on_finished(*left)
+        worked_on, where, accepted = left
+        # It may have been undone meanwhile.
+        if worked_on.exists and _is_accepted(worked_on, where) and (accepted or len(_drawn_on(worked_on, where)) > 1):
+            self._tell(worked_on, where)
+
+    def _tell(self, target: EditTarget, plane: SlicePlane) -> None:
+        """Tell of a slice that is right, and of those before it that were seen beside it and left as they are."""
+        assert plane.voxel_slice is not None
+        axis, index = plane.voxel_slice
+        told = self._told.setdefault((target.segmentation_node, target.segment_id, axis), set())
+        told.add(index)
+        self._on_finished(target, plane)
+        for other in _accepted(target).indices[axis]:
+            if other not in told and min(told) < other < max(told):
+                told.add(other)
+                self._on_finished(target, grid_slice(target.reference.grid, axis, other))
 
     def _is_open(self, target: EditTarget | None, plane: SlicePlane | None) -> bool:
         if self._open is None or target is None or plane is None:
@@ -328,7 +383,7 @@ class SliceSegmenter:
             self.slice_viewed(target, plane)
             axis, index = plane.voxel_slice
             write_accepted(target.segment, _accepted(target).added(axis, index))
-            self._open = (target, plane)
+            self._open = (target, plane, False)
 
     # What comes back ------------------------------------------------------------------------------------------------
 
@@ -364,23 +419,13 @@ class SliceSegmenter:
             return result
         if result.written is None:
             return result if result is self.preview else None
-        content = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, result.plane)
-        return result if np.array_equal(content, result.written) else None
+        return result if result.unedited.all() else None
 
     def mask_of(self, result: SliceTask) -> NDArray[np.bool_]:
         """Give a result's mask under the current options, bool (H, W); protected segments are not yet cut out."""
         return self.options.clean_up.mask(result.logits, anchors=result.anchors, spacing_mm=result.plane.spacing_mm)
 
     # From a gesture to a request ------------------------------------------------------------------------------------
-
-    def _add(self, target: EditTarget, plane: SlicePlane, gesture: Gesture) -> None:
-        drawn = target.gestures.on(plane)
-        # The raster of the first gesture stays, however the view is turned since.
-        plane = plane if drawn is None else drawn.plane
-        if rasterize((gesture,), plane).is_empty:
-            raise PromptError("Nothing was drawn on the image: the stroke lies outside of the volume.")
-        self._record(target, target.gestures.added(plane, gesture))
-        self._request(target, plane, added=True)
 
     def _record(self, target: EditTarget, gestures: Drawing) -> None:
         self._save_state()
@@ -389,8 +434,27 @@ class SliceSegmenter:
 
     def _request(self, target: EditTarget, plane: SlicePlane, *, added: bool = False) -> None:
         drawn = target.gestures.on(plane)
+        for other, others in self._drawn_beside(target, plane):
+            self._queue(SliceTask(other, others.plane, others.gestures))
         task = SliceTask(target, plane, ()) if drawn is None else SliceTask(target, drawn.plane, drawn.gestures, added)
         self._queue(task)
+
+    def _again(self, target: EditTarget, plane: SlicePlane, *, writes: bool) -> None:
+        """Predict from what was drawn on a slice, unless that is under way."""
+        drawn = target.gestures.on(plane)
+        under_way = (*self._waiting, *([self._running] if self._running else []))
+        if drawn is not None and not any(task.is_for(target, plane) for task in under_way):
+            self._queue(SliceTask(target, drawn.plane, drawn.gestures, writes=writes, own_step=True))
+
+    def _drawn_beside(self, target: EditTarget, plane: SlicePlane) -> list[tuple[EditTarget, SliceDrawing]]:
+        """The other segments that are answered together with one on a slice, and what was drawn there for them."""
+        if not self.options.together:
+            return []
+        node = target.segmentation_node
+        others = [
+            dataclasses.replace(target, segment_id=one) for one in visible_other_segments(node, target.segment_id)
+        ]
+        return [(other, drawn) for other in others if (drawn := other.gestures.on(plane)) is not None]
 
     def _queue(self, task: SliceTask) -> None:
         self._drop(task.target, task.plane)
@@ -420,6 +484,15 @@ class SliceSegmenter:
         if self.options.learn_from_others:
             others = visible_other_segments(node, segment_id)
             prompts = with_neighbours(own, segments_on_plane(node, others, target.reference, plane))
+        known = np.zeros((2, *plane.shape), bool)
+        for _other, theirs in self._drawn_beside(target, plane):
+            known[1] |= rasterize(theirs.gestures, plane).positive_pixels()
+        frozen = accepted_elsewhere(target.reference.grid, plane, _accepted(target))
+        if frozen is not None:
+            known |= np.stack([content, ~content]) & frozen
+        if known.any():
+            unmarked = ~own.scribbles.any(axis=0)
+            prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & unmarked))
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
         token = (source.token, *_raster_key(plane))
@@ -470,23 +543,43 @@ class SliceSegmenter:
         self._results = [*kept[1 - _MOST_RESULTS :], task]
         if not applies:
             return False
-        if not self.options.automatic:
+        if not task.writes:
+            task.written = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, task.plane)
+        elif not self.options.automatic:
             self.preview = task
-            return True
-        if not task.gestures:
-            self._save_state()  # else the gesture began the undo step
-        return self._write(task, accepted=bool(task.gestures))
+        else:
+            if not task.gestures or task.own_step:
+                self._save_state()  # else the gesture began the undo step
+            self._write(task, accepted=bool(task.gestures))
+        return True
 
     def _find(self, target: EditTarget, plane: SlicePlane, gestures: tuple[Gesture, ...]) -> SliceTask | None:
-        """The newest result for exactly these gestures."""
+        """The newest result for exactly these gestures on the same image."""
         found = (one for one in reversed(self._results) if one.gestures == gestures and one.is_for(target, plane))
-        return next(found, None)
+        return next((one for one in found if one.target.source.token == target.source.token), None)
 
     def _write(self, result: SliceTask, *, accepted: bool = False) -> bool:
         target, plane, node = result.target, result.plane, result.target.segmentation_node
-        protect = visible_other_segments(node, target.segment_id) if self.options.protect_visible else ()
-        changed = write_mask(target, plane, self.mask_of(result), protect=protect)
-        result.written = segment_on_plane(node, target.segment_id, target.reference, plane)
+        beside = self._drawn_beside(target, plane)
+        found = [self._find(other, drawn.plane, drawn.gestures) for other, drawn in beside]
+        rivals = [one for one in found if one is not None and _raster_key(one.plane) == _raster_key(plane)]
+        ids = {one.target.segment_id for one in (result, *rivals)}
+        protect = protected_segments(node, target.editor_node, ids, self.options.protect)
+        masks = {one: self.mask_of(one) for one in (result, *rivals)}
+        changed = False
+        for one in (*rivals, result):
+            mask = masks[one].copy()
+            for other in masks:
+                if other is not one:
+                    mask &= ~(masks[other] & (other.logits > one.logits))
+            # What was edited by other means since stays.
+            content = segment_on_plane(node, one.target.segment_id, one.target.reference, one.plane)
+            mask = np.where(one.unedited, mask, content)
+            own = np.asarray(rasterize(one.gestures, one.plane).scribbles.any(axis=0))
+            kept = _accepted(one.target)
+            changed |= write_mask(one.target, one.plane, mask, protect=protect, accepted=kept, touched=own)
+        for one in masks:
+            one.written = segment_on_plane(node, one.target.segment_id, one.target.reference, one.plane)
         if accepted:
             self._mark_accepted(target, plane)
         return changed

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from vtkmodules.vtkCommonCore import mutable
 
 from scribblesegment.data.drawing import Drawing
@@ -98,6 +99,14 @@ class AcceptedSlices:
     def holds(self, axis: int, index: int) -> bool:
         """Whether a slice is accepted."""
         return index in self.indices[axis]
+
+    def contain(self, kji: NDArray[np.int64], *, but: int | None = None) -> NDArray[np.bool_]:
+        """Which voxels, int64 (N, 3) of the grid, lie in accepted slices; those along the axis `but` do not count."""
+        found = np.zeros(len(kji), bool)
+        for axis, indices in enumerate(self.indices):
+            if indices and axis != but:
+                found |= np.isin(kji[:, axis], indices)
+        return found
 
     def added(self, axis: int, *indices: int) -> AcceptedSlices:
         """Accept slices along an axis."""

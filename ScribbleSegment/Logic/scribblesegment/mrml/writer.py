@@ -22,7 +22,7 @@ from slicer import (
     vtkSlicerSegmentationsModuleLogic,
 )
 
-from scribblesegment.data.geometry import PlaneVoxels, SlicePlane, plane_voxels
+from scribblesegment.data.geometry import Grid, PlaneVoxels, SlicePlane, plane_voxels
 from scribblesegment.errors import GeometryError
 from scribblesegment.mrml.geometry import BoxKji, Extent, ReferenceGeometry
 from scribblesegment.mrml.labelmaps import (
@@ -48,6 +48,7 @@ from scribblesegment.mrml.labelmaps import (
     voxels_of,
 )
 from scribblesegment.mrml.masking import editable_at
+from scribblesegment.mrml.tags import AcceptedSlices
 from scribblesegment.mrml.target import EditTarget
 
 
@@ -244,7 +245,30 @@ def _union(first: Extent, second: Extent) -> Extent:
     return i0, i1, j0, j1, k0, k1
 
 
-def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *, protect: Sequence[str] = ()) -> bool:
+def accepted_elsewhere(grid: Grid, plane: SlicePlane, accepted: AcceptedSlices) -> NDArray[np.bool_] | None:
+    """Which pixels of a plane, bool (H, W), lie in slices that are accepted along other axes; None if none do."""
+    axis = None if plane.voxel_slice is None else plane.voxel_slice[0]
+    if not any(indices for other, indices in enumerate(accepted.indices) if other != axis):
+        return None
+    found = np.zeros(plane.shape, bool)
+    if axis is None:
+        kji, inside = oblique_cut(grid, plane).pixels
+        found[inside] = accepted.contain(kji)
+        return found
+    rows, columns = (list(indices) for other, indices in enumerate(accepted.indices) if other != axis)
+    found[rows, :] = found[:, columns] = True
+    return found
+
+
+def write_mask(
+    target: EditTarget,
+    plane: SlicePlane,
+    mask: NDArray[np.bool_],
+    *,
+    protect: Sequence[str] = (),
+    accepted: AcceptedSlices | None = None,
+    touched: NDArray[np.bool_] | None = None,
+) -> bool:
     """Make the segment equal to a mask on one plane, as far as masking and protection allow it.
 
     Args:
@@ -252,12 +276,19 @@ def write_mask(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_], *
         plane: The slice; voxels it does not cut stay as they are.
         mask: bool (H, W) on the plane's raster.
         protect: Identifiers of segments that must not change.
+        accepted: Slices of the segment that are right; where the plane cuts those along other axes, nothing changes.
+        touched: bool (H, W), pixels at which it does all the same, since the user painted there.
 
     Returns:
         Whether a voxel changed.
     """
     node, segment_id, reference = target.segmentation_node, target.segment_id, target.reference
     voxels = _voxels(target, plane, mask)
+    if accepted is not None and not accepted.is_empty:
+        free = ~accepted.contain(voxels.kji, but=None if plane.voxel_slice is None else plane.voxel_slice[0])
+        if touched is not None:
+            free |= touched[tuple(voxels.pixels.T)]
+        voxels = PlaneVoxels(voxels.kji[free], voxels.pixels[free])
     if not len(voxels.kji):
         return False
     wanted = mask[tuple(voxels.pixels.T)]
