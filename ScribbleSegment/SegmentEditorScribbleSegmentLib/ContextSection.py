@@ -1,4 +1,4 @@
-"""The examples of the selected segment: between the panel, the controller and the user's files."""
+"""The section *Examples*: the context set of the selected segment."""
 
 from __future__ import annotations
 
@@ -17,34 +17,64 @@ from scribblesegment.service.service import explain
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import BackgroundJob, sharedInference
 
-_PARAMETER = "AddAccepted"
+from .Options import iconOf, show
 
+_UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentContext.ui"
 _EXTENSION = ".context.zip"
+_THUMBNAIL_SIDE = 64
+_WAIT_SECONDS = 0.006
+_AXES = "KJI"
 
 
-class ContextControl:
-    """Keeps the examples of segments, and shows those of the selected one."""
+class ContextSection:
+    """Keeps the examples of segments, and shows those of the selected one.
 
-    def __init__(self, scriptedEffect, panel, *, onProblem, onChanged) -> None:
-        """Connect to a panel; nothing is read before it is needed.
+    Attributes:
+        widget: The QWidget to add to the effect's options.
+        ui: The named widgets of the .ui file.
+    """
 
-        Args:
-            scriptedEffect: The qSlicerSegmentEditorScriptedEffect with the parameters.
-            panel: The ContextPanel.
-            onProblem: Called with what went wrong and what to do.
-            onChanged: Called after files began to be read or written, so that `poll` is called until it says no more.
-        """
-        self._effect = scriptedEffect
-        self._panel = panel
-        self._onProblem = onProblem
-        self._onChanged = onChanged
+    def __init__(self, effect) -> None:
+        """Build the widgets of an effect's section; nothing is read before it is needed."""
+        self._effect = effect
         self._job = BackgroundJob("ScribbleSegment context files")
         self._last: tuple[object, str, ContextTask] | None = None
-
-    @staticmethod
-    def setDefaults(scriptedEffect) -> None:
-        """Give the parameters their first values."""
-        scriptedEffect.setParameterDefault(_PARAMETER, 1)
+        self._shown: ContextSet | None = None
+        self._shownState: tuple[object, ...] = ()
+        self._task = ""
+        self._icons: WeakKeyDictionary = WeakKeyDictionary()
+        self._title = _("Examples")
+        self.widget = slicer.util.loadUI(str(_UI_FILE))
+        self.ui = ui = slicer.util.childWidgetVariables(self.widget)
+        for button, action in (
+            (ui.addSliceButton, self.addSlice),
+            (ui.removeEntriesButton, self.removeSelected),
+            (ui.clearEntriesButton, self.askAndClear),
+            (ui.earlierButton, lambda: self.move(-1)),
+            (ui.laterButton, lambda: self.move(1)),
+            (ui.exportButton, self.askAndExport),
+            (ui.predictSliceButton, self.predictSlice),
+        ):
+            button.clicked.connect(lambda checked=False, action=action: effect.attempt(action))
+        self._menu = qt.QMenu(ui.importButton)
+        for text, folder in ((_("From a file..."), False), (_("From a folder..."), True)):
+            self._menu.addAction(text).triggered.connect(
+                lambda checked=False, folder=folder: effect.attempt(lambda: self.askAndImport(folder=folder))
+            )
+        ui.importButton.setMenu(self._menu)
+        ui.importButton.setPopupMode(qt.QToolButton.InstantPopup)
+        self._delete = qt.QShortcut(qt.QKeySequence(qt.Qt.Key_Delete), ui.entriesList)
+        self._delete.setContext(qt.Qt.WidgetShortcut)
+        self._delete.connect("activated()", lambda: effect.attempt(self.removeSelected))
+        ui.addAcceptedCheckBox.toggled.connect(
+            lambda checked: effect.scriptedEffect.setParameter("AddAccepted", int(checked))
+        )
+        ui.taskComboBox.connect("textActivated(QString)", self._onTask)
+        ui.taskComboBox.lineEdit().editingFinished.connect(lambda: self._onTask(ui.taskComboBox.currentText))
+        # Rows are moved by dragging alone; what else changes the list blocks its signals.
+        model = ui.entriesList.model()
+        model.connect("rowsMoved(QModelIndex,int,int,QModelIndex,int)", lambda *where: self._onMoved())
+        ui.contextSection.contentsCollapsed.connect(self._onCollapsed)
 
     # What predictions ask -----------------------------------------------------------------------------------------
 
@@ -54,54 +84,69 @@ class ContextControl:
         return context if context else None
 
     def onFinished(self, target, plane) -> None:
-        """Add a slice that the user has finished, if that is wanted."""
-        if not self._effect.integerParameter(_PARAMETER):
+        """Add a slice that is right, if that is wanted, and say how it is taken back."""
+        if not self._effect.options.isOn("AddAccepted"):
             return
         try:
             self._add(target, plane)
         except PromptError:
-            pass  # an accepted slice without the structure is no example
+            return  # an accepted slice without the structure is no example
         except ScribbleSegmentError as error:
-            self._onProblem(str(error))
+            self._effect.say(str(error), problem=True)
+            return
+        self._effect.say(
+            _("Slice {index} is now an example of {name}.").format(
+                index=plane.voxel_slice[1], name=target.segment.GetName()
+            )
+            + f' <a href="remove">{_("Remove")}</a>'
+        )
 
     # What the user does -------------------------------------------------------------------------------------------
 
-    def addSlice(self, target, plane) -> None:
-        """Add a slice as it is.
+    def addSlice(self) -> None:
+        """Add the shown slice as it is.
 
         Raises:
             ScribbleSegmentError: The segment is empty there, or the set cannot be changed.
         """
-        self._add(target, plane)
+        self._add(*self._effect.segmenter.place(self._effect.editorNode, self._effect.sliceNode))
+
+    def predictSlice(self) -> None:
+        """Segment the shown slice from the examples alone.
+
+        Raises:
+            ScribbleSegmentError: There are none, or nothing can be segmented here.
+        """
+        self._effect.propagation.interrupt()
+        self._effect.segmenter.predict_in_context(self._effect.editorNode, self._effect.sliceNode)
 
     def removeSelected(self) -> None:
-        """Remove the selected examples."""
-        selected = self._panel.selected
+        """Remove the selected examples, or the newest one."""
+        selected = self.selected
 
         def removed(context: ContextSet) -> ContextSet:
-            return dataclasses.replace(
-                context, entries=tuple(entry for entry in context if entry.identifier not in selected)
-            )
+            gone = selected or [max(context, key=lambda entry: entry.created).identifier] if context else []
+            kept = tuple(entry for entry in context if entry.identifier not in gone)
+            return dataclasses.replace(context, entries=kept)
 
-        if selected:
-            self._change(removed)
-
-    def clear(self) -> None:
-        """Remove all examples of the task."""
-        self._change(lambda context: dataclasses.replace(context, entries=()))
+        self._change(removed)
 
     def askAndClear(self) -> None:
         """Remove all examples if the user agrees; they are the work of many hours, and no undo brings them back."""
         task = self.task
         if task is not None and slicer.util.confirmYesNoDisplay(
-            _("Remove all examples of the task {name}?").format(name=task.name), _("Context")
+            _("Remove all examples of {name}?").format(name=task.name), self._title
         ):
             self.clear()
+
+    def clear(self) -> None:
+        """Remove all examples."""
+        self._change(lambda context: dataclasses.replace(context, entries=()))
 
     def move(self, places: int) -> None:
         """Move the selected examples to the front (-1) or to the back (1)."""
         context = sharedContexts().get(self.task)
-        selected = self._panel.selected
+        selected = self.selected
         if not context or not selected:
             return
         order = [entry.identifier for entry in context]
@@ -123,7 +168,7 @@ class ContextControl:
         self._change(ordered)
 
     def chooseTask(self, name: str) -> None:
-        """Use the examples of another task for the selected segment."""
+        """Use the examples of another name for the selected segment."""
         node, segmentId = self._selection
         if node is not None:
             choose_task(node, segmentId, name)
@@ -132,7 +177,7 @@ class ContextControl:
 
     def askAndImport(self, *, folder: bool) -> None:
         """Let the user choose a file or folder, and add its examples."""
-        parent = self._panel.widget.window()
+        parent = self.widget.window()
         if folder:
             path = qt.QFileDialog.getExistingDirectory(parent, _("Import examples"))
         else:
@@ -143,11 +188,11 @@ class ContextControl:
             self.importFrom(path)
 
     def importFrom(self, path: str) -> None:
-        """Add the examples of a file or folder to the task, without asking. They are read on a thread."""
+        """Add the examples of a file or folder, without asking. They are read on a thread."""
         task = self.task
         if task is None:
             return
-        self._panel.showNote(_("Reading {name}...").format(name=Path(path).name))
+        self._showNote(_("Reading {name}...").format(name=Path(path).name))
         self._job.start(lambda job: _read(path), lambda imported, error: self._onImported(task, imported, error))
 
     def askAndExport(self) -> None:
@@ -156,7 +201,7 @@ class ContextControl:
         if task is None:
             return
         path = qt.QFileDialog.getSaveFileName(
-            self._panel.widget.window(),
+            self.widget.window(),
             _("Export examples"),
             f"{task.name}{_EXTENSION}",
             _("Context sets ({pattern})").format(pattern=f"*{_EXTENSION}"),
@@ -170,12 +215,8 @@ class ContextControl:
         if context is None:
             return
         full = path if path.lower().endswith(_EXTENSION) else path + _EXTENSION
-        self._panel.showNote(_("Writing {name}...").format(name=Path(full).name))
-        self._job.start(lambda job: _write(full, context), self._onExported)
-
-    def setAddAccepted(self, wanted: bool) -> None:
-        """Choose whether accepted slices are added by themselves."""
-        self._effect.setParameter(_PARAMETER, int(wanted))
+        self._showNote(_("Writing {name}...").format(name=Path(full).name))
+        self._job.start(lambda job: _write(full, context), lambda nothing, error: self._onDone(error))
 
     # What happens meanwhile ---------------------------------------------------------------------------------------
 
@@ -184,47 +225,59 @@ class ContextControl:
         """Whether files are read or written, so that `poll` must be called."""
         return sharedContexts().busy
 
-    def poll(self, waitSeconds: float) -> None:
-        """Take in what was read and written; waits so that it comes on."""
+    def poll(self) -> None:
+        """Take in what was read and written; lends their thread the interpreter unless something is predicted."""
         contexts = sharedContexts()
         if not contexts.busy:
             return
-        contexts.wait(waitSeconds)
+        if not sharedInference().busy:
+            contexts.wait(_WAIT_SECONDS)
         problems = contexts.poll()
         if problems:
-            self._onProblem(problems[-1])
+            self._effect.say(problems[-1], problem=True)
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what there is for the selected segment."""
+        """Show what there is for the selected segment, where it is not shown already."""
         task = self.task
         if task is not None:
             self._keepWhatWasNamed(task)
         contexts = sharedContexts()
         context = contexts.get(task)
         if contexts.busy:
-            self._onChanged()
+            self._effect.startTimer()
         state = sharedInference().state
-        knowsNetwork = state.kind == "ready"
-        panel = self._panel
-        panel.enable(anyEntries=bool(context), predicts=knowsNetwork and state.takes_context)
-        panel.showAddAccepted(bool(self._effect.integerParameter(_PARAMETER)))
-        if not panel.open:
+        takes = state.kind != "ready" or state.takes_context
+        now = (task, context, takes, state.kind, tuple(contexts.names), self._job.running, self.isOpen)
+        wanted = self._effect.options.isOn("AddAccepted")
+        show(self.ui.addAcceptedCheckBox, "checked", wanted)
+        if now == self._shownState:
             return
-        panel.showTask("" if task is None else task.name, contexts.names)
-        panel.showEntries(context)
+        self._shownState = now
+        ui = self.ui
+        ui.contextSection.text = f"{self._title} ({len(context)})" if context else self._title
+        for name in ("removeEntries", "clearEntries", "earlier", "later", "export"):
+            getattr(ui, f"{name}Button").enabled = bool(context)
+        ui.predictSliceButton.enabled = bool(context) and state.kind == "ready" and state.takes_context
+        if not self.isOpen:
+            return
+        self._showTask("" if task is None else task.name, contexts.names)
+        self._showEntries(context)
         if not self._job.running:
-            panel.showNote(_noteOf(task, context, contexts.folder, refuses=knowsNetwork and not state.takes_context))
-
-    def onOpened(self) -> None:
-        """Show what there is, now that the section is open."""
-        sharedContexts().refreshNames()
-        self.refresh()
+            self._showNote(_noteOf(task, context, refuses=not takes))
+            ui.entriesList.toolTip = _("Kept in {folder}. Drag to change the order; Delete removes.").format(
+                folder=contexts.folder
+            )
 
     def cleanup(self) -> None:
         """Save what is not saved, and leave no thread and no timer behind."""
         self._job.cancel()
         sharedContexts().flush(1.0)
+
+    @property
+    def isOpen(self) -> bool:
+        """Whether the section is open; while it is not, nobody sees the examples."""
+        return not self.ui.contextSection.collapsed
 
     @property
     def task(self) -> ContextTask | None:
@@ -233,8 +286,15 @@ class ContextControl:
         return None if node is None else task_of(node, segmentId)
 
     @property
+    def selected(self) -> list[str]:
+        """Identifiers of the selected examples, in order."""
+        entriesList = self.ui.entriesList
+        items = [entriesList.item(row) for row in range(entriesList.count)]
+        return [item.data(qt.Qt.UserRole) for item in items if item.isSelected()]
+
+    @property
     def _selection(self):
-        editorNode = self._effect.parameterSetNode()
+        editorNode = self._effect.editorNode
         node = None if editorNode is None else editorNode.GetSegmentationNode()
         if node is None or node.GetSegmentation() is None:
             return None, ""
@@ -242,19 +302,19 @@ class ContextControl:
 
     def _add(self, target, plane) -> None:
         task = task_of(target.segmentation_node, target.segment_id)
-        if task is None:
-            return
-        entry = context_entry(target, plane)
-        sharedContexts().change(task, lambda context: context.add(entry))
-        self._onChanged()
-        self.refresh()
+        if task is not None:
+            entry = context_entry(target, plane)
+            self._changeTask(task, lambda context: context.add(entry))
 
     def _change(self, change) -> None:
         task = self.task
         if task is None:
             raise ContextError(_("No segment is selected, so there are no examples to change."))
+        self._changeTask(task, change)
+
+    def _changeTask(self, task: ContextTask, change) -> None:
         sharedContexts().change(task, change)
-        self._onChanged()
+        self._effect.startTimer()
         self.refresh()
 
     def _keepWhatWasNamed(self, task: ContextTask) -> None:
@@ -268,27 +328,72 @@ class ContextControl:
             sharedContexts().change(task, lambda context: _together(context, unnamed))
 
     def _onImported(self, task: ContextTask, imported: ContextSet | None, error: BaseException | None) -> None:
-        if imported is None:
-            self._failed(error)
-            return
-        try:
-            sharedContexts().change(task, lambda context: _together(context, imported))
-        except ContextError as problem:
-            self._onProblem(str(problem))
-        self._onChanged()
-        self.refresh()
+        if imported is not None:
+            self._effect.attempt(lambda: self._changeTask(task, lambda context: _together(context, imported)))
+        self._onDone(error)
 
-    def _onExported(self, nothing: None, error: BaseException | None) -> None:
-        if error is not None:
-            self._failed(error)
-        self.refresh()
-
-    def _failed(self, error: BaseException | None) -> None:
+    def _onDone(self, error: BaseException | None) -> None:
         self.refresh()
         if isinstance(error, (ScribbleSegmentError, ImportError)):
-            self._onProblem(str(explain(error)))
+            self._effect.say(str(explain(error)), problem=True)
         elif error is not None:
             raise error
+
+    # Widgets ------------------------------------------------------------------------------------------------------
+
+    def _onCollapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            sharedContexts().refreshNames()
+            self._effect.attempt(self.refresh)
+
+    def _onTask(self, name: str) -> None:
+        if name.strip() and name.strip() != self._task:
+            self._effect.attempt(lambda: self.chooseTask(name.strip()))
+
+    def _onMoved(self) -> None:
+        entriesList = self.ui.entriesList
+        order = [entriesList.item(row).data(qt.Qt.UserRole) for row in range(entriesList.count)]
+        self._shown = None  # what is shown is no longer what was given
+        self._effect.attempt(lambda: self.reorder(order))
+
+    def _showTask(self, name: str, names: list[str]) -> None:
+        combo = self.ui.taskComboBox
+        self._task = name
+        if combo.lineEdit().hasFocus():
+            return  # the user is typing
+        known = [combo.itemText(row) for row in range(combo.count)]
+        wasBlocked = combo.blockSignals(True)
+        if known != names:
+            combo.clear()
+            combo.addItems(names)
+        if combo.currentText != name:
+            combo.setEditText(name)
+        combo.blockSignals(wasBlocked)
+
+    def _showEntries(self, context: ContextSet | None) -> None:
+        """Show thumbnails of the examples; the selection stays."""
+        if context is self._shown:
+            return
+        self._shown = context
+        selected = set(self.selected)
+        entriesList = self.ui.entriesList
+        model = entriesList.model()
+        wasBlocked = entriesList.blockSignals(True), model.blockSignals(False)
+        entriesList.clear()
+        for entry in context or ():
+            if entry not in self._icons:
+                self._icons[entry] = iconOf(entry.thumbnail(_THUMBNAIL_SIDE))
+            item = qt.QListWidgetItem(self._icons[entry], "")
+            item.setData(qt.Qt.UserRole, entry.identifier)
+            item.setToolTip(_describe(entry))
+            entriesList.addItem(item)
+            item.setSelected(entry.identifier in selected)
+        entriesList.blockSignals(wasBlocked[0])
+        model.blockSignals(wasBlocked[1])
+
+    def _showNote(self, text: str) -> None:
+        self.ui.contextNoteLabel.text = text
+        self.ui.contextNoteLabel.visible = bool(text)
 
 
 def _read(path: str) -> ContextSet:
@@ -313,161 +418,16 @@ def _together(context: ContextSet, others: ContextSet) -> ContextSet:
     return context
 
 
-def _noteOf(task: ContextTask | None, context: ContextSet | None, folder: str, *, refuses: bool) -> str:
+def _noteOf(task: ContextTask | None, context: ContextSet | None, *, refuses: bool) -> str:
     if task is None:
         return _("Select a segment to see its examples.")
     if refuses:
-        return _("The network in use takes no examples. Propagation works without them; Predict slice does not.")
+        return _("The network in use takes no examples. Propagation works without them.")
     if not task.kept:
-        return _("Kept for this session only. Name the segment, or the task, to keep them.")
+        return _("Kept for this session only. Name the segment to keep them.")
     if context is None:
         return _("The examples are being read.")
-    return _("{count} examples, kept in {folder}.").format(count=len(context), folder=folder)
-
-
-_UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentContext.ui"
-
-_THUMBNAIL_SIDE = 64
-
-_AXES = "KJI"
-
-
-class ContextPanel:
-    """Shows the examples of a task, and tells what the user wants done with them.
-
-    Attributes:
-        widget: The QWidget to add to the effect's options.
-        ui: The named widgets of the .ui file.
-    """
-
-    def __init__(self, *, onAction, onTask, onOrder, onAddAccepted) -> None:
-        """Build the widgets.
-
-        Args:
-            onAction: Called with what the user wants: "addSlice", "remove", "clear", "earlier", "later", "importFile",
-                "importFolder", "export", "predictSlice".
-            onTask: Called with the name of the task that the user chose.
-            onOrder: Called with the identifiers of all examples after the user has put them into another order.
-            onAddAccepted: Called with whether accepted slices are to be added by themselves.
-        """
-        self._onTask = onTask
-        self._onOrder = onOrder
-        self._shown: ContextSet | None = None
-        self._icons: WeakKeyDictionary = WeakKeyDictionary()
-        self.widget = slicer.util.loadUI(str(_UI_FILE))
-        self.ui = ui = slicer.util.childWidgetVariables(self.widget)
-        for button, action in (
-            (ui.addSliceButton, "addSlice"),
-            (ui.removeEntriesButton, "remove"),
-            (ui.clearEntriesButton, "clear"),
-            (ui.earlierButton, "earlier"),
-            (ui.laterButton, "later"),
-            (ui.exportButton, "export"),
-            (ui.predictSliceButton, "predictSlice"),
-        ):
-            button.clicked.connect(lambda checked=False, action=action: onAction(action))
-        self._menu = qt.QMenu(ui.importButton)
-        for text, action in ((_("From a file..."), "importFile"), (_("From a folder..."), "importFolder")):
-            self._menu.addAction(text).triggered.connect(lambda checked=False, action=action: onAction(action))
-        ui.importButton.setMenu(self._menu)
-        ui.importButton.setPopupMode(qt.QToolButton.InstantPopup)
-        ui.addAcceptedCheckBox.toggled.connect(onAddAccepted)
-        ui.taskComboBox.connect("textActivated(QString)", self._taskChosen)
-        ui.taskComboBox.lineEdit().editingFinished.connect(lambda: self._taskChosen(ui.taskComboBox.currentText))
-        # Rows are moved by dragging alone; what else changes the list blocks its signals.
-        model = ui.entriesList.model()
-        model.connect("rowsMoved(QModelIndex,int,int,QModelIndex,int)", lambda *where: self._reordered())
-        self._task = ""
-
-    @property
-    def open(self) -> bool:
-        """Whether the section is open; while it is not, nobody sees the examples."""
-        return not self.ui.contextSection.collapsed
-
-    @property
-    def selected(self) -> list[str]:
-        """Identifiers of the selected examples, in order."""
-        entriesList = self.ui.entriesList
-        items = [entriesList.item(row) for row in range(entriesList.count)]
-        return [item.data(qt.Qt.UserRole) for item in items if item.isSelected()]
-
-    def showTask(self, name: str, names: list[str]) -> None:
-        """Show the current task, and those there are to choose from."""
-        combo = self.ui.taskComboBox
-        self._task = name
-        if combo.lineEdit().hasFocus():
-            return  # the user is typing
-        known = [combo.itemText(row) for row in range(combo.count)]
-        wasBlocked = combo.blockSignals(True)
-        if known != names:
-            combo.clear()
-            combo.addItems(names)
-        if combo.currentText != name:
-            combo.setEditText(name)
-        combo.blockSignals(wasBlocked)
-
-    def showEntries(self, context: ContextSet | None) -> None:
-        """Show thumbnails of the examples; the selection stays."""
-        if context is self._shown:
-            return
-        self._shown = context
-        selected = set(self.selected)
-        entriesList = self.ui.entriesList
-        model = entriesList.model()
-        wasBlocked = entriesList.blockSignals(True), model.blockSignals(False)
-        entriesList.clear()
-        for entry in context or ():
-            item = qt.QListWidgetItem(self._icon(entry), "")
-            item.setData(qt.Qt.UserRole, entry.identifier)
-            item.setToolTip(_describe(entry))
-            entriesList.addItem(item)
-            item.setSelected(entry.identifier in selected)
-        entriesList.blockSignals(wasBlocked[0])
-        model.blockSignals(wasBlocked[1])
-
-    def showNote(self, text: str) -> None:
-        """Say one thing about the examples."""
-        if self.ui.contextNoteLabel.text != text:
-            self.ui.contextNoteLabel.text = text
-
-    def showAddAccepted(self, wanted: bool) -> None:
-        """Show whether accepted slices are added by themselves, without telling anyone."""
-        box = self.ui.addAcceptedCheckBox
-        wasBlocked = box.blockSignals(True)
-        box.checked = wanted
-        box.blockSignals(wasBlocked)
-
-    def enable(self, *, anyEntries: bool, predicts: bool) -> None:
-        """Offer what can be done."""
-        ui = self.ui
-        for button in (
-            ui.removeEntriesButton,
-            ui.clearEntriesButton,
-            ui.earlierButton,
-            ui.laterButton,
-            ui.exportButton,
-        ):
-            button.enabled = anyEntries
-        ui.predictSliceButton.enabled = anyEntries and predicts
-
-    def _taskChosen(self, name: str) -> None:
-        if name.strip() and name.strip() != self._task:
-            self._onTask(name.strip())
-
-    def _reordered(self) -> None:
-        entriesList = self.ui.entriesList
-        order = [entriesList.item(row).data(qt.Qt.UserRole) for row in range(entriesList.count)]
-        self._shown = None  # what is shown is no longer what was given
-        self._onOrder(order)
-
-    def _icon(self, entry: ContextEntry):
-        if entry not in self._icons:
-            picture = entry.thumbnail(_THUMBNAIL_SIDE)
-            pixmap = qt.QPixmap()
-            header = f"P6 {_THUMBNAIL_SIDE} {_THUMBNAIL_SIDE} 255\n".encode("ascii")
-            pixmap.loadFromData(qt.QByteArray(header + picture.tobytes()))
-            self._icons[entry] = qt.QIcon(pixmap)
-        return self._icons[entry]
+    return "" if context else _("None yet. Accept or correct a slice, or press Add slice.")
 
 
 def _describe(entry: ContextEntry) -> str:

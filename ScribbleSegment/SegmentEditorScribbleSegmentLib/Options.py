@@ -4,40 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from scribblesegment.data.drawing import Box, Click, Gesture
+from scribblesegment.data.drawing import Box, Click, Gesture, Lasso
 from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.rasterize import NEGATIVE_COLOR, POSITIVE_COLOR
+from scribblesegment.mrml.recorder import Tool
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions
 
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "SegmentEditorScribbleSegment.ui"
 
-# Parameters of this effect and what they are at first. The brush's size is a common parameter, shared with Paint.
+TOOLS: tuple[Tool, ...] = ("brush", "click", "box", "lasso")
+_PROTECT = "all", "visible", "none"
+
+# Parameters and what they are at first. The brush is this effect's own: strokes that mark are thinner than Paint's.
 _DEFAULTS = {
     "Positive": 1,
-    "Box": 0,
+    "Tool": 0,
+    "BrushRelativeDiameter": 1.0,
+    "BrushAbsoluteDiameter": 2.0,
+    "BrushIsRelative": 1,
     "Automatic": 1,
-    "ProtectOthers": 1,
+    "Protect": 0,
     "LearnFromOthers": 0,
+    "Together": 0,
     "Threshold": 0.5,
     "ShowProbability": 0,
     "KeepTouched": 1,
     "FillHoles": 0,
     "SmallestIslandMm2": 0.0,
+    "AddAccepted": 1,
 }
-_COMMON_DEFAULTS = {
-    "BrushMinimumAbsoluteDiameter": 0.01,
-    "BrushMaximumAbsoluteDiameter": 100.0,
-    "BrushAbsoluteDiameter": 5.0,
-    "BrushRelativeDiameter": 3.0,
-    "BrushDiameterIsRelative": 1,
-}
-
 _CHECK_BOXES = {
     "Automatic": "automaticCheckBox",
-    "ProtectOthers": "protectCheckBox",
     "LearnFromOthers": "learnCheckBox",
+    "Together": "togetherCheckBox",
     "ShowProbability": "probabilityCheckBox",
     "KeepTouched": "touchedCheckBox",
     "FillHoles": "holesCheckBox",
@@ -45,16 +48,10 @@ _CHECK_BOXES = {
 # A change of these makes another mask of the same prediction.
 _RESULT_PARAMETERS = ("Threshold", "KeepTouched", "FillHoles", "SmallestIslandMm2")
 
-
-def setDefaults(scriptedEffect) -> None:
-    """Give every parameter that the Segment Editor node does not have yet its first value."""
-    for name, value in _DEFAULTS.items():
-        scriptedEffect.setParameterDefault(name, value)
-    for name, value in _COMMON_DEFAULTS.items():
-        scriptedEffect.setCommonParameterDefault(name, value)
+_BRUSH_RANGE = {True: (0.1, 25.0), False: (0.1, 100.0)}  # percent, millimetres
 
 
-class OptionsPanel:
+class Options:
     """Widgets and parameters of the effect.
 
     Attributes:
@@ -62,83 +59,83 @@ class OptionsPanel:
         ui: The named widgets of the .ui file.
     """
 
-    def __init__(self, scriptedEffect, *, onResultOption, onAction):
+    def __init__(self, effect) -> None:
         """Build the widgets.
 
         Args:
-            scriptedEffect: The qSlicerSegmentEditorScriptedEffect that keeps the parameters.
-            onResultOption: Called with whether a change is finished, when results have to be made anew.
-            onAction: Called with the name of a pressed button: "accept", "predict", "remove", "clearSlice" or
-                "clearSegment".
+            effect: The effect, which is told of changed results (`onResultOption`) and pressed buttons (`onAction`).
         """
-        self._effect = scriptedEffect
-        self._onResultOption = onResultOption
+        self._scripted = effect.scriptedEffect
+        self._onResultOption = effect.onResultOption
+        self._mm = _("mm")
         self.widget = slicer.util.loadUI(str(_UI_FILE))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
-        ui.brushDiameterSlider.setMRMLScene(slicer.mrmlScene)
         for name, widgetName in _CHECK_BOXES.items():
             getattr(ui, widgetName).toggled.connect(lambda checked, name=name: self._set(name, int(checked)))
         ui.positiveButton.toggled.connect(lambda checked: self._set("Positive", int(checked)))
-        ui.boxButton.toggled.connect(lambda checked: self._set("Box", int(checked)))
+        for button, color in ((ui.positiveButton, POSITIVE_COLOR), (ui.negativeButton, NEGATIVE_COLOR)):
+            red, green, blue = (round(255 * part) for part in color)
+            button.setStyleSheet(
+                f"QToolButton:checked {{ background-color: rgb({red}, {green}, {blue}); color: black; }}"
+            )
+        self._toolButtons = [getattr(ui, f"{tool}Button") for tool in TOOLS]
+        for number, button in enumerate(self._toolButtons):
+            button.clicked.connect(lambda checked=False, number=number: self._set("Tool", number))
+        ui.othersComboBox.connect("activated(int)", lambda number: self._set("Protect", number))
         # Without tracking, the slider tells apart a value on the way from the one it is left at.
         ui.thresholdSlider.tracking = False
         ui.thresholdSlider.valueIsChanging.connect(lambda value: self._set("Threshold", value, finished=False))
         ui.thresholdSlider.valueChanged.connect(lambda value: self._set("Threshold", value))
         ui.islandSpinBox.valueChanged.connect(lambda value: self._set("SmallestIslandMm2", value))
-        ui.brushUnitButton.toggled.connect(
-            lambda absolute: self._setBrush("BrushDiameterIsRelative", int(not absolute))
-        )
-        ui.brushDiameterSlider.valueChanged.connect(self._onBrushDiameter)
-        for button, action in (
-            (ui.acceptButton, "accept"),
-            (ui.predictButton, "predict"),
-            (ui.removeButton, "remove"),
-            (ui.clearSliceButton, "clearSlice"),
-            (ui.clearSegmentButton, "clearSegment"),
-        ):
-            button.clicked.connect(lambda checked=False, action=action: onAction(action))
+        ui.brushUnitButton.toggled.connect(lambda absolute: self._set("BrushIsRelative", int(not absolute)))
+        ui.brushDiameterSlider.valueChanged.connect(lambda value: self._set(self._brushParameter, value))
+        for name in ("apply", "predict", "remove", "clearSlice", "clearSegment"):
+            getattr(ui, f"{name}Button").clicked.connect(lambda checked=False, name=name: effect.onAction(name))
+        ui.setUpButton.clicked.connect(lambda checked=False: slicer.util.selectModule("ScribbleSegment"))
+        ui.statusLabel.linkActivated.connect(effect.onLink)
+        for hidden in (ui.busyBar, ui.setUpButton):
+            hidden.visible = False
 
     # Parameters -------------------------------------------------------------------------------------------------
 
-    @property
-    def positive(self) -> bool:
-        """Whether the brush marks the structure."""
-        return bool(self._effect.integerParameter("Positive"))
+    def setDefaults(self) -> None:
+        """Give every parameter that the Segment Editor node does not have yet its first value."""
+        for name, value in _DEFAULTS.items():
+            self._scripted.setParameterDefault(name, value)
+
+    def isOn(self, name: str) -> bool:
+        """Whether a parameter is set."""
+        return bool(self._scripted.integerParameter(name))
 
     @property
-    def box(self) -> bool:
-        """Whether boxes are dragged instead of strokes."""
-        return bool(self._effect.integerParameter("Box"))
+    def tool(self) -> Tool:
+        """What is drawn with."""
+        return TOOLS[min(max(self._scripted.integerParameter("Tool"), 0), len(TOOLS) - 1)]
 
     @property
-    def showProbability(self) -> bool:
-        """Whether probabilities are shown."""
-        return bool(self._effect.integerParameter("ShowProbability"))
-
-    @property
-    def controllerOptions(self) -> SegmenterOptions:
-        """The options as the controller takes them, within the limits of the widgets whatever a scene file says."""
-        slider = self.ui.thresholdSlider
+    def segmenterOptions(self) -> SegmenterOptions:
+        """The options as the segmenter takes them, within the limits of the widgets whatever a scene file says."""
+        slider, number = self.ui.thresholdSlider, self._scripted.doubleParameter
         return SegmenterOptions(
-            automatic=bool(self._effect.integerParameter("Automatic")),
-            protect_visible=bool(self._effect.integerParameter("ProtectOthers")),
-            learn_from_others=bool(self._effect.integerParameter("LearnFromOthers")),
+            automatic=self.isOn("Automatic"),
+            protect=_PROTECT[min(max(self._scripted.integerParameter("Protect"), 0), 2)],
+            learn_from_others=self.isOn("LearnFromOthers"),
+            together=self.isOn("Together"),
             clean_up=CleanUp(
-                threshold=min(max(self._effect.doubleParameter("Threshold"), slider.minimum), slider.maximum),
-                fill_holes=bool(self._effect.integerParameter("FillHoles")),
-                smallest_island_mm2=max(self._effect.doubleParameter("SmallestIslandMm2"), 0.0),
-                keep_touched=bool(self._effect.integerParameter("KeepTouched")),
+                threshold=min(max(number("Threshold"), slider.minimum), slider.maximum),
+                fill_holes=self.isOn("FillHoles"),
+                smallest_island_mm2=max(number("SmallestIslandMm2"), 0.0),
+                keep_touched=self.isOn("KeepTouched"),
             ),
         )
 
-    def addSection(self, section):
-        """Add a widget above the status area."""
-        layout = self.widget.layout()
-        layout.insertWidget(layout.indexOf(self.ui.statusLabel), section)
+    def swapPolarity(self) -> None:
+        """Change between including and excluding."""
+        self._set("Positive", int(not self.isOn("Positive")))
 
-    def swapPolarity(self):
-        """Change between marking structure and background."""
-        self._effect.setParameter("Positive", int(not self.positive))
+    def chooseTool(self, tool: Tool) -> None:
+        """Draw with another tool from now on."""
+        self._set("Tool", TOOLS.index(tool))
 
     def brushDiameterMm(self, mmPerPixel: float, screenHeight: int) -> float:
         """Give the brush's diameter in a view.
@@ -147,91 +144,84 @@ class OptionsPanel:
             mmPerPixel: Size of the view's pixels.
             screenHeight: Of the screen, in pixels; what a relative size is relative to.
         """
-        if self._effect.integerParameter("BrushDiameterIsRelative"):
-            return screenHeight * self._effect.doubleParameter("BrushRelativeDiameter") / 100.0 * mmPerPixel
-        return self._effect.doubleParameter("BrushAbsoluteDiameter")
+        size = self._scripted.doubleParameter(self._brushParameter)
+        return screenHeight * size / 100.0 * mmPerPixel if self.isOn("BrushIsRelative") else size
 
-    def scaleBrush(self, factor: float):
+    def scaleBrush(self, factor: float) -> None:
         """Make the brush larger or smaller."""
-        relative = bool(self._effect.integerParameter("BrushDiameterIsRelative"))
-        name = "BrushRelativeDiameter" if relative else "BrushAbsoluteDiameter"
-        low, high = self._brushRange(relative)
-        self._setBrush(name, min(max(self._effect.doubleParameter(name) * factor, low), high))
+        low, high = _BRUSH_RANGE[self.isOn("BrushIsRelative")]
+        self._set(
+            self._brushParameter, min(max(self._scripted.doubleParameter(self._brushParameter) * factor, low), high)
+        )
 
     # Widgets ----------------------------------------------------------------------------------------------------
 
-    def update(self):
+    def update(self) -> None:
         """Show the parameters."""
-        ui, effect = self.ui, self._effect
+        ui, scripted = self.ui, self._scripted
         for name, widgetName in _CHECK_BOXES.items():
-            _show(getattr(ui, widgetName), "checked", bool(effect.integerParameter(name)))
-        for on, off, isOn in (
-            (ui.positiveButton, ui.negativeButton, self.positive),
-            (ui.boxButton, ui.brushButton, self.box),
-        ):
-            # Both silent: checking one of the two unchecks the other.
-            wasBlocked = on.blockSignals(True)
-            _show(off, "checked", not isOn)
-            _show(on, "checked", isOn)
-            on.blockSignals(wasBlocked)
-        _show(ui.thresholdSlider, "value", effect.doubleParameter("Threshold"))
-        _show(ui.islandSpinBox, "value", effect.doubleParameter("SmallestIslandMm2"))
-        relative = bool(effect.integerParameter("BrushDiameterIsRelative"))
-        _show(ui.brushUnitButton, "checked", not relative)
+            show(getattr(ui, widgetName), "checked", self.isOn(name))
+        chosen = [ui.positiveButton if self.isOn("Positive") else ui.negativeButton, getattr(ui, f"{self.tool}Button")]
+        for button in chosen:  # checking one unchecks the others
+            show(button, "checked", True)
+        ui.applyButton.visible = not self.isOn("Automatic")
+        show(ui.othersComboBox, "currentIndex", scripted.integerParameter("Protect"))
+        show(ui.thresholdSlider, "value", scripted.doubleParameter("Threshold"))
+        show(ui.islandSpinBox, "value", scripted.doubleParameter("SmallestIslandMm2"))
+        relative = self.isOn("BrushIsRelative")
+        show(ui.brushUnitButton, "checked", not relative)
+        ui.brushUnitButton.text = "%" if relative else self._mm
         slider = ui.brushDiameterSlider
         wasBlocked = slider.blockSignals(True)
-        slider.minimum, slider.maximum = self._brushRange(relative)
-        slider.suffix = "%" if relative else _(" mm")
-        slider.decimals = 0 if relative else 1
-        slider.value = effect.doubleParameter("BrushRelativeDiameter" if relative else "BrushAbsoluteDiameter")
+        slider.minimum, slider.maximum = _BRUSH_RANGE[relative]
+        slider.value = scripted.doubleParameter(self._brushParameter)
         slider.blockSignals(wasBlocked)
 
-    def showStatus(self, text: str, *, problem: bool = False):
-        """Say something in the effect's status area."""
-        self.ui.statusLabel.text = text
-        self.ui.statusLabel.setStyleSheet("color: #c62828" if problem else "")
+    def showStatus(self, text: str, *, problem: bool = False) -> None:
+        """Say something in the status line; a problem may take several lines."""
+        label = self.ui.statusLabel
+        if label.text != text:
+            label.text = label.toolTip = text
+        label.wordWrap = problem
+        label.setStyleSheet("color: #d9534f" if problem else "")
 
-    def showPreview(self, waiting: bool):
-        """Offer to accept a preview, or not."""
-        self.ui.acceptButton.enabled = waiting
+    def showBusy(self, busy: bool) -> None:
+        """Show that an answer is under way."""
+        self.ui.busyBar.visible = busy
 
-    def showPrompts(self, gestures: tuple[Gesture, ...]):
+    def showPreview(self, waiting: bool) -> None:
+        """Offer to write a preview, or not."""
+        self.ui.applyButton.enabled = waiting
+
+    def showGestures(self, gestures: tuple[Gesture, ...]) -> None:
         """List what was drawn on the slice."""
+        ui = self.ui
         names = [f"{number}. {_describe(gesture)}" for number, gesture in enumerate(gestures, start=1)]
-        promptsList = self.ui.promptsList
-        if [promptsList.item(row).text() for row in range(promptsList.count)] == names:
-            return
-        promptsList.clear()
-        promptsList.addItems(names)
+        if [ui.promptsList.item(row).text() for row in range(ui.promptsList.count)] != names:
+            ui.promptsList.clear()
+            ui.promptsList.addItems(names)
+        for button in (ui.predictButton, ui.removeButton, ui.clearSliceButton):
+            button.enabled = bool(gestures)
 
     @property
-    def selectedPrompt(self) -> int:
-        """Row of the selected prompt; -1, the newest, when none is selected."""
+    def selectedGesture(self) -> int:
+        """Row of the selected stroke; -1, the newest, when none is selected."""
         return int(self.ui.promptsList.currentRow)
 
-    def _brushRange(self, relative: bool) -> tuple[float, float]:
-        if relative:
-            return 1.0, 25.0
-        return (
-            self._effect.doubleParameter("BrushMinimumAbsoluteDiameter"),
-            self._effect.doubleParameter("BrushMaximumAbsoluteDiameter"),
-        )
+    @property
+    def _brushParameter(self) -> str:
+        return "BrushRelativeDiameter" if self.isOn("BrushIsRelative") else "BrushAbsoluteDiameter"
 
-    def _set(self, name: str, value, *, finished: bool = True):
-        self._effect.setParameter(name, value)
+    def _set(self, name: str, value, *, finished: bool = True) -> None:
+        self._scripted.setParameter(name, value)
         if name in _RESULT_PARAMETERS:
             self._onResultOption(finished)
 
-    def _setBrush(self, name: str, value):
-        self._effect.setCommonParameter(name, value)
 
-    def _onBrushDiameter(self, value: float):
-        relative = bool(self._effect.integerParameter("BrushDiameterIsRelative"))
-        self._setBrush("BrushRelativeDiameter" if relative else "BrushAbsoluteDiameter", value)
-
-
-def _show(widget, attribute: str, value):
-    """Set a property without telling anyone."""
+def show(widget, attribute: str, value) -> None:
+    """Set a property without telling anyone, where it is not set already."""
+    if getattr(widget, attribute) == value:
+        return
     wasBlocked = widget.blockSignals(True)
     setattr(widget, attribute, value)
     widget.blockSignals(wasBlocked)
@@ -240,6 +230,13 @@ def _show(widget, attribute: str, value):
 def _describe(gesture: Gesture) -> str:
     if isinstance(gesture, Box):
         return _("Box")
-    if isinstance(gesture, Click):
-        return _("Click on the structure") if gesture.positive else _("Click on the background")
-    return _("Stroke on the structure") if gesture.positive else _("Stroke on the background")
+    kind = _("Click") if isinstance(gesture, Click) else _("Lasso") if isinstance(gesture, Lasso) else _("Stroke")
+    return f"{kind}, {_('included') if gesture.positive else _('excluded')}"
+
+
+def iconOf(picture) -> qt.QIcon:
+    """An icon of uint8 (H, W, 3) pixels."""
+    height, width = picture.shape[:2]
+    pixmap = qt.QPixmap()
+    pixmap.loadFromData(qt.QByteArray(f"P6 {width} {height} 255\n".encode("ascii") + picture.tobytes()))
+    return qt.QIcon(pixmap)

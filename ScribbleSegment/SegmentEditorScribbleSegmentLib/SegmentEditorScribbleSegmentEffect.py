@@ -1,9 +1,9 @@
-"""The effect *Scribble Segment*: Slicer's events in, calls to the controller out."""
+"""The effect *Scribble Segment*: Slicer's events in, calls to the segmenter out."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import qt
@@ -13,303 +13,41 @@ from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from scribblesegment import ScribbleSegmentError
+from scribblesegment.errors import PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import xy_to_world
-from scribblesegment.mrml.propagation import PropagationHistory, VolumePropagation
-from scribblesegment.mrml.recorder import Annotation, AnnotationRecorder
+from scribblesegment.mrml.propagation import VolumePropagation
+from scribblesegment.mrml.recorder import AnnotationRecorder
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import sharedInference
 from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
 
-from .ContextSection import ContextControl, ContextPanel
-from .Options import OptionsPanel, setDefaults
-from .PropagationSection import PropagationControl, PropagationPanel
+from .ContextSection import ContextSection
+from .Options import Options
+from .PropagationSection import PropagationSection
 from .SliceViews import SliceViews
-
-
-class VolumeTools:
-    """From single slices to the rest of the volume, and to the next patient.
-
-    Attributes:
-        contextPanel: Widgets of the section *Context*.
-        propagationPanel: Widgets of the section *Propagate*.
-        context: What is behind the first; it is there while the options are.
-        propagation: What is behind the second; None unless the effect is active.
-    """
-
-    def __init__(self, scriptedEffect, *, attempt, tell, startTimer) -> None:
-        """Build the widgets.
-
-        Args:
-            scriptedEffect: The qSlicerSegmentEditorScriptedEffect.
-            attempt: Called with a function that may raise a ScribbleSegmentError, to carry it out.
-            tell: Called with a text for the status area, and `problem=True` if it is one.
-            startTimer: Called when `poll` is to be called until nothing is left to do.
-        """
-        self._effect = scriptedEffect
-        self._attempt = attempt
-        self._tell = tell
-        self._history = PropagationHistory()
-        self._controller = None
-        self._views = None
-        self._engine = None
-        self.propagation = None
-        self.contextPanel = ContextPanel(
-            onAction=self.act,
-            onTask=lambda name: self._do(lambda: self.context.chooseTask(name)),
-            onOrder=lambda order: self._do(lambda: self.context.reorder(order)),
-            onAddAccepted=lambda wanted: self.context.setAddAccepted(wanted),
-        )
-        self.propagationPanel = PropagationPanel(
-            onAction=self.act,
-            onAccept=self.accept,
-            onGoTo=lambda segmentId, index: self._do(lambda: self.propagation.goTo(segmentId, index)),
-            onAllSegments=lambda wanted: self._do(lambda: self.propagation.setAllSegments(wanted)),
-        )
-        self.context = ContextControl(
-            scriptedEffect,
-            self.contextPanel,
-            onProblem=lambda problem: tell(problem, problem=True),
-            onChanged=startTimer,
-        )
-        self.contextPanel.ui.contextSection.contentsCollapsed.connect(self._onCollapsed)
-
-    @staticmethod
-    def setDefaults(scriptedEffect) -> None:
-        """Give the parameters their first values."""
-        ContextControl.setDefaults(scriptedEffect)
-        PropagationControl.setDefaults(scriptedEffect)
-
-    @property
-    def widgets(self) -> list:
-        """What to add to the options."""
-        return [self.contextPanel.widget, self.propagationPanel.widget]
-
-    def activate(self, controller, views, images) -> None:
-        """The effect becomes active."""
-        inference = sharedInference()
-        sharedContexts().retry()
-        self._controller, self._views = controller, views
-        self._engine = VolumePropagation(
-            inference,
-            save_state=self._effect.saveStateForUndo,
-            context_of=self.context.contextOf,
-            images=images,
-            history=self._history,
-        )
-        self.propagation = PropagationControl(
-            self._effect, self.propagationPanel, controller, self._engine, views, tell=self._tell
-        )
-
-    def deactivate(self, endThread: Callable[[], object]) -> None:
-        """The effect is left; everything that is done is kept.
-
-        Args:
-            endThread: Ends the inference thread after the slice it is at.
-        """
-        if self.propagation is not None:
-            self.propagation.leave()
-            self._controller.slice_viewed()
-        endThread()
-        if self.propagation is not None:
-            self._engine.poll()  # so that it can be gone on from
-            self.context.cleanup()
-        self.propagation = self._controller = self._views = self._engine = None
-
-    def act(self, action: str) -> None:
-        """Carry out a button."""
-        actions = {
-            "addSlice": lambda: self._onShownSlice(lambda target, plane: self.context.addSlice(target, plane)),
-            "remove": self.context.removeSelected,
-            "clear": self.context.askAndClear,
-            "earlier": lambda: self.context.move(-1),
-            "later": lambda: self.context.move(1),
-            "importFile": lambda: self.context.askAndImport(folder=False),
-            "importFolder": lambda: self.context.askAndImport(folder=True),
-            "export": self.context.askAndExport,
-            "predictSlice": self._predictSlice,
-            "propagate": lambda: self.propagation.start(),
-            "cancelPropagation": lambda: self.propagation.interrupt(),
-            "alignView": lambda: self.propagation.alignView(),
-        }
-        self._do(actions[action])
-
-    def accept(self, wanted: bool = True) -> None:
-        """Accept the shown slice, or take that back."""
-
-        def change() -> None:
-            self.propagation.interrupt()
-            self.propagation.accept(wanted)
-
-        self._do(change)
-
-    def interrupt(self) -> None:
-        """End a propagation and keep what is done, because something else is about to edit the segmentation."""
-        if self.propagation is not None:
-            self.propagation.interrupt()
-
-    @property
-    def busy(self) -> bool:
-        """Whether `poll` must be called again."""
-        return self.context.busy or (self.propagation is not None and self.propagation.busy)
-
-    def poll(self, waitSeconds: float) -> bool:
-        """Take in what was made and read; waits where nobody else would. Returns whether a segment changed."""
-        self.context.poll(waitSeconds)
-        return self.propagation is not None and self.propagation.poll()
-
-    def showSlice(self, target=None, plane=None) -> None:
-        """The user looks at a slice now, or at none."""
-        if self.propagation is None:
-            return
-        self._controller.slice_viewed(target, plane)
-        self.propagation.showSlice(target, plane)
-        self.context.refresh()
-
-    def reset(self) -> None:
-        """Let go of everything that belongs to a scene that closes."""
-        if self.propagation is not None:
-            self.propagation.reset()
-        self._history.clear()
-
-    def _predictSlice(self) -> None:
-        self.propagation.interrupt()
-        editorNode = self._effect.parameterSetNode()
-        viewWidget = self._views.activeView
-        if viewWidget is not None:
-            self._controller.predict_in_context(editorNode, viewWidget.mrmlSliceNode())
-
-    def _onShownSlice(self, use) -> None:
-        viewWidget = self._views.activeView
-        if viewWidget is not None:
-            use(*self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode()))
-
-    def _do(self, action) -> None:
-        if self.propagation is not None:
-            self._attempt(action)
-
-    def _onCollapsed(self, collapsed: bool) -> None:
-        if not collapsed:
-            self._do(self.context.onOpened)
-
-
-class SceneObserver(VTKObservationMixin):
-    """Observes the editor's selections, its segmentation, and the scene, until it is stopped."""
-
-    def __init__(self, editorNode, *, onChanged: Callable[[], None], onClosing: Callable[[], None]) -> None:
-        """Start observing.
-
-        Args:
-            editorNode: The vtkMRMLSegmentEditorNode.
-            onChanged: Called after the selected segment, its prompts or voxels have changed.
-            onClosing: Called before the scene is closed.
-        """
-        VTKObservationMixin.__init__(self)
-        self._onChanged = onChanged
-        self._onClosing = onClosing
-        self._segmentationNode = None
-        self._editorNode = editorNode
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._closing)
-        if editorNode is not None:
-            self.addObserver(editorNode, vtk.vtkCommand.ModifiedEvent, self._selectionChanged)
-            self._follow(editorNode.GetSegmentationNode())
-
-    def stop(self) -> None:
-        """Observe nothing any more."""
-        self.removeObservers()
-
-    def _follow(self, segmentationNode) -> None:
-        if segmentationNode is self._segmentationNode:
-            return
-        if self._segmentationNode is not None:
-            self.removeObservers(self._changed)
-        self._segmentationNode = segmentationNode
-        if segmentationNode is None:
-            return
-        for event in (
-            slicer.vtkSegmentation.SegmentModified,
-            slicer.vtkSegmentation.SourceRepresentationModified,
-            slicer.vtkSegmentation.SegmentAdded,
-            slicer.vtkSegmentation.SegmentRemoved,
-            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
-        ):
-            self.addObserver(segmentationNode, event, self._changed)
-
-    def _selectionChanged(self, caller, event) -> None:
-        self._follow(self._editorNode.GetSegmentationNode())
-        self._onChanged()
-
-    def _changed(self, caller, event) -> None:
-        self._onChanged()
-
-    def _closing(self, caller, event) -> None:
-        self._onClosing()
-
-
-# Slicer's idle event loop keeps Python's global lock, so that the thread that predicts would stand still. Each tick
-# therefore waits on it, without the lock; the window stays responsive between ticks.
-_LENT_SECONDS = 0.006
-
-_INTERVAL_MS = 2
-
-
-class ResultTimer:
-    """A timer that runs as long as its slot says so."""
-
-    def __init__(self, inference, onTick: Callable[[], bool]) -> None:
-        """Make a timer that stands still.
-
-        Args:
-            inference: What is waited for.
-            onTick: Called on the main thread after each wait; returns whether to go on.
-        """
-        self._inference = inference
-        self._onTick = onTick
-        self._timer = qt.QTimer()
-        self._timer.setInterval(_INTERVAL_MS)
-        self._timer.timeout.connect(self.tick)
-
-    @property
-    def running(self) -> bool:
-        """Whether results are looked for."""
-        return bool(self._timer.isActive())
-
-    def start(self) -> None:
-        """Look for results until there are none to come."""
-        if not self._timer.isActive():
-            self._timer.start()
-
-    def stop(self) -> None:
-        """Look no more, whatever is to come."""
-        self._timer.stop()
-
-    def tick(self, seconds: float = _LENT_SECONDS) -> None:
-        """Look for results once.
-
-        Args:
-            seconds: How long to wait for one.
-        """
-        self._inference.wait(seconds)
-        if not self._onTick():
-            self._timer.stop()
-
 
 _ICON_FILE = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "SegmentEditorScribbleSegment.svg"
 
 _BRUSH_STEP = 1.2
+_TOOL_KEYS = {"s": "brush", "c": "click", "o": "box", "l": "lasso"}
 
+# Slicer's idle event loop keeps Python's global lock, so that the thread that predicts would stand still. Each tick
+# therefore waits on it, without the lock; the window stays responsive between ticks.
+_INTERVAL_MS = 2
+_LENT_SECONDS = 0.006
 _HEAD_START_SECONDS = 0.02
 
-_WAIT_SECONDS = 0.006
+# How long an answer may take before it is said that one is on its way.
+_PATIENCE_SECONDS = 0.3
 
 
-class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
-    """Segments the shown slice from strokes, clicks and boxes, with a neural network.
+class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMixin):
+    """Segments the shown slice from strokes, clicks, boxes and lassos, with a neural network.
 
     Slicer makes one for the list of effects and a clone for every Segment Editor. Only while it is active does it have
-    actors in views, observers, or a running timer.
+    actors in views or a running timer; between, it keeps its results and watches for the scene to close.
     """
 
     sourceFile = Path(__file__).as_posix()
@@ -320,15 +58,17 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         scriptedEffect.perSegment = True
         scriptedEffect.requireSegments = True
         AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
-        self.options = None
-        self.volume = None
-        self.controller = None
+        VTKObservationMixin.__init__(self)
+        self.options = self.propagation = self.context = None  # once the options are shown
+        self.segmenter = None  # from the first activation on
+        self.views = self.timer = None  # while active
         self.recorder = AnnotationRecorder()
-        self.views = None
-        self.timer = None
-        self.observer = None
-        self._statusIsProblem = False
-        self._inferenceKind = ""
+        self._inference = None
+        self._place = None  # where the gesture being drawn began
+        self._told = None  # what is shown of the service's state
+        self._message, self._problem, self._note = "", False, ""
+        self._busySince = None
+        self._busyShown = False
         self._viewName = "Red"
 
     # What Slicer calls ------------------------------------------------------------------------------------------
@@ -349,13 +89,13 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         """Give the text shown above the options."""
         # Slicer shows what comes before the line break, and the rest on demand.
         details = [
-            _("<b>Left button, drag:</b> stroke on the structure; with <b>Ctrl</b> on the background."),
-            _("<b>Left button, press:</b> click prompt. Box tool: drag a box around the structure."),
-            _("<b>X:</b> swap structure and background."),
+            _("<b>Left button, drag:</b> stroke on the structure; with <b>Ctrl</b> on what does not belong to it."),
+            _("<b>Left button, press:</b> click. Box and lasso: drag around the structure."),
+            _("<b>X:</b> swap Include and Exclude. <b>S, C, O, L:</b> brush, click, box, lasso."),
             _("<b>Shift + wheel:</b> size of the brush."),
-            _("<b>Enter:</b> accept a preview, or the shown slice as it is."),
-            _("Each gesture is one undo step. Prompts are saved with the segmentation."),
-            _("<b>Propagate</b> carries accepted slices on through the volume; <b>Context</b> keeps them as examples."),
+            _("<b>Enter:</b> apply a preview, or accept the shown slice as it is."),
+            _("Each stroke is one undo step. Strokes are saved with the segmentation."),
+            _("<b>Propagate</b> goes on through the volume; <b>Examples</b> help with the next patient."),
         ]
         return (
             "<html>"
@@ -367,18 +107,18 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def setupOptionsFrame(self):
         """Build the options."""
-        self.options = OptionsPanel(self.scriptedEffect, onResultOption=self.onResultOption, onAction=self.onAction)
-        self.volume = VolumeTools(
-            self.scriptedEffect, attempt=self.attempt, tell=self.showStatus, startTimer=self.startTimer
-        )
-        for section in self.volume.widgets:
-            self.options.addSection(section)
+        self.options = Options(self)
+        self.propagation = PropagationSection(self)
+        self.context = ContextSection(self)
+        layout = self.options.widget.layout()
+        for section in (self.propagation, self.context):
+            layout.insertWidget(layout.indexOf(self.options.ui.adjustSection), section.widget)
         self.scriptedEffect.addOptionsWidget(self.options.widget)
 
     def setMRMLDefaults(self):
         """Give the parameters their first values."""
-        setDefaults(self.scriptedEffect)
-        VolumeTools.setDefaults(self.scriptedEffect)
+        if self.options is not None:
+            self.options.setDefaults()
 
     def createCursor(self, widget):
         """Show a plain cross; the brush is drawn around it."""
@@ -386,45 +126,62 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def activate(self):
         """Get ready: load the network in the background, show what was drawn."""
-        inference, images = sharedInference(), SourceImages()
-        self.controller = SliceSegmenter(
-            inference,
-            save_state=self.scriptedEffect.saveStateForUndo,
-            images=images,
-            options=self.options.controllerOptions,
-            context_of=self.volume.context.contextOf,
-            on_finished=self.volume.context.onFinished,
-        )
-        self.views = SliceViews(self.scriptedEffect, self.controller, self.options, onActiveSlice=self.volume.showSlice)
-        self.volume.activate(self.controller, self.views, images)
-        self.timer = ResultTimer(inference, self.onTimer)
-        self.observer = SceneObserver(
-            self.scriptedEffect.parameterSetNode(), onChanged=self.onSceneChanged, onClosing=self.onSceneClosing
-        )
+        inference = sharedInference()
+        if self.segmenter is None or self._inference is not inference:
+            images, saveState = SourceImages(), self.scriptedEffect.saveStateForUndo
+            contextOf = self.context.contextOf
+            self._inference = inference
+            self.segmenter = SliceSegmenter(
+                inference,
+                save_state=saveState,
+                images=images,
+                context_of=contextOf,
+                on_finished=self.context.onFinished,
+            )
+            self.propagation.engine = VolumePropagation(
+                inference, save_state=saveState, context_of=contextOf, images=images
+            )
+        self.segmenter.options = self.options.segmenterOptions
+        sharedContexts().retry()
+        self.views = SliceViews(self, preferredName=self._viewName)
+        self.timer = qt.QTimer()
+        self.timer.setInterval(_INTERVAL_MS)
+        self.timer.timeout.connect(self.tick)
+        self.removeObservers()
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneClosing)
+        if self.editorNode is not None:
+            self.addObserver(self.editorNode, vtk.vtkCommand.ModifiedEvent, self.onSelectionChanged)
+            self._observeSegmentation()
+        self._told = None
         inference.prepare()
         self.timer.start()
         self.refresh()
 
     def deactivate(self):
-        """Leave nothing behind; what was drawn stays with its segment."""
+        """Leave nothing behind in views; what was drawn stays with its segment, and is answered on return."""
         self.recorder.cancel()
-        if self.controller is not None:
-            # Not waited for: a thread that is importing PyTorch takes seconds to end, and does so by itself.
-            self.volume.deactivate(lambda: sharedInference().rest(timeout_s=0.1))
-        if self.timer is not None:
-            self.timer.stop()
-        if self.observer is not None:
-            self.observer.stop()
-        if self.views is not None:
-            self.views.remove()
-            self._viewName = self.views.preferredName
-        if self.controller is not None:
-            self.controller.reset()
-        self.controller = self.views = self.timer = self.observer = None
+        if self.views is None:
+            return
+        self.propagation.interrupt()
+        self.segmenter.leave()
+        # Not waited for: a thread that is importing PyTorch takes seconds to end, and does so by itself.
+        self._inference.rest(timeout_s=0.1)
+        self.propagation.engine.poll()  # so that it can be gone on from
+        self.context.cleanup()
+        self.timer.stop()
+        self._showBusy(False)
+        self.views.remove()
+        self._viewName = self.views.preferredName
+        self.views = self.timer = None
+        self.removeObservers()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
 
     def cleanup(self):
         """Let go of everything when the editor is destroyed, also while active."""
         self.deactivate()
+        self.removeObservers()
+        self.segmenter = None
 
     def updateGUIFromMRML(self):
         """Show the parameters, and use them."""
@@ -433,8 +190,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
         # Again: a loaded scene may have brought an editor node that lacks them.
         self.setMRMLDefaults()
         self.options.update()
-        if self.controller is not None:
-            self.controller.options = self.options.controllerOptions
+        if self.views is not None:
+            self.segmenter.options = self.options.segmenterOptions
             self.views.refreshSoon()
 
     def updateMRMLFromGUI(self):
@@ -461,7 +218,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
         """Draw. Returns whether nobody else may have the event."""
-        if self.controller is None or viewWidget.className() != "qMRMLSliceWidget":
+        if self.views is None or viewWidget.className() != "qMRMLSliceWidget":
             return False
         handler = {
             vtk.vtkCommand.LeftButtonPressEvent: self.onPress,
@@ -469,217 +226,264 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect):
             vtk.vtkCommand.LeftButtonDoubleClickEvent: self.onPress,
             vtk.vtkCommand.MouseMoveEvent: self.onMove,
             vtk.vtkCommand.LeftButtonReleaseEvent: self.onRelease,
-            vtk.vtkCommand.MouseWheelForwardEvent: self.onWheelForward,
-            vtk.vtkCommand.MouseWheelBackwardEvent: self.onWheelBackward,
+            vtk.vtkCommand.MouseWheelForwardEvent: self.onWheel,
+            vtk.vtkCommand.MouseWheelBackwardEvent: self.onWheel,
             vtk.vtkCommand.KeyPressEvent: self.onKey,
             vtk.vtkCommand.LeaveEvent: self.onLeave,
         }.get(eventId)
-        return False if handler is None else handler(callerInteractor, viewWidget)
+        return False if handler is None else handler(callerInteractor, viewWidget, eventId)
 
     # Mouse and keys ---------------------------------------------------------------------------------------------
 
-    def onPress(self, interactor, viewWidget) -> bool:
-        """Begin a gesture."""
+    def onPress(self, interactor, viewWidget, event) -> bool:
+        """Begin a gesture, in the slice and the segment that are shown and selected now."""
         if interactor.GetShiftKey() or interactor.GetAltKey() or self.recorder.active:
             return False
+        self.say("")
         try:
-            self.controller.place(self.editorNode, self.sliceNode(viewWidget))
+            self._place = self.segmenter.place(self.editorNode, viewWidget.mrmlSliceNode())
         except ScribbleSegmentError as error:
-            self.showStatus(str(error), problem=True)
+            self.say(str(error), problem=True)
             return True
-        if self._statusIsProblem:
-            self.showStatus("")
-        self.volume.interrupt()
-        positive = self.options.positive != bool(interactor.GetControlKey())
-        xy = interactor.GetEventPosition()
-        self.recorder.press(xy, self.world(xy, viewWidget), positive=positive, box=self.options.box)
-        self.views.showCurrent(viewWidget, self.recorder, xy)
+        self.propagation.interrupt()
+        xy, positive = interactor.GetEventPosition(), self._isPositive(interactor)
+        self.recorder.press(xy, self._world(xy, viewWidget), positive=positive, tool=self.options.tool)
+        self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
         return True
 
-    def onMove(self, interactor, viewWidget) -> bool:
+    def onMove(self, interactor, viewWidget, event) -> bool:
         """Continue a gesture, and let the brush follow the mouse."""
         xy = interactor.GetEventPosition()
-        if self.recorder.active and self.recorder.move(xy, self.world(xy, viewWidget)):
-            self.views.showCurrent(viewWidget, self.recorder, xy)
-        self.views.showBrush(viewWidget, xy, positive=self.options.positive != bool(interactor.GetControlKey()))
+        if self.recorder.active and self.recorder.move(xy, self._world(xy, viewWidget)):
+            self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
+        self.views.showBrush(viewWidget, xy, positive=self._isPositive(interactor))
         return self.recorder.active
 
-    def onRelease(self, interactor, viewWidget) -> bool:
+    def onRelease(self, interactor, viewWidget, event) -> bool:
         """Finish a gesture."""
         if not self.recorder.active:
             return False
         xy = interactor.GetEventPosition()
-        recorded = self.recorder.release(
-            xy, self.world(xy, viewWidget), brush_radius_pixels=self.views.brushRadiusPixels(viewWidget)
-        )
-        self.attempt(lambda: self.record(recorded, viewWidget))
+        radius = self.views.brushRadiusPixels(viewWidget)
+        drawn = self.recorder.release(xy, self._world(xy, viewWidget), brush_radius_pixels=radius)
+        radiusMm = self.views.brushDiameterMm(viewWidget) / 2
+        self.attempt(lambda: self.segmenter.draw(*self._place, drawn, radiusMm))
         self.views.finishCurrent()
         # A quick network answers before anything is drawn, and the view changes once instead of twice.
-        self.timer.tick(_HEAD_START_SECONDS)
+        self.tick(_HEAD_START_SECONDS)
         return True
 
-    def onWheelForward(self, interactor, viewWidget) -> bool:
-        """Make the brush larger, with Shift."""
-        return self.scaleBrush(interactor, viewWidget, _BRUSH_STEP)
+    def onWheel(self, interactor, viewWidget, event) -> bool:
+        """Change the brush's size when Shift is down."""
+        if not interactor.GetShiftKey():
+            return False
+        larger = event == vtk.vtkCommand.MouseWheelForwardEvent
+        self.options.scaleBrush(_BRUSH_STEP if larger else 1.0 / _BRUSH_STEP)
+        self.views.showBrush(viewWidget, interactor.GetEventPosition(), positive=self.options.isOn("Positive"))
+        return True
 
-    def onWheelBackward(self, interactor, viewWidget) -> bool:
-        """Make the brush smaller, with Shift."""
-        return self.scaleBrush(interactor, viewWidget, 1.0 / _BRUSH_STEP)
-
-    def onKey(self, interactor, viewWidget) -> bool:
-        """Swap polarity or accept."""
+    def onKey(self, interactor, viewWidget, event) -> bool:
+        """Swap polarity, choose a tool, or accept."""
         key = interactor.GetKeySym()
+        if interactor.GetControlKey() or interactor.GetAltKey():
+            return False
         if key in ("x", "X"):
             self.options.swapPolarity()
-            return True
-        if key in ("Return", "KP_Enter"):
+        elif key.lower() in _TOOL_KEYS:
+            self.options.chooseTool(_TOOL_KEYS[key.lower()])
+        elif key in ("Return", "KP_Enter"):
             self.views.lastUsed = viewWidget
-            self.volume.accept()
-            return True
-        return False
+            self.attempt(lambda: self.propagation.accept(True))
+        else:
+            return False
+        return True
 
-    def onLeave(self, interactor, viewWidget) -> bool:
+    def onLeave(self, interactor, viewWidget, event) -> bool:
         """Hide the brush outside of views."""
         self.views.hideBrush(viewWidget)
         return False
 
-    def scaleBrush(self, interactor, viewWidget, factor: float) -> bool:
-        """Change the brush's size when Shift is down."""
-        if not interactor.GetShiftKey():
-            return False
-        self.options.scaleBrush(factor)
-        self.views.showBrush(viewWidget, interactor.GetEventPosition(), positive=self.options.positive)
-        return True
-
     # What happens then ------------------------------------------------------------------------------------------
 
-    def record(self, recorded: Annotation, viewWidget):
-        """Hand a finished gesture over."""
-        sliceNode = self.sliceNode(viewWidget)
-        if recorded.kind == "box":
-            self.controller.drag_box(self.editorNode, sliceNode, *recorded.points)
-        elif recorded.kind == "click":
-            self.controller.click(self.editorNode, sliceNode, recorded.points[0], positive=recorded.positive)
-        else:
-            radiusMm = self.views.brushDiameterMm(viewWidget) / 2
-            self.controller.paint(self.editorNode, sliceNode, recorded.points, radiusMm, positive=recorded.positive)
-
-    def onAction(self, action: str):
+    def onAction(self, name: str) -> None:
         """Carry out a button of the options."""
         actions = {
-            "accept": lambda: self.controller.accept(),
-            "predict": lambda: self.onShownSlice(self.controller.predict),
-            "remove": lambda: self.onShownSlice(self.controller.remove_gesture, self.options.selectedPrompt),
-            "clearSlice": lambda: self.onShownSlice(self.controller.clear_slice),
-            "clearSegment": lambda: self.controller.clear_segment(self.editorNode),
+            "apply": lambda: self.segmenter.accept(),
+            "predict": lambda: self.segmenter.predict(self.editorNode, self.sliceNode),
+            "remove": lambda: self.segmenter.remove_gesture(
+                self.editorNode, self.sliceNode, self.options.selectedGesture
+            ),
+            "clearSlice": lambda: self.segmenter.clear_slice(self.editorNode, self.sliceNode),
+            "clearSegment": lambda: self.segmenter.clear_segment(self.editorNode),
         }
-        if self.controller is not None:
-            self.volume.interrupt()
-            self.attempt(actions[action])
+        if self.views is not None:
+            self.propagation.interrupt()
+            self.attempt(actions[name])
 
-    def onShownSlice(self, method, *arguments):
-        """Call the controller for the slice view that was used last."""
-        viewWidget = self.views.activeView
-        if viewWidget is not None:
-            method(self.editorNode, self.sliceNode(viewWidget), *arguments)
+    def onLink(self, link: str) -> None:
+        """Follow a link in the status line: takes the example back that was added by itself."""
+        self.attempt(lambda: self.context.removeSelected())
+        self.say("")
 
-    def onResultOption(self, finished: bool):
+    def onResultOption(self, finished: bool) -> None:
         """Make a changed threshold or clean-up count."""
-        if self.controller is None:
+        if self.views is None or self.views.activeView is None:
             return
-        self.volume.interrupt()
-        self.controller.options = self.options.controllerOptions
-        viewWidget = self.views.activeView
-        if viewWidget is not None:
-            self.attempt(
-                lambda: self.controller.reapply(self.editorNode, self.sliceNode(viewWidget), finished=finished)
-            )
+        self.propagation.interrupt()
+        self.segmenter.options = self.options.segmenterOptions
+        self.attempt(lambda: self.segmenter.reapply(self.editorNode, self.sliceNode, finished=finished))
 
-    def onTimer(self) -> bool:
-        """Take in results. Returns whether more are on their way."""
-        state = sharedInference().state
-        if state.kind == "ready" and self._inferenceKind != "ready":
-            # What was drawn while there was no network is answered now.
-            self.controller.retry()
-            self.showStatus(state.message)
-            self.volume.context.refresh()
-        self._inferenceKind = state.kind
-        update = self.controller.poll()
-        if update.problem:
-            self.showStatus(update.problem, problem=True)
-        elif update.changed:
-            self.showStatus(self.hiddenNote())
-        elif state.kind in ("failed", "loading"):
-            self.showStatus(state.message, problem=state.kind == "failed")
-        elif not self._statusIsProblem and state.message:
-            self.showStatus(state.message)
-        changed = self.volume.poll(0.0 if sharedInference().busy else _WAIT_SECONDS)
-        if update.changed or changed:
+    def onShown(self, target, plane) -> None:
+        """The active view shows a slice of a target, or None and None."""
+        self.segmenter.slice_viewed(target, plane)
+        if target is not None and self.options.isOn("ShowProbability"):
+            self.segmenter.look(target, plane)
+            self.startTimer()
+        self.propagation.showSlice(target, plane)
+        self.context.refresh()
+
+    def onSelectionChanged(self, caller, event) -> None:
+        """Follow the editor's selections."""
+        self._observeSegmentation()
+        self.onSegmentsChanged(caller, event)
+
+    def onSegmentsChanged(self, caller, event) -> None:
+        """Follow undo, redo, and edits by others."""
+        if self.views is not None:
             self.views.refreshSoon()
-        return self.controller.busy or state.kind == "loading" or self.volume.busy
 
-    def hiddenNote(self) -> str:
+    def onSceneClosing(self, caller=None, event=None) -> None:
+        """Drop what belongs to a scene that goes."""
+        self.recorder.cancel()
+        if self.segmenter is not None:
+            self.propagation.reset()
+            self.segmenter.reset()
+        if self.views is not None:
+            self.views.hideAll()
+
+    def tick(self, seconds: float = _LENT_SECONDS) -> None:
+        """Take in results; nothing else happens as long as nothing comes."""
+        inference = self._inference
+        inference.wait(seconds)
+        state = inference.state
+        if (state.kind, state.message) != self._told:
+            self._onState(state)
+        update = self.segmenter.poll()
+        changed = update.changed | self.propagation.poll()
+        self.context.poll()
+        if update.problem:
+            self.say(update.problem, problem=True)
+        elif update.changed:
+            self.say(self._hiddenNote())
+        if changed:
+            self.views.refreshSoon()
+        waiting = self.segmenter.busy or state.kind == "loading"
+        if not waiting:
+            self._busySince = None
+        elif self._busySince is None:
+            self._busySince = time.monotonic()
+        self._showBusy(waiting and time.monotonic() - self._busySince > _PATIENCE_SECONDS)
+        if not (waiting or self.propagation.busy or self.context.busy):
+            self.timer.stop()
+
+    def _onState(self, state) -> None:
+        before, self._told = self._told, (state.kind, state.message)
+        if state.kind == "ready" and (before is None or before[0] != "ready"):
+            self.segmenter.retry()  # what was drawn while there was no network is answered now
+            self.context.refresh()
+        self.options.ui.setUpButton.visible = state.kind == "failed"
+        if state.kind == "failed":
+            self.say(state.message, problem=True)
+        else:
+            self._showMessage()
+
+    def _showBusy(self, busy: bool) -> None:
+        if busy != self._busyShown:
+            self._busyShown = busy
+            self.options.showBusy(busy)
+            self.views.showWaiting(busy)
+
+    def _hiddenNote(self) -> str:
         """Say that a result cannot be seen, where Slicer's other effects would ask in a dialog."""
         displayNode = self.editorNode.GetSegmentationNode().GetDisplayNode()
         if displayNode is None or displayNode.GetSegmentVisibility(self.editorNode.GetSelectedSegmentID()):
             return ""
         return _("The selected segment is hidden. Press its eye in the list of segments to see the result.")
 
-    def onSceneChanged(self):
-        """Follow undo, redo, and edits by others."""
-        if self.controller is not None:
-            self.views.refreshSoon()
-
-    def onSceneClosing(self):
-        """Drop what belongs to a scene that goes."""
-        self.recorder.cancel()
-        if self.controller is not None:
-            self.volume.reset()
-            self.controller.reset()
-            self.views.hideAll()
-
-    def refresh(self):
+    def refresh(self) -> None:
         """Read the editor's selections anew."""
-        if self.controller is None:
-            return
 
-        def getReady():
-            note = self.controller.target(self.editorNode).source.note
-            if note:
-                self.showStatus(note)
+        def getReady() -> None:
+            self._note = self.segmenter.target(self.editorNode).source.note
+            self.say("")
 
+        self._note = ""
         self.attempt(getReady)
 
-    def attempt(self, action):
-        """Do something that may not be possible; then the status area says why, and nothing is lost."""
+    # For the sections -------------------------------------------------------------------------------------------
+
+    def attempt(self, action) -> None:
+        """Do something that may not be possible; then the status line says why, and nothing is lost."""
+        if self.views is None:
+            return
         try:
             action()
         except ScribbleSegmentError as error:
-            self.showStatus(str(error), problem=True)
+            self.say(str(error), problem=True)
             logging.debug("Scribble Segment: %s", error)
         self.startTimer()
         self.views.refreshSoon()
 
-    def startTimer(self):
+    def startTimer(self) -> None:
         """Look for results until there are none to come."""
-        if self.timer is not None:
+        if self.timer is not None and not self.timer.isActive():
             self.timer.start()
 
-    def showStatus(self, text: str, *, problem: bool = False):
-        """Say something in the status area."""
-        self._statusIsProblem = problem
-        self.options.showStatus(text, problem=problem)
+    def say(self, text: str, *, problem: bool = False) -> None:
+        """Say something in the status line until there is something newer; nothing gives way to what always holds."""
+        self._message, self._problem = text, problem
+        self._showMessage()
+
+    def _showMessage(self) -> None:
+        """Show the newest message; else a note on the image, or on the network."""
+        always = self._note or ("" if self._told is None else self._told[1])
+        self.options.showStatus(self._message or always, problem=self._problem and bool(self._message))
 
     @property
     def editorNode(self):
         """The vtkMRMLSegmentEditorNode of the editor."""
         return self.scriptedEffect.parameterSetNode()
 
-    @staticmethod
-    def sliceNode(viewWidget):
-        """Give the vtkMRMLSliceNode of a slice view."""
+    @property
+    def sliceNode(self):
+        """The vtkMRMLSliceNode of the view that buttons act on.
+
+        Raises:
+            PromptError: There is none.
+        """
+        viewWidget = self.views.activeView
+        if viewWidget is None:
+            raise PromptError(_("There is no slice view. Choose a layout that has one."))
         return viewWidget.mrmlSliceNode()
 
-    def world(self, xy, viewWidget):
-        """Give the world position under a pixel of a view, as three floats."""
-        return tuple(xy_to_world(self.sliceNode(viewWidget), xy).tolist())
+    def _isPositive(self, interactor) -> bool:
+        return self.options.isOn("Positive") != bool(interactor.GetControlKey())
+
+    @staticmethod
+    def _world(xy, viewWidget):
+        """The world position under a pixel of a view, as three floats."""
+        return tuple(xy_to_world(viewWidget.mrmlSliceNode(), xy).tolist())
+
+    def _observeSegmentation(self) -> None:
+        node = self.editorNode.GetSegmentationNode()
+        self.removeObservers(self.onSegmentsChanged)
+        if node is None:
+            return
+        for event in (
+            slicer.vtkSegmentation.SegmentModified,
+            slicer.vtkSegmentation.SourceRepresentationModified,
+            slicer.vtkSegmentation.SegmentAdded,
+            slicer.vtkSegmentation.SegmentRemoved,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+        ):
+            self.addObserver(node, event, self.onSegmentsChanged)

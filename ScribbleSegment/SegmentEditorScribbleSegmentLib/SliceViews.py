@@ -11,6 +11,7 @@ from scribblesegment.data.rasterize import (
     BOX_COLOR,
     NEGATIVE_COLOR,
     POSITIVE_COLOR,
+    Color,
     corners_mm,
     finer,
     gestures_picture,
@@ -33,30 +34,19 @@ class SliceViews:
         preferredName: Name of the view that buttons act on before that, if it is shown.
     """
 
-    def __init__(
-        self,
-        scriptedEffect,
-        controller,
-        options,
-        *,
-        onActiveSlice=lambda target=None, plane=None: None,
-        preferredName: str = "Red",
-    ) -> None:
-        """Connect the parts.
+    def __init__(self, effect, *, preferredName: str = "Red") -> None:
+        """Show nothing yet.
 
         Args:
-            scriptedEffect: The qSlicerSegmentEditorScriptedEffect.
-            controller: The SliceSegmenter.
-            options: The OptionsPanel.
-            onActiveSlice: Called with target and plane of the active view whenever it is shown anew; with nothing
-                where it shows no slice of the volume.
+            effect: The effect, with its options and its segmenter; `onShown` is called with target and plane of the
+                active view whenever it is shown anew, with None where it shows no slice of the volume.
             preferredName: Name of the view that buttons act on before one is used.
         """
         self.preferredName = preferredName
-        self._onActiveSlice = onActiveSlice
-        self._effect = scriptedEffect
-        self._controller = controller
-        self._options = options
+        self._effect = effect
+        self._scripted = effect.scriptedEffect
+        self._segmenter = effect.segmenter
+        self._options = effect.options
         self._overlays: dict = {}
         self._current = None  # raster, picture and number of points of the gesture being drawn
         self._currentIsDone = False
@@ -78,6 +68,12 @@ class SliceViews:
         preferred = (widget for widget in widgets if widget.mrmlSliceNode().GetLayoutName() == self.preferredName)
         return next(preferred, next(iter(widgets), None))
 
+    def showWaiting(self, waiting: bool) -> None:
+        """Show at the cursor that an answer is under way."""
+        shape = qt.Qt.BusyCursor if waiting else qt.Qt.CrossCursor
+        for widget in self._sliceWidgets():
+            widget.sliceView().setViewCursor(qt.QCursor(shape))
+
     def sliceNodes(self) -> list:
         """Give the vtkMRMLSliceNodes of all slice views."""
         return [widget.mrmlSliceNode() for widget in self._sliceWidgets()]
@@ -86,7 +82,7 @@ class SliceViews:
 
     def brushDiameterMm(self, viewWidget) -> float:
         """Give the brush's diameter in a view, in world millimetres."""
-        screenHeight = self._effect.renderWindow(viewWidget).GetScreenSize()[1]
+        screenHeight = self._scripted.renderWindow(viewWidget).GetScreenSize()[1]
         return self._options.brushDiameterMm(self._mmPerPixel(viewWidget), screenHeight)
 
     def brushRadiusPixels(self, viewWidget) -> float:
@@ -96,11 +92,11 @@ class SliceViews:
     def showBrush(self, viewWidget, xy, *, positive: bool) -> None:
         """Draw the brush's outline around the mouse."""
         overlay = self.overlayOf(viewWidget)
-        if self._options.box:
+        if self._options.tool == "box":
             overlay.brush.hide()
         else:
-            color = POSITIVE_COLOR if positive else NEGATIVE_COLOR
-            overlay.brush.show(circle(xy, max(self.brushRadiusPixels(viewWidget), 1.0)), color)
+            radius = self.brushRadiusPixels(viewWidget) if self._options.tool == "brush" else 2.0
+            overlay.brush.show(circle(xy, max(radius, 1.0)), _colorOf(positive))
         self._render(viewWidget)
 
     def hideBrush(self, viewWidget) -> None:
@@ -110,16 +106,18 @@ class SliceViews:
 
     # The gesture being drawn ------------------------------------------------------------------------------------
 
-    def showCurrent(self, viewWidget, recorder, xy) -> None:
-        """Draw the gesture that is being made."""
+    def showCurrent(self, viewWidget, recorder, xy, place) -> None:
+        """Draw the gesture that is being made, which began at a place of the segmenter."""
         self.lastUsed = viewWidget
         overlay = self.overlayOf(viewWidget)
-        sliceNode = viewWidget.mrmlSliceNode()
-        if recorder.is_box:
-            first = world_to_xy(sliceNode, recorder.points[0])
+        if recorder.tool == "brush":
+            self._paintCurrent(overlay, viewWidget, recorder, *place)
+        elif recorder.tool == "box":
+            first = world_to_xy(viewWidget.mrmlSliceNode(), recorder.points[0])
             overlay.box.show(rectangle(tuple(first), xy), BOX_COLOR)
-        else:
-            self._paintCurrent(overlay, viewWidget, recorder)
+        elif recorder.tool == "lasso":
+            line = world_to_xy(viewWidget.mrmlSliceNode(), np.array(recorder.points))
+            overlay.box.show(line, _colorOf(recorder.positive))
         self._render(viewWidget)
 
     def finishCurrent(self) -> None:
@@ -133,8 +131,7 @@ class SliceViews:
             overlay.box.hide()
         self._current, self._currentIsDone = None, False
 
-    def _paintCurrent(self, overlay, viewWidget, recorder) -> None:
-        target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
+    def _paintCurrent(self, overlay, viewWidget, recorder, target, plane) -> None:
         toMm = world_to_mm(target.segmentation_node)
         points = transformed(toMm, np.array(recorder.points))
         if self._current is None or self._current[2] > len(points):
@@ -142,7 +139,7 @@ class SliceViews:
             self._current = (raster, np.zeros((*raster.shape, 4), np.uint8), 0)
         raster, picture, done = self._current
         radiusMm = self.brushDiameterMm(viewWidget) / 2 * length_scale(toMm)
-        color = POSITIVE_COLOR if recorder.positive else NEGATIVE_COLOR
+        color = _colorOf(recorder.positive)
         paint_line(picture, raster, [tuple(point) for point in points[max(done - 1, 0) :].tolist()], radiusMm, color)
         self._current = (raster, picture, len(points))
         overlay.current.set_picture(picture)
@@ -174,28 +171,28 @@ class SliceViews:
         for viewWidget in self._sliceWidgets():
             self._places[viewWidget] = _placeOf(viewWidget)
             self.refresh(viewWidget)
-        self._options.showPreview(self._controller.preview is not None)
+        self._options.showPreview(self._segmenter.preview is not None)
 
     def refresh(self, viewWidget) -> None:
         """Show the current state in one slice view."""
         overlay = self.overlayOf(viewWidget)
         self._raise(overlay, viewWidget)
         try:
-            target, plane = self._controller.place(self._effect.parameterSetNode(), viewWidget.mrmlSliceNode())
+            target, plane = self._segmenter.place(self._effect.editorNode, viewWidget.mrmlSliceNode())
         except ScribbleSegmentError:
             # The view shows no slice of the volume, or nothing is selected yet; the status area says so when drawing.
             for texture in (overlay.strokes, overlay.preview, overlay.probability):
                 texture.hide()
             self._render(viewWidget)
             if viewWidget is self.activeView:
-                self._onActiveSlice()
+                self._effect.onShown(None, None)
             return
         drawn = target.gestures.on(plane)
         self._showStrokes(overlay, viewWidget, target, drawn)
         self._showResult(overlay, viewWidget, target, plane)
         if viewWidget is self.activeView:
-            self._options.showPrompts(() if drawn is None else drawn.gestures)
-            self._onActiveSlice(target, plane)
+            self._options.showGestures(() if drawn is None else drawn.gestures)
+            self._effect.onShown(target, plane)
         self._render(viewWidget)
 
     def _showStrokes(self, overlay, viewWidget, target, drawn) -> None:
@@ -210,17 +207,17 @@ class SliceViews:
         self._lay(overlay.strokes, raster, viewWidget, target)
 
     def _showResult(self, overlay, viewWidget, target, plane) -> None:
-        preview = self._controller.preview
+        preview = self._segmenter.preview
         if preview is not None and preview.is_for(target, plane):
-            madeFrom = (preview, self._controller.options.clean_up, target.segment.GetColor())
+            madeFrom = (preview, self._segmenter.options.clean_up, target.segment.GetColor())
             if overlay.drawn_from.get("preview") != madeFrom:
                 overlay.drawn_from["preview"] = madeFrom
-                overlay.preview.set_picture(mask_picture(self._controller.mask_of(preview), madeFrom[2]))
+                overlay.preview.set_picture(mask_picture(self._segmenter.mask_of(preview), madeFrom[2]))
             self._lay(overlay.preview, preview.plane, viewWidget, target)
         else:
             overlay.preview.hide()
             overlay.drawn_from.pop("preview", None)
-        result = self._controller.result_on(target, plane) if self._options.showProbability else None
+        result = self._segmenter.result_on(target, plane) if self._options.isOn("ShowProbability") else None
         if result is None:
             overlay.probability.hide()
             overlay.drawn_from.pop("probability", None)
@@ -244,7 +241,7 @@ class SliceViews:
         self._refreshTimer.stop()
         for viewWidget, overlay in self._overlays.items():
             for actor in overlay.actors:
-                self._effect.removeActor2D(viewWidget, actor)
+                self._scripted.removeActor2D(viewWidget, actor)
             self._render(viewWidget)
         if self.lastUsed is not None:
             self.preferredName = self.lastUsed.mrmlSliceNode().GetLayoutName()
@@ -259,24 +256,24 @@ class SliceViews:
         if viewWidget not in self._overlays:
             overlay = SliceOverlay()
             for actor in overlay.actors:
-                self._effect.addActor2D(viewWidget, actor)
+                self._scripted.addActor2D(viewWidget, actor)
             self._overlays[viewWidget] = overlay
         return self._overlays[viewWidget]
 
     def _raise(self, overlay, viewWidget) -> None:
         """Draw over segments that were added to the view later."""
-        if self._effect.renderer(viewWidget).GetViewProps().GetLastProp() is overlay.actors[-1]:
+        if self._scripted.renderer(viewWidget).GetViewProps().GetLastProp() is overlay.actors[-1]:
             return
         for actor in overlay.actors:
-            self._effect.removeActor2D(viewWidget, actor)
-            self._effect.addActor2D(viewWidget, actor)
+            self._scripted.removeActor2D(viewWidget, actor)
+            self._scripted.addActor2D(viewWidget, actor)
 
     def _sliceWidgets(self) -> list:
         layoutManager = slicer.app.layoutManager()
         if layoutManager is None:  # Slicer runs without a window, or is about to quit
             return []
         widgets = [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
-        return [widget for widget in widgets if self._effect.segmentationDisplayableInView(widget.mrmlSliceNode())]
+        return [widget for widget in widgets if self._scripted.segmentationDisplayableInView(widget.mrmlSliceNode())]
 
     def _lay(self, texture, raster, viewWidget, target) -> None:
         """Put a texture where its raster lies in a view."""
@@ -289,7 +286,11 @@ class SliceViews:
         return float(np.linalg.norm([xyToSlice.GetElement(row, 1) for row in range(3)]))
 
     def _render(self, viewWidget) -> None:
-        self._effect.scheduleRender(viewWidget)
+        self._scripted.scheduleRender(viewWidget)
+
+
+def _colorOf(positive: bool) -> Color:
+    return POSITIVE_COLOR if positive else NEGATIVE_COLOR
 
 
 def _placeOf(viewWidget) -> bytes:

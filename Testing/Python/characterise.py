@@ -369,10 +369,9 @@ def designer_forms(place: Workplace) -> dict[str, Any]:
 
 
 PARAMETERS = (
-    *("Positive", "Box", "Automatic", "ProtectOthers", "LearnFromOthers", "Threshold", "ShowProbability"),
-    *("KeepTouched", "FillHoles", "SmallestIslandMm2", "AllSegments", "AddAccepted"),
-    *("BrushMinimumAbsoluteDiameter", "BrushMaximumAbsoluteDiameter", "BrushAbsoluteDiameter"),
-    *("BrushRelativeDiameter", "BrushDiameterIsRelative"),
+    *("Positive", "Tool", "Automatic", "Protect", "LearnFromOthers", "Together", "Threshold", "ShowProbability"),
+    *("KeepTouched", "FillHoles", "SmallestIslandMm2", "AddAccepted"),
+    *("BrushAbsoluteDiameter", "BrushRelativeDiameter", "BrushIsRelative"),
 )
 KEPT_NAME = re.compile(r"ScribbleSegment[./][A-Z][\w.]*|SCRIBBLESEGMENT_[A-Z_]+|scribbleSegment\w+")
 

@@ -425,7 +425,7 @@ def test_options_work_on_slices_of_an_earlier_session_and_leave_what_was_edited_
     at_work.stroke(*ON_LEFT)
     at_work.segmenter.reset()  # as after loading a scene
     before = at_work.state()
-    at_work.segmenter.look(*at_work.here)
+    at_work.segmenter.look(*at_work.segmenter.place(*at_work.here))
     assert at_work.settle().changed
     assert at_work.state() == before
     assert at_work.segmenter.result_on(*at_work.segmenter.place(*at_work.here)) is not None

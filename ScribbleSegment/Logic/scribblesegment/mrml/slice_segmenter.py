@@ -290,9 +290,8 @@ class SliceSegmenter:
         self._reapplied = None if finished else result
         return self._write(result)
 
-    def look(self, editor_node: Any, slice_node: Any) -> None:
-        """Have the probabilities of the shown slice made, if something was drawn on it and they are not known."""
-        target, plane = self.place(editor_node, slice_node)
+    def look(self, target: EditTarget, plane: SlicePlane) -> None:
+        """Have the probabilities of a slice made, if something was drawn on it and they are not known."""
         if self.result_on(target, plane) is None:
             self._again(target, plane, writes=False)
 
@@ -442,7 +441,7 @@ class SliceSegmenter:
     def _again(self, target: EditTarget, plane: SlicePlane, *, writes: bool) -> None:
         """Predict from what was drawn on a slice, unless that is under way."""
         drawn = target.gestures.on(plane)
-        under_way = (*self._waiting, *([self._running] if self._running else []))
+        under_way = (*self._waiting, *self._failed, *([self._running] if self._running else []))
         if drawn is not None and not any(task.is_for(target, plane) for task in under_way):
             self._queue(SliceTask(target, drawn.plane, drawn.gestures, writes=writes, own_step=True))
 
