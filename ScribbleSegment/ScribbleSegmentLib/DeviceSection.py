@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-from scribblesegment.inference.devices import device_problem, resolve_device
+from scribblesegment.inference.devices import device_problem, resolve_device, torch_problem
+from scribblesegment.inference.ridge_network import milliseconds_of_a_prediction
 from scribblesegment.service.service import explain
 
 from .Inference import BackgroundJob
@@ -23,32 +24,36 @@ class DeviceReport:
         hardware: What it is called, where it has a name.
         problem: Why it cannot compute, in PyTorch's words, or None.
         unused: Why a graphics card is there and not used, in PyTorch's words, or None.
+        milliseconds: Duration of a prediction of the extension's own network without PyTorch, and with it; the second
+            is None where PyTorch cannot be used.
     """
 
     device: str
     hardware: str = ""
     problem: str | None = None
     unused: str | None = None
+    milliseconds: tuple[float, float | None] = (0.0, None)
 
 
 def checkDevice(name: str) -> DeviceReport:
-    """Run a convolution on a device. Imports PyTorch, which takes seconds.
+    """Compute on a device. Imports PyTorch where it is installed, which takes seconds.
 
     Args:
         name: "auto" or a torch device name.
-
-    Raises:
-        ImportError: PyTorch is missing or damaged.
-        OSError: PyTorch's libraries cannot be loaded.
     """
-    if name != "auto":
-        problem = device_problem(name)
-        return DeviceReport(name, "" if problem else _hardware(name), problem)
+    missing = torch_problem()
+    if missing is not None:
+        problem = None if name in ("auto", "cpu") else missing
+        return DeviceReport("cpu", problem=problem, unused=missing, milliseconds=(milliseconds_of_a_prediction(), None))
+    problem = None if name == "auto" else device_problem(name)
+    if problem is not None:
+        return DeviceReport(name, problem=problem)
     import torch
 
-    device = resolve_device("auto")
-    unused = device_problem("cuda") if device == "cpu" and torch.cuda.is_available() else None
-    return DeviceReport(device, _hardware(device), None, unused)
+    device = resolve_device(name)
+    unused = device_problem("cuda") if name == "auto" and device == "cpu" and torch.cuda.is_available() else None
+    milliseconds = milliseconds_of_a_prediction(), milliseconds_of_a_prediction(device)
+    return DeviceReport(device, _hardware(device), None, unused, milliseconds)
 
 
 def _hardware(device: str) -> str:
@@ -103,7 +108,7 @@ class DeviceSection:
         """Compute on the chosen device; the result appears as text."""
         name = self._ui.deviceComboBox.currentData
         self._ui.checkDeviceButton.enabled = False
-        self._ui.deviceResultLabel.text = _("Checking; loading PyTorch takes a few seconds...")
+        self._ui.deviceResultLabel.text = _("Checking; this takes a few seconds...")
         self._job.start(lambda task: self._check(name), self._onChecked)
 
     def _onChecked(self, report: DeviceReport | None, error: BaseException | None) -> None:
@@ -124,7 +129,14 @@ def _reportInWords(report: DeviceReport) -> str:
             problem=report.problem
         )
     name = {"cpu": _("processor"), "mps": _("Apple graphics")}.get(report.device, report.hardware or report.device)
-    text = _("Works: a test computation on the {device} gave the right result.").format(device=name)
+    without, withTorch = report.milliseconds
+    if withTorch is None:
+        text = _("Works: a prediction takes {ms} ms on the processor.").format(ms=round(without))
+        return f"{text} {report.unused}"
+    text = _(
+        "Works: a prediction takes {ms} ms on the {device} with PyTorch, {times} times as fast as the {without} ms "
+        "without."
+    ).format(ms=round(withTorch), device=name, times=f"{without / withTorch:.1f}", without=round(without))
     if report.unused:
         text += " " + _("The graphics card is not used: {problem}").format(problem=report.unused)
     return text

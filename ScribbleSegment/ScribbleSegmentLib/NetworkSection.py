@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .Inference import BackgroundJob
 from .NetworkChoices import FILE_SUFFIXES, ModelChoice, ModelChoices
 
 _PROGRESS_MS = 200
+_SPDX = re.compile(r"[A-Za-z]+(-[A-Za-z0-9.]+)+")
 
 
 class NetworkSection:
@@ -68,12 +70,10 @@ class NetworkSection:
         combo.blockSignals(False)
         self._showLicence()
 
-    def showState(self, state: ServiceState, missingPackages: bool) -> None:
+    def showState(self, state: ServiceState) -> None:
         """Say in words where inference stands."""
-        if missingPackages:
-            text = _("Python packages are missing; press 'Set up' below.")
-        elif state.kind == "idle":
-            text = _("Not loaded yet. It is loaded when it is first used, which takes a few seconds.")
+        if state.kind == "idle":
+            text = _("Not loaded yet. It is loaded when it is first used.")
         elif state.kind == "loading":
             text = _("Loading...")
         elif state.kind == "ready":
@@ -90,7 +90,7 @@ class NetworkSection:
 
     def _showLicence(self) -> None:
         choice = self._models.find(self._ui.modelComboBox.currentData or "")
-        parts = [] if choice is None else [_licenceInWords(choice.licence)]
+        parts = [] if choice is None else [_licenceInWords(choice.licence, linked=True)]
         if choice is not None and choice.embedded:
             parts.append(_("It comes with the extension."))
         if choice is not None and choice.missing:
@@ -191,9 +191,11 @@ class NetworkSection:
         self._onChosen(choice.name)
 
 
-def _licenceInWords(licence: str) -> str:
+def _licenceInWords(licence: str, *, linked: bool = False) -> str:
     if not licence:
         return _("No licence is stated; ask who provided it.")
+    if linked and _SPDX.fullmatch(licence):
+        licence = f'<a href="https://spdx.org/licenses/{licence}.html">{licence}</a>'
     return _("Licence: {licence}.").format(licence=licence)
 
 

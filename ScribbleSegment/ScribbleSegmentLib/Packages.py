@@ -1,4 +1,4 @@
-"""Which Python packages the network needs, which of them are missing, and how large they are."""
+"""PyTorch and what comes with it: what is missing, how large it is, and how it is installed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def downloadSize(requirements: Iterable[Requirement], *, mayUseCuda: bool) -> Do
 
 
 class RequiredPackages:
-    """The packages that the network needs, compared with what is installed."""
+    """PyTorch and the packages that are used with it, compared with what is installed."""
 
     def __init__(
         self, file: Path = REQUIREMENTS_FILE, versionOf: Callable[[str], str | None] = installedVersion
@@ -223,7 +223,7 @@ def _pipInstall(arguments: list[str]) -> None:
 
 
 class PackagesSection:
-    """Says what is missing; asks and installs when the user presses *Set up*, and never otherwise."""
+    """Says what PyTorch would bring; asks and installs when the user presses the button, and never otherwise."""
 
     def __init__(
         self, ui, packages: RequiredPackages, installer: PackageInstaller, onInstalled: Callable[[], None]
@@ -240,20 +240,22 @@ class PackagesSection:
         self._packages = packages
         self._installer = installer
         self._onInstalled = onInstalled
+        self._install_text, self._repair_text = _("Install PyTorch..."), _("Repair PyTorch...")
         ui.setUpButton.connect("clicked()", self._onSetUp)
 
-    def refresh(self) -> bool:
-        """Say what is missing, and return whether anything is."""
+    def refresh(self) -> None:
+        """Say what is installed, and what PyTorch would bring."""
         missing = self._packages.missing
         if missing:
-            self._ui.packagesLabel.text = _("To be installed: {packages}. Press 'Set up'; you are asked first.").format(
-                packages=_names(missing)
-            )
+            size = downloadSize(missing, mayUseCuda=self._installer.choosesCuda)
+            text = _(
+                "Ready. Runs on the processor, nothing to install. PyTorch makes it faster, and other networks and "
+                "corrections of their results need it: {megabytes} MB to download."
+            ).format(megabytes=size.megabytes)
         else:
-            self._ui.packagesLabel.text = _("Everything needed is installed: {packages}.").format(
-                packages=_names(self._packages.all)
-            )
-        return bool(missing)
+            text = _("Ready. PyTorch {version} is installed.").format(version=installedVersion("torch"))
+        self._ui.packagesLabel.text = text
+        self._ui.setUpButton.text = self._install_text if missing else self._repair_text
 
     def _onSetUp(self) -> None:
         missing = self._packages.missing
@@ -263,10 +265,10 @@ class PackagesSection:
         torch = self._packages.torch
         if torch in requirements and self._packages.isLoaded(torch):
             self._ui.packagesLabel.text = _(
-                "PyTorch is in use and cannot be replaced now. Restart Slicer, and press 'Set up' before anything else."
+                "PyTorch is in use and cannot be replaced now. Restart Slicer, and press this before anything else."
             )
             return
-        if slicer.util.confirmOkCancelDisplay(self._question(requirements, again), _("Scribble Segment: set up")):
+        if slicer.util.confirmOkCancelDisplay(self._question(requirements, again), _("Install PyTorch")):
             self._install(requirements, again)
 
     def _question(self, requirements: Sequence[Requirement], again: bool) -> str:

@@ -523,7 +523,7 @@ class RefinementLogic:
         missing = self.missingPackages()
         if missing:
             raise ScribbleSegmentError(
-                _("Python packages are missing: {packages}. Press 'Set up' below.").format(
+                _("Networks of others need {packages}. Press 'Install PyTorch' under Speed below.").format(
                     packages=", ".join(str(package) for package in missing)
                 )
             )

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from scribblesegment.errors import WeightsError
+from scribblesegment.inference.devices import torch_problem
 from scribblesegment.service.service import ServiceState
 
 from .DeviceSection import DeviceSection
@@ -106,7 +107,6 @@ class ModulePanel:
         self._parameterNode: ScribbleSegmentParameterNode | None = None
         self._observation: int | None = None
         self._shownState: ServiceState | None = None
-        self._packagesMissing = False
         self.network = NetworkSection(ui, self._models, lambda name: self._choose(Selection(model=name)))
         self.device = DeviceSection(ui, lambda name: self._choose(Selection(device=name)))
         self.packages = PackagesSection(ui, RequiredPackages(), PackageInstaller(), self._onInstalled)
@@ -131,9 +131,7 @@ class ModulePanel:
 
     def enter(self) -> None:
         """The module is shown."""
-        self._packagesMissing = self.packages.refresh()
-        if self._packagesMissing:
-            self._ui.packagesCollapsibleButton.collapsed = False
+        self.packages.refresh()
         self._ui.statusLabel.text = ""
         self._showState()
         if sharedInference().state.kind == "loading":
@@ -191,13 +189,12 @@ class ModulePanel:
     # State ------------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        if not self._packagesMissing:
-            sharedInference().prepare()
-            self._timer.start()
+        sharedInference().prepare()
+        self._timer.start()
         self._showState()
 
     def _onInstalled(self) -> None:
-        self._packagesMissing = self.packages.refresh()
+        torch_problem.cache_clear()
         sharedInference().retry()
         self._load()
 
@@ -208,7 +205,7 @@ class ModulePanel:
             self._timer.stop()
 
     def _showState(self) -> None:
-        self.network.showState(sharedInference().state, self._packagesMissing)
+        self.network.showState(sharedInference().state)
 
     # Segment Editor, and further sections -----------------------------------------------------------------------
 

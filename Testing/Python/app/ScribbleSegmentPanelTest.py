@@ -3,7 +3,6 @@
 Run by CTest, or by hand as `ScribbleSegmentEffectTest.py`. Downloads and installs nothing.
 """
 
-import importlib.util
 import time
 import unittest
 
@@ -48,7 +47,7 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         """No network, and nothing installed."""
         self.assertEqual(SharedInference.sharedInference().state.kind, "idle")
         self.assertGreater(self.ui.modelComboBox.count, 0)
-        self.assertIn("CC-BY-SA", self.ui.licenceLabel.text)
+        self.assertRegex(self.ui.licenceLabel.text, r"spdx\.org/licenses/(CC-BY-SA|Apache)")
 
     def test_theChoiceOfADeviceIsKeptInTheScene(self):
         """And taken over by the shared inference."""
@@ -57,13 +56,12 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         self.assertEqual(self.widget.logic.getParameterNode().device, "cpu")
         self.assertEqual(SharedInference.sharedInference().state.device, "cpu")
 
-    @unittest.skipIf(importlib.util.find_spec("torch") is None, "PyTorch is not installed in this Slicer")
     def test_theDeviceIsCheckedByComputing(self):
-        """The processor always works."""
+        """The processor always works, with PyTorch or without."""
         self.ui.deviceComboBox.currentIndex = self.ui.deviceComboBox.findData("cpu")
         self.ui.checkDeviceButton.click()
         self.waitFor(lambda: not self.widget.panel.device.checking, "The check")
-        self.assertIn("right result", self.ui.deviceResultLabel.text)
+        self.assertRegex(self.ui.deviceResultLabel.text, r"a prediction takes \d+ ms")
 
     def test_theSegmentEditorOpensReadyToPaint(self):
         """With a segmentation, a segment, and the effect."""
@@ -82,12 +80,11 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         self.ui.openSegmentEditorButton.click()
         self.assertIn("volume", self.ui.statusLabel.text)
 
-    def test_whatIsMissingIsNamed(self):
-        """Set up is offered for it."""
-        text = self.ui.packagesLabel.text
-        for requirement in RequiredPackages().missing:
-            self.assertIn(requirement.name, text)
-        self.assertTrue(text)
+    def test_nothingHasToBeInstalled(self):
+        """PyTorch is offered, with its size."""
+        self.assertIn("Ready", self.ui.packagesLabel.text)
+        if RequiredPackages().missing:
+            self.assertRegex(self.ui.packagesLabel.text, r"nothing to install.* \d+ MB")
 
     def test_closingTheSceneKeepsThePanelUsable(self):
         """It shows the parameters of the new scene."""

@@ -16,7 +16,7 @@ from scribblesegment.models.factory import build_network
 from scribblesegment.service.worker import Task
 from scribblesegment.weights import registry
 from scribblesegment.weights.registry import find_weights
-from ScribbleSegmentLib.DeviceSection import DeviceReport, checkDevice
+from ScribbleSegmentLib.DeviceSection import checkDevice
 from ScribbleSegmentLib.NetworkChoices import ModelChoice, ModelChoices, RememberedSelection, Selection, deviceNames
 from ScribbleSegmentLib.Packages import RequiredPackages, Requirement, downloadSize, installedVersion, parseRequirements
 
@@ -131,7 +131,9 @@ def test_every_system_offers_its_own_graphics(platform: str, own: str) -> None:
 
 
 def test_a_device_is_checked_by_computing_on_it_and_auto_names_the_one_it_would_take() -> None:
-    assert checkDevice("cpu") == DeviceReport("cpu")
+    works = checkDevice("cpu")
+    assert (works.device, works.problem, works.unused) == ("cpu", None, None)
+    assert min(works.milliseconds) > 0
     absent = checkDevice("cuda:97")
     assert (absent.device, absent.hardware) == ("cuda:97", "")
     assert absent.problem  # in torch's words
@@ -140,6 +142,15 @@ def test_a_device_is_checked_by_computing_on_it_and_auto_names_the_one_it_would_
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert report.device in (expected, "cpu")
     assert (report.unused is not None) == (report.device == "cpu" and torch.cuda.is_available())
+
+
+def test_without_pytorch_the_processor_is_checked_and_nothing_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ScribbleSegmentLib.DeviceSection.torch_problem", lambda: "PyTorch is not installed.")
+    report = checkDevice("auto")
+    assert (report.device, report.problem, report.unused) == ("cpu", None, "PyTorch is not installed.")
+    assert report.milliseconds[0] > 0
+    assert report.milliseconds[1] is None
+    assert checkDevice("cuda").problem == "PyTorch is not installed."
 
 
 # Packages -----------------------------------------------------------------------------------------------------------

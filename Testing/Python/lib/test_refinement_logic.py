@@ -261,7 +261,7 @@ def test_what_cannot_begin_says_what_to_do(panel, logic, network, run):
     with pytest.raises(NetworkError, match="No network is chosen"):
         logic.run()
     logic.missingPackages = lambda: ("torch",)
-    with pytest.raises(Exception, match=r"missing: torch\. Press 'Set up'"):
+    with pytest.raises(Exception, match=r"need torch\. Press 'Install PyTorch'"):
         logic.run()
 
 

@@ -286,7 +286,11 @@ def test_a_failed_load_is_a_state_and_is_repeated_only_when_asked_for(service_of
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (ModuleNotFoundError("torch", name="torch"), ScribbleSegmentError, r"package torch is not.*press 'Set up' in"),
+        (
+            ModuleNotFoundError("torch", name="torch"),
+            ScribbleSegmentError,
+            "torch is not.*press 'Install PyTorch' in",
+        ),
         (OSError("libcudart.so.12: cannot open"), ScribbleSegmentError, r"libcudart\.so\.12.*restart Slicer"),
         (ImportError("DLL load failed: _C"), ScribbleSegmentError, "DLL load.*install it again, then restart Slicer"),
         (ModuleNotFoundError("No 'torch._C'", name="torch._C"), ScribbleSegmentError, r"torch\._C.*install it again"),

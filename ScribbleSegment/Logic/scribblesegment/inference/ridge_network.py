@@ -7,6 +7,7 @@ an image is computed once for both.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,6 +154,31 @@ class TorchEngine:
 
         with torch.autocast(torch.device(self._plan.device).type, torch.bfloat16, enabled=self._bfloat16):
             return compute(function, self._plan, *map(torch.tensor, arrays))
+
+
+def milliseconds_of_a_prediction(device: str | None = None) -> float:
+    """Time the network that runs by NumPy alone: the median of five predictions for new slices.
+
+    Args:
+        device: Where torch computes; None for NumPy.
+
+    Raises:
+        WeightsError: Its file is missing or damaged.
+    """
+    from scribblesegment.weights.checkpoints import load_arrays, load_network
+    from scribblesegment.weights.registry import default_weights, weights_file
+
+    path = weights_file(default_weights(torch=False))
+    module, description = load_arrays(path) if device is None else load_network(path)
+    network = Network.described(module, description, device=device or "cpu")
+    image = np.linspace(0, 1, network.size**2, dtype=np.float32).reshape(network.size, network.size)
+    prompts = Prompts.empty(image.shape).with_click((network.size // 2, network.size // 2))
+    times = []
+    for _ in range(6):  # the first one warms up
+        began = time.perf_counter()
+        network.predict(network.encode_image(image), prompts)
+        times.append(1000 * (time.perf_counter() - began))
+    return float(np.median(times[1:]))
 
 
 class RidgeNetwork(Network):

@@ -11,6 +11,7 @@ import importlib
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Logits = NDArray[np.float32]
 
-_SET_UP = "In 3D Slicer, press 'Set up' in the module Scribble Segment"
+_SET_UP = "In 3D Slicer, press 'Install PyTorch' in the module Scribble Segment"
+
+_DURATIONS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ class ServiceState:
     model: str  # name or path of the chosen model, as it was asked for
     device: str  # where the network runs; until it is loaded, the device that was asked for, perhaps "auto"
     message: str = ""  # what the user should know or do
-    milliseconds: float | None = None  # duration of the newest prediction; before the first, of a run when measured
+    milliseconds: float | None = None  # median of the newest predictions; before the first, of a run when measured
     takes_context: bool = False  # whether the network segments in context; False until it is loaded
 
 
@@ -119,6 +122,7 @@ class InferenceService:
         self._current: _Choice | None = None
         self._network: _LoadedNetwork | None = None
         self._failure: ScribbleSegmentError | None = None
+        self._durations: deque[float] = deque(maxlen=_DURATIONS)  # of predictions, in milliseconds
 
     @property
     def state(self) -> ServiceState:
@@ -211,7 +215,8 @@ class InferenceService:
         logits = network.predict(request)
         with self._lock:
             if self._state.kind == "ready" and self._current == self._wanted:
-                self._state = replace(self._state, milliseconds=1000.0 * (time.perf_counter() - began))
+                self._durations.append(1000.0 * (time.perf_counter() - began))
+                self._state = replace(self._state, milliseconds=float(np.median(self._durations)))
         return logits
 
     def _use(self, work: Callable[[_LoadedNetwork], T]) -> T:
@@ -254,6 +259,7 @@ class InferenceService:
                 raise self._failure from error
         else:
             self._network = network = _LoadedNetwork(predictor)
+            self._durations.clear()
             plan, in_context = predictor.plan, network.takes_context
             self._publish(ServiceState("ready", choice.model, plan.device, notice, plan.milliseconds, in_context))
             return network
