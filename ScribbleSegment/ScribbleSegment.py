@@ -33,8 +33,8 @@ class ScribbleSegment(ScriptedLoadableModule):
         self.parent.contributors = ["ScribbleSegment developers"]
         self.parent.helpText = _(
             "Segments a structure from a few scribbles, clicks or boxes with a neural network that comes with the "
-            "extension. Load a volume, press 'Open Segment Editor', and paint a stroke on the structure. Nothing has to "
-            "be installed, nothing is sent anywhere. Not for clinical use."
+            "extension. Load a volume, press 'Open Segment Editor', and paint a stroke on the structure. Nothing needs "
+            "to be installed, nothing is sent anywhere. Not for clinical use."
         )
         self.parent.acknowledgementText = _(
             "Based on ScribblePrompt (Wong et al., ECCV 2024) and Interactive Scribble Segmentation (Lowes et al., "

@@ -95,6 +95,8 @@ class RefinementPanel(VTKObservationMixin):
         ui.newLabelsComboBox.connect("currentIndexChanged(int)", lambda index: self._follow())
         ui.violationsList.connect("itemClicked(QListWidgetItem*)", self._onViolation)
         ui.growingCheckBox.connect("toggled(bool)", lambda checked: setattr(ui.thresholdSpinBox, "enabled", checked))
+        ui.correctionsTable.setEditTriggers(qt.QAbstractItemView.DoubleClicked | qt.QAbstractItemView.EditKeyPressed)
+        ui.correctionsTable.connect("itemChanged(QTableWidgetItem*)", self._onRenamed)
         header = ui.correctionsTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
         header.setStretchLastSection(True)
@@ -254,6 +256,13 @@ class RefinementPanel(VTKObservationMixin):
         if 0 <= row < len(self._violations):
             self._attempt(lambda: self.logic.goTo(self._violations[row]))
 
+    def _onRenamed(self, item) -> None:
+        """Give a painted segment the name that was typed, and so perhaps another label."""
+        corrections = corrections_of(self.resultNode)
+        if corrections is not None and item.text().strip():
+            corrections.GetSegmentation().GetSegment(item.data(qt.Qt.UserRole)).SetName(item.text().strip())
+        self._follow()
+
     def _onPainted(self, caller, event) -> None:
         self._follow()
 
@@ -398,12 +407,16 @@ class RefinementPanel(VTKObservationMixin):
     def _showMappings(self, rows) -> None:
         """Show what the painted segments stand for."""
         table = self.ui.correctionsTable
+        wasBlocked = table.blockSignals(True)
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, text in enumerate((row.name, formatMapping(row))):
                 item = qt.QTableWidgetItem(text)
-                item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
+                item.setData(qt.Qt.UserRole, row.segment_id)
+                renamed = qt.Qt.ItemIsEditable if column == 0 else qt.Qt.NoItemFlags
+                item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | renamed)
                 table.setItem(number, column, item)
+        table.blockSignals(wasBlocked)
         table.resizeRowsToContents()
         rowsHeight = sum(table.rowHeight(row) for row in range(len(rows)))
         table.setFixedHeight(min(table.horizontalHeader().sizeHint.height() + rowsHeight + 4, _TALLEST_TABLE))

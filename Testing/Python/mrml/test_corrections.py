@@ -330,7 +330,7 @@ def test_corrections_are_made_once_with_a_segment_for_each_label_in_the_colours_
     assert corrections_of(a_result) is None
     corrections = corrections_for(a_result, an_editor.volume, NAMES, "CT by liver corrections")
     assert corrections.GetName() == "CT by liver corrections"
-    assert list(ids_by_name(corrections)) == ["Background", "Liver", "Tumour"]
+    assert list(ids_by_name(corrections)) == ["Liver", "Tumour", "Background"]
     for name in ("Liver", "Tumour"):
         of_both = [one.GetSegmentation().GetSegment(ids_by_name(one)[name]) for one in (a_result, corrections)]
         assert of_both[0].GetColor() == of_both[1].GetColor()

@@ -467,7 +467,7 @@ def corrections_of(result_node: Any) -> Any:
 def corrections_for(result_node: Any, volume_node: Any, labels: Sequence[str], name: str) -> Any:
     """The segmentation to paint corrections of a result in; it is made, of this name, when there is none.
 
-    A new one has a segment for each label of the network, the background included, in the colours of the result.
+    A new one has a segment for each label of the network, the background as the last, in the colours of the result.
     Segments that the user has removed from an existing one stay away.
     """
     node = corrections_of(result_node)
@@ -477,7 +477,7 @@ def corrections_for(result_node: Any, volume_node: Any, labels: Sequence[str], n
     # Strokes are for the slice views; in 3D they would hide the result.
     node.GetDisplayNode().SetVisibility3D(False)
     segmentation = node.GetSegmentation()
-    for label, label_name in enumerate(labels):
+    for label, label_name in (*list(enumerate(labels))[1:], (0, "")):
         found = _find_segment(result_node, label_name) if label else None
         color = _BACKGROUND_COLOR if label == 0 else None if found is None else found.GetColor()
         segmentation.AddEmptySegment("", label_name if label else BACKGROUND_NAME, *([] if color is None else [color]))
