@@ -337,7 +337,7 @@ def test_corrections_are_made_once_with_a_segment_for_each_label_in_the_colours_
     assert not corrections.GetDisplayNode().GetVisibility3D()
     corrections.GetSegmentation().RemoveSegment(ids_by_name(corrections)["Liver"])
     assert corrections_for(a_result, an_editor.volume, NAMES, "c") is corrections is corrections_of(a_result)
-    assert list(ids_by_name(corrections)) == ["Background", "Tumour"]
+    assert list(ids_by_name(corrections)) == ["Tumour", "Background"]
     an_editor.scene.RemoveNode(corrections)
     assert corrections_of(a_result) is None
 

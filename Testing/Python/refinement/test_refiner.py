@@ -77,6 +77,35 @@ def test_a_refined_network_predicts_every_scribble(ndim, activation):
     assert np.array_equal(result.logits.argmax(0), result.labels)
 
 
+def two_discs(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (1, 48, 48) of a grey and a bright disc in noise, and their labels 1 and 2."""
+    rows, columns = np.ogrid[:48, :48]
+    labels = ((rows - 14) ** 2 + (columns - 14) ** 2 < 81) + 2 * ((rows - 32) ** 2 + (columns - 32) ** 2 < 100)
+    noise = np.random.default_rng(seed).normal(0, 0.08, labels.shape)
+    return (labels / 2 + noise)[None].astype(np.float32), labels
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_one_stroke_does_not_turn_a_whole_label_into_another_unless_nothing_is_held(held):
+    network = small_unet(3)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for step in range(120):
+        image, labels = two_discs(step)
+        logits = network(torch.from_numpy(image)[None])
+        optimizer.zero_grad()
+        functional.cross_entropy(logits, torch.from_numpy(labels)[None]).backward()
+        optimizer.step()
+    image, labels = two_discs(999)
+    stroke = np.full(labels.shape, -1, np.int16)
+    stroke[12:15, 10:14] = 2  # in the disc of label 1
+    marks = LabelScribbles.from_labels(stroke)
+    result = refine(network, image, marks, config=RefinementConfig() if held else RefinementConfig(anchor=0.0))
+    assert follows(result, marks)
+    far = labels == 1
+    far[5:22, 3:22] = False
+    assert (result.labels[far] == 1).mean() == pytest.approx(float(held), abs=0.1)
+
+
 @pytest.mark.parametrize("network", [small_unet(norm="batch"), DependingOnValues(small_unet())])
 def test_the_network_is_bit_identical_afterwards_also_when_it_ends_early(network):
     before = state_of(network.train())
