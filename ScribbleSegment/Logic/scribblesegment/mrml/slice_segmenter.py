@@ -86,14 +86,10 @@ class SliceTask:
         """Whether the segment still is where this was asked for, with the same gestures on the slice."""
         return self.target.exists and _drawn_on(self.target, self.plane) == self.gestures
 
-    @property
-    def unedited(self) -> NDArray[np.bool_]:
-        """Where the segment still is as it was written, bool (H, W); everywhere if it never was."""
-        if self.written is None:
-            return np.ones(self.plane.shape, bool)
+    def content(self) -> NDArray[np.bool_]:
+        """The segment on the plane as it is now, bool (H, W)."""
         target = self.target
-        content = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, self.plane)
-        return np.asarray(content == self.written)
+        return segment_on_plane(target.segmentation_node, target.segment_id, target.reference, self.plane)
 
 
 class SliceSegmenter:
@@ -418,7 +414,7 @@ class SliceSegmenter:
             return result
         if result.written is None:
             return result if result is self.preview else None
-        return result if result.unedited.all() else None
+        return result if np.array_equal(result.content(), result.written) else None
 
     def mask_of(self, result: SliceTask) -> NDArray[np.bool_]:
         """Give a result's mask under the current options, bool (H, W); protected segments are not yet cut out."""
@@ -543,7 +539,7 @@ class SliceSegmenter:
         if not applies:
             return False
         if not task.writes:
-            task.written = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, task.plane)
+            task.written = task.content()
         elif not self.options.automatic:
             self.preview = task
         else:
@@ -571,14 +567,14 @@ class SliceSegmenter:
             for other in masks:
                 if other is not one:
                     mask &= ~(masks[other] & (other.logits > one.logits))
-            # What was edited by other means since stays.
-            content = segment_on_plane(node, one.target.segment_id, one.target.reference, one.plane)
-            mask = np.where(one.unedited, mask, content)
+            if one.written is not None:  # what was edited by other means since stays
+                content = one.content()
+                mask = np.where(content == one.written, mask, content)
             own = np.asarray(rasterize(one.gestures, one.plane).scribbles.any(axis=0))
             kept = _accepted(one.target)
             changed |= write_mask(one.target, one.plane, mask, protect=protect, accepted=kept, touched=own)
         for one in masks:
-            one.written = segment_on_plane(node, one.target.segment_id, one.target.reference, one.plane)
+            one.written = one.content()
         if accepted:
             self._mark_accepted(target, plane)
         return changed
