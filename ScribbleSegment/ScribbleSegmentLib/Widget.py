@@ -42,13 +42,11 @@ class SampleDataSection:
         ):
             ui.sampleComboBox.addItem(label, name)
         ui.loadSampleButton.connect("clicked()", self.load)
-        self._say("")
         if not hasattr(slicer.modules, "sampledata"):
             reason = _("Slicer's module Sample Data is not available.")
             for widget in (ui.sampleComboBox, ui.loadSampleButton):
                 widget.enabled = False
                 widget.toolTip = reason
-            self._say(reason)
 
     def load(self) -> None:
         """Download and show the chosen volume; what was downloaded before is taken from Slicer's cache."""
@@ -71,8 +69,7 @@ class SampleDataSection:
             self._onLoaded(volumeNode)
 
     def _say(self, text: str) -> None:
-        self._ui.sampleLabel.text = text
-        self._ui.sampleLabel.visible = bool(text)
+        self._ui.statusLabel.text = text
 
 
 @parameterNodeWrapper

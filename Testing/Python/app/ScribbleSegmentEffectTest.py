@@ -255,7 +255,7 @@ class ScribbleSegmentEffectTest(EffectCase):
         self.assertLessEqual(widget.minimumSizeHint.width(), max(narrow, 460))
         for ui in (self.options, self.controls, self.ui):
             for name, one in vars(ui).items():
-                if name.endswith(("Button", "CheckBox", "ComboBox", "Slider", "SpinBox", "List")):
+                if name[0].islower() and name.endswith(("Button", "CheckBox", "ComboBox", "Slider", "SpinBox", "List")):
                     self.assertTrue(one.toolTip, name)
 
     def test_aLongAnswerIsShownUnderWay(self):
