@@ -249,6 +249,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         xy, positive = interactor.GetEventPosition(), self._isPositive(interactor)
         self.recorder.press(xy, self._world(xy, viewWidget), positive=positive, tool=self.options.tool)
         self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
+        self.views.showBrush(viewWidget, xy, positive=positive)
         return True
 
     def onMove(self, interactor, viewWidget, event) -> bool:
@@ -256,6 +257,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         xy = interactor.GetEventPosition()
         if self.recorder.active and self.recorder.move(xy, self._world(xy, viewWidget)):
             self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
+        # The brush after it, because this may draw the view.
         self.views.showBrush(viewWidget, xy, positive=self._isPositive(interactor))
         return self.recorder.active
 

@@ -107,7 +107,7 @@ class SliceViews:
     # The gesture being drawn ------------------------------------------------------------------------------------
 
     def showCurrent(self, viewWidget, recorder, xy, place) -> None:
-        """Draw the gesture that is being made, which began at a place of the segmenter."""
+        """Prepare the gesture that is being made, which began at a place of the segmenter; `showBrush` draws it."""
         self.lastUsed = viewWidget
         overlay = self.overlayOf(viewWidget)
         if recorder.tool == "brush":
@@ -118,7 +118,6 @@ class SliceViews:
         elif recorder.tool == "lasso":
             line = world_to_xy(viewWidget.mrmlSliceNode(), np.array(recorder.points))
             overlay.box.show(line, _colorOf(recorder.positive))
-        self._render(viewWidget)
 
     def finishCurrent(self) -> None:
         """Take the gesture that was being made away with the next refresh, which shows it among the others."""

@@ -82,9 +82,10 @@ class MissingDependencyError(ScribbleSegmentError, ImportError):
 def is_installed(module: str) -> bool:
     """Whether an optional library is there, without the time that importing it takes."""
     try:
-        return find_spec(module) is not None
+        spec = find_spec(module)
     except (ImportError, ValueError):
         return False
+    return spec is not None and spec.origin is not None  # a folder that is left of it has no origin
 
 
 def require_package(module: str, *, purpose: str, remedy: str) -> ModuleType:

@@ -72,3 +72,37 @@ def test_one_thread_is_used_where_it_is_faster() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_numpy_takes_the_number_of_threads_that_is_faster_at_the_moment(monkeypatch):
+    now, threads, seconds = 0.0, 4, {4: 1.0, 1: 0.1}
+
+    def use(count):
+        nonlocal threads
+        threads = count
+
+    def multiply(*matrices):
+        nonlocal now
+        now += seconds[threads]
+
+    monkeypatch.setattr(devices, "_openblas", lambda: (lambda: threads, use))
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(devices.time, "monotonic", lambda: now)
+    monkeypatch.setattr(devices.np, "matmul", multiply)
+    runner = devices.NumpyThreads()
+    assert [runner.run(lambda: threads) for _ in range(3)] == [1, 1, 1]
+    assert threads == 4, "the process has its own setting back"
+    seconds[1] = 3.0  # the other core is free now
+    assert runner.run(lambda: threads) == 1
+    now += 60.0
+    assert runner.run(lambda: threads) == 4
+
+
+def test_openblas_of_this_numpy_is_found_or_nothing_is():
+    found = devices._openblas()
+    if found is not None:
+        before = found[0]()
+        found[1](1)
+        assert found[0]() == 1
+        found[1](before)
+        assert found[0]() == before

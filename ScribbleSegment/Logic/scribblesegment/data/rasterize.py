@@ -262,14 +262,18 @@ def paint_line(
     picture: Picture, raster: SlicePlane, points_mm: Sequence[Point], radius_mm: float, color: Color
 ) -> None:
     """Paint a line with a round brush into a picture on a raster, in place; `radius_mm` is half its width."""
-    coverage = np.zeros(raster.shape, np.float32)
-    region = paint_stroke(coverage, raster, points_mm, radius_mm)
-    if region is None:
+    pixels, reach = raster.to_pixels(np.asarray(points_mm)), radius_mm / min(raster.spacing_mm) + 1
+    low = np.floor(pixels.min(axis=0) - reach).clip(0, raster.shape).astype(int)
+    high = np.ceil(pixels.max(axis=0) + reach + 1).clip(0, raster.shape).astype(int)
+    if (low >= high).any():
         return
-    window = tuple(slice(*ends) for ends in region)
-    alpha = coverage[window] * (255 * _STROKE_OPACITY)
-    part = picture[window]
-    covered = alpha >= part[..., 3]
+    near = SlicePlane(tuple((high - low).tolist()), raster.to_mm(low), raster.row_step_mm, raster.column_step_mm)
+    coverage = np.zeros(near.shape, np.float32)
+    if paint_stroke(coverage, near, points_mm, radius_mm) is None:
+        return
+    alpha = coverage * (255 * _STROKE_OPACITY)
+    part = picture[low[0] : high[0], low[1] : high[1]]
+    covered = (alpha > 0) & (alpha >= part[..., 3])
     part[covered, :3] = np.round(np.multiply(color, 255)).astype(np.uint8)
     part[covered, 3] = alpha[covered].astype(np.uint8)
 

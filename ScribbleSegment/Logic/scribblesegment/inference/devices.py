@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from scribblesegment.errors import DeviceError
 
@@ -32,6 +36,9 @@ _BUDGET_S = 0.5
 
 # Runs with either number of threads; the first of them also warms up.
 _THREAD_TRIALS = 3
+
+# How long a choice between one thread and all holds.
+_CHOICE_HOLDS_S = 20.0
 
 # A candidate that takes this many times the best so far is not tried again.
 _HOPELESS = 4.0
@@ -52,7 +59,7 @@ class ExecutionPlan:
 def torch_problem() -> str | None:
     """Say why torch cannot be used: it is missing, or its installation is broken; None where it can."""
     try:
-        import torch  # noqa: F401
+        from torch import nn  # noqa: F401 - what is left of a package that was removed can be imported, too
     except ModuleNotFoundError as error:
         return "PyTorch is not installed." if error.name == "torch" else f"PyTorch cannot be loaded: {error}."
     except Exception as error:  # broken libraries raise whatever they like
@@ -176,6 +183,61 @@ def compute(function: Callable[..., ResultT], plan: ExecutionPlan, *tensors: tor
 
     with torch.inference_mode(), limited_threads(plan.threads):
         return function(*(moved(tensor) for tensor in tensors))
+
+
+class NumpyThreads:
+    """Runs NumPy's matrix products on one core or on all, whichever is faster at the moment.
+
+    OpenBLAS divides every product among all cores and waits for the last of them. While something else runs on one of
+    these, a network takes twenty times as long as on one core alone.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._holds_until = 1, -math.inf
+        self._product = [np.ones(shape, np.float32) for shape in ((64, 576), (576, 2304))]
+
+    def run(self, work: Callable[[], ResultT]) -> ResultT:
+        """Do some work on the better number of threads; every now and then it is found out which that is."""
+        functions = _openblas()
+        most = 1 if functions is None else functions[0]()
+        if functions is None or most == 1:
+            return work()
+        _tell, use = functions
+        try:
+            if time.monotonic() > self._holds_until:
+                self._count = min((1, most), key=lambda count: self._seconds(use, count))
+                self._holds_until = time.monotonic() + _CHOICE_HOLDS_S
+            use(self._count)
+            return work()
+        finally:
+            use(most)  # the process's own setting: others share it
+
+    def _seconds(self, use: Callable[[int], None], count: int) -> float:
+        """Time a few products of the size that networks have, all of them: the slow ones are what matters here."""
+        use(count)
+        np.matmul(*self._product)
+        began = time.perf_counter()
+        for _ in range(4):
+            np.matmul(*self._product)
+        return time.perf_counter() - began
+
+
+@lru_cache(maxsize=1)
+def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """What tells and what sets OpenBLAS's number of threads; None where NumPy computes with something else."""
+    folder = Path(np.__file__).parent
+    files = {*folder.parent.glob("numpy.libs/*openblas*"), *folder.glob(".dylibs/*openblas*")}
+    with contextlib.suppress(OSError):  # only Linux tells what is loaded; there it may be the system's
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        files |= {Path(line.split()[-1]) for line in loaded if "openblas" in line}
+    for file in sorted(files):
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(str(file))
+            for prefix, suffix in (("scipy_", "64_"), ("", ""), ("", "64_"), ("scipy_", "")):
+                with contextlib.suppress(AttributeError):
+                    tell = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
+                    return tell, getattr(library, f"{prefix}openblas_set_num_threads{suffix}")
+    return None
 
 
 def best_thread_count(work: Callable[[], object]) -> int | None:

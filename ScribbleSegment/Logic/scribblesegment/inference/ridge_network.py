@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.inference.devices import ExecutionPlan, compute, prepare, resolve_device
+from scribblesegment.inference.devices import ExecutionPlan, NumpyThreads, compute, prepare, resolve_device
 from scribblesegment.inference.predictor import Network
 from scribblesegment.models.ridge_unet_numpy import (
     BOX,
@@ -68,11 +68,11 @@ class NumpyEngine:
     """Computes with NumPy."""
 
     def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
-        self._network = RidgeUNetNumpy(parameters)
+        self._network, self._threads = RidgeUNetNumpy(parameters), NumpyThreads()
 
     def encode(self, image: FloatArray) -> Any:
         """Encode an image (size, size)."""
-        return self._network.encode(image)
+        return self._threads.run(lambda: self._network.encode(image))
 
     def entry(self, features: Any, mask: FloatArray) -> Any:
         """Make a context entry of an encoded image and its mask."""
@@ -88,7 +88,7 @@ class NumpyEngine:
 
     def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
         """Predict logits (size, size), and the logit of the structure being there at all."""
-        return self._network.decode(features, prompts, evidence)
+        return self._threads.run(lambda: self._network.decode(features, prompts, evidence))
 
 
 def crop_map(values: FloatArray, rows: tuple[float, float], columns: tuple[float, float], size: int) -> FloatArray:
