@@ -402,7 +402,7 @@ class RidgeUNet(nn.Module):
 
 
 def _doubled(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2, mode="nearest")
+    return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _local(image: Tensor) -> Tensor:
