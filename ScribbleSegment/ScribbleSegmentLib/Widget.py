@@ -26,15 +26,10 @@ from .SegmentEditorAccess import openSegmentEditor
 class SampleDataSection:
     """Loads the extension's own sample volume or one of Slicer's."""
 
-    def __init__(self, ui, onLoaded: Callable[[slicer.vtkMRMLScalarVolumeNode], None]) -> None:
-        """Use the widgets of a form.
-
-        Args:
-            ui: Its widgets by name.
-            onLoaded: Given the volume that was loaded.
-        """
+    def __init__(self, ui, say: Callable[[str], None]) -> None:
+        """Use the widgets of a form; `say` is told what the user should know."""
         self._ui = ui
-        self._onLoaded = onLoaded
+        self._say = say
         for label, name in (
             (_("Synthetic abdomen, comes with the extension"), "ScribbleSegmentAbdomen"),
             (_("CT of a chest"), "CTChest"),
@@ -66,10 +61,7 @@ class SampleDataSection:
                     else _("{name} could not be loaded. Check the internet connection.").format(name=name)
                 )
         if volumeNode is not None:
-            self._onLoaded(volumeNode)
-
-    def _say(self, text: str) -> None:
-        self._ui.statusLabel.text = text
+            self._ui.volumeSelector.setCurrentNode(volumeNode)
 
 
 @parameterNodeWrapper
@@ -107,7 +99,7 @@ class ModulePanel:
         self.network = NetworkSection(ui, self._models, lambda name: self._choose(Selection(model=name)))
         self.device = DeviceSection(ui, lambda name: self._choose(Selection(device=name)))
         self.packages = PackagesSection(ui, RequiredPackages(), PackageInstaller(), self._onInstalled)
-        self.sampleData = SampleDataSection(ui, ui.volumeSelector.setCurrentNode)
+        self.sampleData = SampleDataSection(ui, self._say)
         self.refinement = RefinementPanel()
         self._addSection(self.refinement)
         ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
@@ -129,7 +121,7 @@ class ModulePanel:
     def enter(self) -> None:
         """The module is shown."""
         self.packages.refresh()
-        self._ui.statusLabel.text = ""
+        self._say("")
         self._showState()
         if sharedInference().state.kind == "loading":
             self._timer.start()
@@ -207,7 +199,11 @@ class ModulePanel:
     # Segment Editor, and further sections -----------------------------------------------------------------------
 
     def _onOpenSegmentEditor(self) -> None:
-        self._ui.statusLabel.text = openSegmentEditor(self._ui.volumeSelector.currentNode())
+        self._say(openSegmentEditor(self._ui.volumeSelector.currentNode()))
+
+    def _say(self, text: str) -> None:
+        self._ui.statusLabel.text = text
+        self._ui.statusLabel.visible = bool(text)
 
     def _addSection(self, panel: RefinementPanel) -> None:
         section = ctk.ctkCollapsibleButton()
