@@ -15,6 +15,7 @@ from slicer.util import VTKObservationMixin
 
 from scribblesegment.errors import PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import xy_to_world
+from scribblesegment.mrml.labelmaps import refresh_derived
 from scribblesegment.mrml.propagation import VolumePropagation
 from scribblesegment.mrml.recorder import AnnotationRecorder
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
@@ -35,9 +36,13 @@ _TOOL_KEYS = {"s": "brush", "c": "click", "o": "box", "l": "lasso"}
 
 # Slicer's idle event loop keeps Python's global lock, so that the thread that predicts would stand still. Each tick
 # therefore waits on it, without the lock; the window stays responsive between ticks.
-_INTERVAL_MS = 2
-_LENT_SECONDS = 0.006
+_INTERVAL_MS = 1
+_LENT_SECONDS = 0.012
+_LENT_WHILE_DRAWING_SECONDS = 0.004
 _HEAD_START_SECONDS = 0.02
+
+# Surfaces, which take seconds in large segments, are made again when nothing has been drawn or written for a while.
+_SURFACE_PAUSE_MS = 300
 
 # How long an answer may take before it is said that one is on its way.
 _PATIENCE_SECONDS = 0.3
@@ -70,6 +75,13 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._busySince = None
         self._busyShown = False
         self._viewName = "Red"
+        # Segments whose surfaces are out of date, by segmentation node: now, and in saved undo states.
+        self._underived, self._underivedStates = {}, {}
+        self._taking = False  # whether segments change because the effect changes them
+        self._surfaceTimer = qt.QTimer()
+        self._surfaceTimer.setSingleShot(True)
+        self._surfaceTimer.setInterval(_SURFACE_PAUSE_MS)
+        self._surfaceTimer.timeout.connect(self._derive)
 
     # What Slicer calls ------------------------------------------------------------------------------------------
 
@@ -128,8 +140,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         """Get ready: load the network in the background, show what was drawn."""
         inference = sharedInference()
         if self.segmenter is None or self._inference is not inference:
-            images, saveState = SourceImages(), self.scriptedEffect.saveStateForUndo
-            contextOf = self.context.contextOf
+            images, saveState, contextOf = SourceImages(), self._saveState, self.context.contextOf
             self._inference = inference
             self.segmenter = SliceSegmenter(
                 inference,
@@ -137,9 +148,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
                 images=images,
                 context_of=contextOf,
                 on_finished=self.context.onFinished,
+                derive=self._deriveLater,
             )
             self.propagation.engine = VolumePropagation(
-                inference, save_state=saveState, context_of=contextOf, images=images
+                inference, save_state=saveState, context_of=contextOf, images=images, derive=self._deriveLater
             )
         self.segmenter.options = self.options.segmenterOptions
         sharedContexts().retry()
@@ -169,6 +181,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._inference.rest(timeout_s=0.1)
         self.propagation.engine.poll()  # so that it can be gone on from
         self.context.cleanup()
+        self._derive()
         self.timer.stop()
         self._showBusy(False)
         self.views.remove()
@@ -351,27 +364,37 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
 
     def onSegmentsChanged(self, caller, event) -> None:
         """Follow undo, redo, and edits by others."""
-        if self.views is not None:
-            self.views.refreshSoon()
+        if self.views is None:
+            return
+        self.views.refreshSoon()
+        if not self._taking:  # perhaps undo, to a state whose surfaces were out of date
+            for node, segmentIds in self._underivedStates.items():
+                self._deriveLater(node, segmentIds)
 
     def onSceneClosing(self, caller=None, event=None) -> None:
         """Drop what belongs to a scene that goes."""
         self.recorder.cancel()
+        self._underived.clear()
+        self._underivedStates.clear()
         if self.segmenter is not None:
             self.propagation.reset()
             self.segmenter.reset()
         if self.views is not None:
             self.views.hideAll()
 
-    def tick(self, seconds: float = _LENT_SECONDS) -> None:
+    def tick(self, seconds: float | None = None) -> None:
         """Take in results; nothing else happens as long as nothing comes."""
         inference = self._inference
-        inference.wait(seconds)
+        inference.wait(seconds or (_LENT_WHILE_DRAWING_SECONDS if self.recorder.active else _LENT_SECONDS))
         state = inference.state
         if (state.kind, state.message) != self._told:
             self._onState(state)
-        update = self.segmenter.poll()
-        changed = update.changed | self.propagation.poll()
+        self._taking = True
+        try:
+            update = self.segmenter.poll()
+            changed = update.changed | self.propagation.poll()
+        finally:
+            self._taking = False
         self.context.poll()
         if update.problem:
             self.say(update.problem, problem=True)
@@ -387,6 +410,32 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._showBusy(waiting and time.monotonic() - self._busySince > _PATIENCE_SECONDS)
         if not (waiting or self.propagation.busy or self.context.busy):
             self.timer.stop()
+
+    def _saveState(self) -> None:
+        for node, segmentIds in self._underived.items():
+            self._underivedStates.setdefault(node, set()).update(segmentIds)
+        self.scriptedEffect.saveStateForUndo()
+
+    def _deriveLater(self, segmentationNode, segmentIds) -> None:
+        self._underived.setdefault(segmentationNode, set()).update(segmentIds)
+        self._surfaceTimer.start()
+
+    def _derive(self) -> None:
+        """Make surfaces again."""
+        if self.recorder.active or (self.views is not None and self.segmenter.busy):
+            self._surfaceTimer.start()
+            return
+        underived, self._underived = self._underived, {}
+        self._taking = True
+        try:
+            for node, segmentIds in underived.items():
+                if node.GetScene() is None:
+                    continue
+                refresh_derived(node, segmentIds)
+                for segmentId in segmentIds:
+                    node.GetSegmentation().InvokeEvent(slicer.vtkSegmentation.RepresentationModified, segmentId)
+        finally:
+            self._taking = False
 
     def _onState(self, state) -> None:
         before, self._told = self._told, (state.kind, state.message)

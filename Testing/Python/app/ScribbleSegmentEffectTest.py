@@ -153,15 +153,25 @@ class ScribbleSegmentEffectTest(EffectCase):
         self.assertFalse(self.mask()[15, 26:45, 17].any())
 
     def test_theSurfaceStaysAndFollows(self):
-        """The 3D representation is there after a stroke, and has grown."""
+        """The 3D representation has grown soon after a stroke, and shrinks again with undo."""
         self.segmentBlock(15)
         self.segmentation.CreateClosedSurfaceRepresentation()
         surface = vtk.vtkPolyData()
         self.segmentation.GetClosedSurfaceRepresentation(self.first, surface)
-        before = surface.GetBounds()
-        self.segmentBlock(16)
-        self.segmentation.GetClosedSurfaceRepresentation(self.first, surface)
-        self.assertGreater(surface.GetBounds()[5], before[5])
+        before = surface.GetBounds()[5]
+
+        def top():
+            self.segmentation.GetClosedSurfaceRepresentation(self.first, surface)
+            return surface.GetBounds()[5]
+
+        for k in (16, 17, 18):  # faster than surfaces are made
+            self.segmentBlock(k)
+        self.wait(lambda: top() > before + 4)
+        self.editor.undo()
+        self.wait(lambda: before + 2 < top() < before + 5)
+        self.editor.undo()
+        self.editor.undo()
+        self.wait(lambda: abs(top() - before) < 0.5)
 
     # Options ----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ layer once, however many of its segments are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -410,13 +410,14 @@ def edit_as_labelmaps(segmentation_node: Any) -> None:
         display_node.SetPreferredDisplayRepresentationName2D(BINARY_LABELMAP)
 
 
-def refresh_derived(segmentation_node: Any, segment_ids: Sequence[str]) -> None:
+def refresh_derived(segmentation_node: Any, segment_ids: Collection[str]) -> None:
     """Make all that is derived from the label maps of some segments again: surfaces, for instance.
 
-    Forms that Slicer cannot derive from label maps are left as they are.
+    Forms that Slicer cannot derive from label maps are left as they are, and segments that have gone passed over.
     """
     segmentation = segmentation_node.GetSegmentation()
-    segments = [segmentation.GetSegment(segment_id) for segment_id in segment_ids]
+    found = [segmentation.GetSegment(segment_id) for segment_id in segment_ids]
+    segments = [segment for segment in found if segment is not None]
     derived: dict[str, None] = {}
     for segment in segments:
         names: list[str] = []

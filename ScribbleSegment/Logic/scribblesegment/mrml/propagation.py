@@ -24,6 +24,7 @@ from scribblesegment.mrml.labelmaps import (
     layers,
     on_lattice,
     overlap,
+    refresh_derived,
     resampled,
     segment_on_plane,
     segments_on_plane,
@@ -34,7 +35,7 @@ from scribblesegment.mrml.masking import Protect, in_intensity_range, mask_segme
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
-from scribblesegment.mrml.writer import accepted_elsewhere, write_slices
+from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_slices
 from scribblesegment.propagation import AnnotatedSegment
 from scribblesegment.service.service import InferenceService, PropagationJob
 from scribblesegment.service.worker import Progress
@@ -144,6 +145,7 @@ class VolumePropagation:
         context_of: Callable[[EditTarget], ContextSet | None] = lambda target: None,
         images: SourceImages | None = None,
         history: PropagationHistory | None = None,
+        derive: Derive = refresh_derived,
     ) -> None:
         """Connect to inference and to the editor's undo.
 
@@ -153,12 +155,14 @@ class VolumePropagation:
             context_of: Gives the context set of a segment, or None; must not wait for anything.
             images: Cache of images, shared with others that work on the same scene.
             history: Earlier propagations to build on; what is made here is added.
+            derive: Makes surfaces of changed segments again, perhaps later.
         """
         self._inference = inference
         self._save_state = save_state
         self._context_of = context_of
         self._images = images or SourceImages()
         self._history = history or PropagationHistory()
+        self._derive = derive
         self._run: _Run | None = None
 
     @property
@@ -210,7 +214,7 @@ class VolumePropagation:
             intensity_range=first.source.intensity_range,
             threshold=options.clean_up.threshold,
         )
-        shared = self._inference, self._images, self._save_state
+        shared = self._inference, self._images, self._save_state, self._derive
         self._run = _Run(job, segments, protect, options.clean_up, made_from, *shared)
 
     def poll(self) -> PropagationUpdate:
@@ -386,9 +390,10 @@ class _Run:
         inference: InferenceService,
         images: SourceImages,
         save_state: Callable[[], object],
+        derive: Derive,
     ) -> None:
         self._job, self._segments, self._protect, self._clean_up = job, segments, protect, clean_up
-        self._made_from, self._images = made_from, images
+        self._made_from, self._images, self._derive = made_from, images, derive
         self._run_id = uuid.uuid4().hex
         self._pending: dict[tuple[int, int], PropagatedSlice] = {}  # by label and index
         self._closed = self._undone = self._complete = False
@@ -505,7 +510,7 @@ class _Run:
         changed = False
         for label, one in existing.items():
             masks = [(plane, self._allowed(one, existing, plane, mask)) for plane, mask in work[label]]
-            changed |= write_slices(one.target, masks, protect=self._protect)
+            changed |= write_slices(one.target, masks, protect=self._protect, derive=self._derive)
         now = time.monotonic()
         self._next_write = now + max(_LEAST_PAUSE_S, _PAUSE_PER_WRITE * (now - began))
         return changed

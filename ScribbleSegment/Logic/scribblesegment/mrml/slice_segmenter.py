@@ -25,13 +25,18 @@ from scribblesegment.data.masks import CleanUp, with_neighbours
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import length_scale, transformed, view_plane, world_to_mm
-from scribblesegment.mrml.labelmaps import segment_on_plane, segments_on_plane, visible_other_segments
+from scribblesegment.mrml.labelmaps import (
+    refresh_derived,
+    segment_on_plane,
+    segments_on_plane,
+    visible_other_segments,
+)
 from scribblesegment.mrml.masking import Protect, protected_segments
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, read_accepted, write_accepted, write_drawing
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, slice_context, target_of
-from scribblesegment.mrml.writer import accepted_elsewhere, write_mask
+from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_mask
 from scribblesegment.service.service import InferenceService, Logits, SliceRequest
 from scribblesegment.service.worker import Task
 
@@ -108,6 +113,7 @@ class SliceSegmenter:
         options: SegmenterOptions | None = None,
         context_of: Callable[[EditTarget], ContextSet | None] = lambda target: None,
         on_finished: Callable[[EditTarget, SlicePlane], object] = lambda target, plane: None,
+        derive: Derive = refresh_derived,
     ) -> None:
         """Connect to inference and to the editor's undo.
 
@@ -120,6 +126,7 @@ class SliceSegmenter:
                 for anything.
             on_finished: Told of a slice along an axis that is right, once the user has gone on to another one: that
                 was accepted or corrected, or left as it was while slices on both sides were.
+            derive: Makes surfaces of changed segments again, perhaps later.
         """
         self.options = options or SegmenterOptions()  # may be replaced; `reapply` makes them count for what is shown
         self.preview: SliceTask | None = None  # the result that waits to be accepted
@@ -127,6 +134,7 @@ class SliceSegmenter:
         self._save_state = save_state
         self._context_of = context_of
         self._on_finished = on_finished
+        self._derive = derive
         self._images = images or SourceImages()
         self._waiting: list[SliceTask] = []  # oldest first
         self._running: SliceTask | None = None
@@ -572,7 +580,9 @@ class SliceSegmenter:
                 mask = np.where(content == one.written, mask, content)
             own = np.asarray(rasterize(one.gestures, one.plane).scribbles.any(axis=0))
             kept = _accepted(one.target)
-            changed |= write_mask(one.target, one.plane, mask, protect=protect, accepted=kept, touched=own)
+            changed |= write_mask(
+                one.target, one.plane, mask, protect=protect, accepted=kept, touched=own, derive=self._derive
+            )
         for one in masks:
             one.written = one.content()
         if accepted:

@@ -8,7 +8,7 @@ protected segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,12 @@ from scribblesegment.mrml.masking import editable_at
 from scribblesegment.mrml.tags import AcceptedSlices
 from scribblesegment.mrml.target import EditTarget
 
+Derive = Callable[[Any, Collection[str]], object]
+"""Makes again what is derived from label maps of a vtkMRMLSegmentationNode's segments, given by identifiers.
+
+Who does so later than at once invokes vtkSegmentation.RepresentationModified then.
+"""
+
 
 def write_voxels(
     segmentation_node: Any,
@@ -61,6 +67,7 @@ def write_voxels(
     removed_kji: NDArray[np.int64],
     *,
     protect: Sequence[str] = (),
+    derive: Derive = refresh_derived,
 ) -> BoxKji | None:
     """Add voxels to a segment and take others out of it.
 
@@ -78,6 +85,7 @@ def write_voxels(
         added_kji: int64 (N, 3). Those that belong to a protected segment are left out.
         removed_kji: int64 (N, 3). What is added as well stays in the segment.
         protect: Identifiers of segments that never change, whatever the modes are.
+        derive: Makes surfaces and the like again; it may do so later.
 
     Returns:
         The box around everything that changed, or None if nothing did.
@@ -105,7 +113,7 @@ def write_voxels(
     for other in segments_among(segmentation_node, overwritten, reference, added):
         edit.erase(other, added)
     edit.paint(segment_id, added[~segment_at(segmentation_node, segment_id, reference, added)])
-    return edit.finish(segment_id)
+    return edit.finish(segment_id, derive)
 
 
 def _overwritten(segmentation_node: Any, editor_node: Any, segment_id: str) -> list[str]:
@@ -173,7 +181,7 @@ class _Edit:
         voxels.reshape(-1)[flat] = self.segmentation.GetSegment(segment_id).GetLabelValue()
         self._record(segment_id, kji)
 
-    def finish(self, segment_id: str) -> BoxKji | None:
+    def finish(self, segment_id: str, derive: Derive) -> BoxKji | None:
         """Tell everybody who shows the segments; returns the box around all changes."""
         if not self.changed:
             return None
@@ -181,7 +189,7 @@ class _Edit:
         logic = vtkSlicerSegmentationsModuleLogic
         if logic.GetSegmentStatus(segment) == logic.NotStarted:
             logic.SetSegmentStatus(segment, logic.InProgress)
-        refresh_derived(self.node, list(self.changed))
+        derive(self.node, list(self.changed))
         for changed in self.changed:
             self.segmentation.InvokeEvent(vtkSegmentation.SourceRepresentationModified, changed)
             self.segmentation.InvokeEvent(vtkSegmentation.RepresentationModified, changed)
@@ -268,6 +276,7 @@ def write_mask(
     protect: Sequence[str] = (),
     accepted: AcceptedSlices | None = None,
     touched: NDArray[np.bool_] | None = None,
+    derive: Derive = refresh_derived,
 ) -> bool:
     """Make the segment equal to a mask on one plane, as far as masking and protection allow it.
 
@@ -278,6 +287,7 @@ def write_mask(
         protect: Identifiers of segments that must not change.
         accepted: Slices of the segment that are right; where the plane cuts those along other axes, nothing changes.
         touched: bool (H, W), pixels at which it does all the same, since the user painted there.
+        derive: As for `write_voxels`.
 
     Returns:
         Whether a voxel changed.
@@ -293,11 +303,15 @@ def write_mask(
         return False
     wanted = mask[tuple(voxels.pixels.T)]
     present = segment_at(node, segment_id, reference, voxels.kji)
-    return _write(target, voxels.kji[wanted & ~present], voxels.kji[present & ~wanted], protect)
+    return _write(target, voxels.kji[wanted & ~present], voxels.kji[present & ~wanted], protect, derive)
 
 
 def write_slices(
-    target: EditTarget, masks: Sequence[tuple[SlicePlane, NDArray[np.bool_]]], *, protect: Sequence[str] = ()
+    target: EditTarget,
+    masks: Sequence[tuple[SlicePlane, NDArray[np.bool_]]],
+    *,
+    protect: Sequence[str] = (),
+    derive: Derive = refresh_derived,
 ) -> bool:
     """Make the segment equal to masks on several slices at once, as `write_mask` does on each.
 
@@ -305,6 +319,7 @@ def write_slices(
         target: Segment to change.
         masks: Different slices of the target's grid, and bool (H, W) for each.
         protect: Identifiers of segments that must not change.
+        derive: As for `write_voxels`.
 
     Returns:
         Whether a voxel changed.
@@ -315,7 +330,7 @@ def write_slices(
         present = segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
         added.append(slice_voxels(plane, mask & ~present))
         removed.append(slice_voxels(plane, present & ~mask))
-    return _write(target, np.concatenate(added), np.concatenate(removed), protect)
+    return _write(target, np.concatenate(added), np.concatenate(removed), protect, derive)
 
 
 def slice_voxels(plane: SlicePlane, pixels: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -330,7 +345,13 @@ def slice_voxels(plane: SlicePlane, pixels: NDArray[np.bool_]) -> NDArray[np.int
     return np.insert(np.argwhere(pixels), axis, index, axis=1)
 
 
-def _write(target: EditTarget, added: NDArray[np.int64], removed: NDArray[np.int64], protect: Sequence[str]) -> bool:
+def _write(
+    target: EditTarget,
+    added: NDArray[np.int64],
+    removed: NDArray[np.int64],
+    protect: Sequence[str],
+    derive: Derive,
+) -> bool:
     node, segment_id, reference = target.segmentation_node, target.segment_id, target.reference
 
     def editable(kji: NDArray[np.int64], *, removing: bool) -> NDArray[np.int64]:
@@ -344,7 +365,9 @@ def _write(target: EditTarget, added: NDArray[np.int64], removed: NDArray[np.int
     added, removed = editable(added, removing=False), editable(removed, removing=True)
     if not (len(added) or len(removed)):
         return False
-    changed = write_voxels(node, target.editor_node, segment_id, reference, added, removed, protect=protect)
+    changed = write_voxels(
+        node, target.editor_node, segment_id, reference, added, removed, protect=protect, derive=derive
+    )
     return changed is not None
 
 
