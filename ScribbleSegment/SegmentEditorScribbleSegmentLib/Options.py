@@ -36,6 +36,7 @@ _DEFAULTS = {
     "FillHoles": 0,
     "SmallestIslandMm2": 0.0,
     "AddAccepted": 1,
+    "Follow": 0,
 }
 _CHECK_BOXES = {
     "Automatic": "automaticCheckBox",

@@ -19,6 +19,8 @@ from scribblesegment.mrml.tags import read_accepted
 from scribblesegment.mrml.target import align_view, show_slice, shown_slice
 from ScribbleSegmentLib.Inference import sharedInference
 
+from .Options import show
+
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentPropagation.ui"
 
 # Shown progress changes this often; setting a label repaints the window.
@@ -40,6 +42,7 @@ class PropagationSection:
         self.engine = None
         # A propagation that waits for the answer to the newest stroke, which it is to start from.
         self._waiting = False
+        self._follows = False  # whether that, or the one under way, belongs to a stroke
         self._axis: int | None = None  # of the latest propagation
         self._proposed: tuple[str, int] | None = None
         self._shown = None  # axis and index of the shown slice, its axis' length, its image, and what was said of it
@@ -58,6 +61,7 @@ class PropagationSection:
         ):
             button.clicked.connect(lambda checked=False, action=action: effect.attempt(action))
         ui.acceptSliceButton.clicked.connect(lambda checked: effect.attempt(lambda: self.accept(checked)))
+        ui.followCheckBox.toggled.connect(lambda checked: effect.scriptedEffect.setParameter("Follow", int(checked)))
         ui.rangeCheckBox.toggled.connect(lambda checked: self._showRange(checked))
         ui.uncertainList.itemClicked.connect(lambda item: effect.attempt(lambda: self.goTo(*item.data(qt.Qt.UserRole))))
         # Translating takes milliseconds in Slicer, and these are shown again and again.
@@ -82,9 +86,14 @@ class PropagationSection:
 
     def start(self) -> None:
         """Propagate, once everything that was drawn is answered."""
-        self._waiting = True
+        self._waiting, self._follows = True, False
         self._showReport(None)
         self.poll()
+
+    def follow(self) -> None:
+        """Propagate from a stroke that has been answered, if that is wanted, as a part of its undo step."""
+        if self._effect.options.isOn("Follow"):
+            self._waiting = self._follows = True
 
     def interrupt(self) -> None:
         """End a propagation and keep what is done, because something else is about to edit the segmentation."""
@@ -170,6 +179,7 @@ class PropagationSection:
         if self._shown == (shown, accepted, oblique):
             return
         self._shown = shown, accepted, oblique
+        show(self.ui.followCheckBox, "checked", self._effect.options.isOn("Follow"))
         ui, texts = self.ui, self._texts
         ui.alignButton.visible = oblique
         for widget in (ui.acceptSliceButton, ui.fromHereButton, ui.toHereButton, ui.propagateButton):
@@ -201,8 +211,8 @@ class PropagationSection:
         options = effect.segmenter.options
         low, high = round(self.ui.rangeWidget.minimumValue), round(self.ui.rangeWidget.maximumValue) + 1
         try:
-            # Going on to other slices finishes the one that was worked on.
-            effect.segmenter.slice_viewed()
+            if not self._follows:  # going on to other slices finishes the one that was worked on
+                effect.segmenter.slice_viewed()
             self._axis = shown_slice(effect.sliceNode, effect.segmenter.target(effect.editorNode))[0]
             self.engine.start(
                 effect.editorNode,
@@ -214,9 +224,11 @@ class PropagationSection:
                     model=sharedInference().state.model,
                 ),
                 all_segments=options.together,
+                own_step=not self._follows,
             )
         except ScribbleSegmentError as error:
-            effect.say(str(error), problem=True)
+            if not self._follows:  # an oblique view, for instance, where nothing follows
+                effect.say(str(error), problem=True)
 
     def _showRunning(self, running: bool) -> None:
         ui = self.ui

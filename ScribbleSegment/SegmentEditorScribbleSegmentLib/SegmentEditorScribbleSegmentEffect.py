@@ -392,6 +392,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._taking = True
         try:
             update = self.segmenter.poll()
+            if update.written:
+                self.propagation.follow()
             changed = update.changed | self.propagation.poll()
         finally:
             self._taking = False

@@ -370,7 +370,7 @@ def designer_forms(place: Workplace) -> dict[str, Any]:
 
 PARAMETERS = (
     *("Positive", "Tool", "Automatic", "Protect", "LearnFromOthers", "Together", "Threshold", "ShowProbability"),
-    *("KeepTouched", "FillHoles", "SmallestIslandMm2", "AddAccepted"),
+    *("KeepTouched", "FillHoles", "SmallestIslandMm2", "AddAccepted", "Follow"),
     *("BrushAbsoluteDiameter", "BrushRelativeDiameter", "BrushIsRelative"),
 )
 KEPT_NAME = re.compile(r"ScribbleSegment[./][A-Z][\w.]*|SCRIBBLESEGMENT_[A-Z_]+|scribbleSegment\w+")

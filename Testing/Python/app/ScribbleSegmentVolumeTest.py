@@ -65,6 +65,25 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.editor.redo()
         self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)), self.status())
 
+    def test_theVolumeFollowsAStrokeAsAPartOfItsUndoStep(self):
+        """When that is wanted; the next stroke interrupts, and what it cannot reach stays."""
+        self.controls.followCheckBox.checked = True
+        self.segmentBlock(15)
+        self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)), self.status())
+        self.predictor.seconds = 0.1
+        self.drag("Red", (10, 25, 17), (10, 45, 17), ctrl=True, settle=False)
+        self.settle(until=lambda: not self.mask()[10, 26:45, 17].any())
+        self.predictor.seconds = 0.0
+        self.settle()
+        self.assertFalse(self.mask()[10, 26:45, 17].any())
+        self.assertTrue(self.mask()[24, 20:50, 18:40].all())
+        self.editor.undo()
+        self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)), self.status())
+        self.editor.undo()
+        self.assertFalse(self.mask().any())
+        self.editor.redo()
+        self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)))
+
     def test_itGoesAlongTheViewThatWasUsed(self):
         """A stroke in the green view, propagated along its axis."""
         self.drag("Green", (10, 35, 20), (20, 35, 34))

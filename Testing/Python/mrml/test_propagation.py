@@ -131,8 +131,10 @@ class Workplace:
         target = self.target()
         return read_accepted(target.segment, target.reference.grid).indices[0]
 
-    def start(self, *, all_segments=False, **options):
-        self.propagation.start(self.node, self.view, PropagationOptions(**options), all_segments=all_segments)
+    def start(self, *, all_segments=False, own_step=True, **options):
+        self.propagation.start(
+            self.node, self.view, PropagationOptions(**options), all_segments=all_segments, own_step=own_step
+        )
 
     def settle(self):
         """Let it come to its end; returns its report and problem."""
@@ -575,3 +577,21 @@ def test_reports_sum_up_several_segments_and_name_the_least_certain_slices():
     assert report.worth_correcting is second
     empty = PropagationReport(0, (SegmentReport("a", "liver"),))
     assert (empty.mean_confidence, empty.worth_correcting, empty.segments[0].uncertain()) == (None, None, [])
+
+
+def test_what_follows_a_stroke_is_a_part_of_its_undo_step(at_work):
+    before = at_work.state()
+    at_work.save_state()  # as the stroke does
+    at_work.accept(region(*STRUCTURE), 7)
+    saves = at_work.saves
+    at_work.start(own_step=False)
+    report, problem = at_work.settle()
+    assert problem is None
+    assert report.made > 0
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+    assert at_work.saves == saves
+    after = at_work.state()
+    at_work.editor.logic.Undo()
+    assert at_work.state() == before
+    at_work.editor.logic.Redo()
+    assert at_work.state() == after

@@ -443,9 +443,13 @@ def test_options_work_on_slices_of_an_earlier_session_and_leave_what_was_edited_
 
 
 def test_the_same_result_again_is_news(at_work):
-    at_work.stroke(*ON_LEFT)
+    at_work.stroke(*ON_LEFT, settle=False)
+    update = at_work.settle()
+    assert update.changed
+    assert update.written
     assert at_work.segmenter.predict(*at_work.here)
     assert at_work.settle().changed
+    assert not at_work.settle().changed
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,13 @@ class VolumePropagation:
         return Progress() if self._run is None else self._run.task.progress
 
     def start(
-        self, editor_node: Any, slice_node: Any, options: PropagationOptions, *, all_segments: bool = False
+        self,
+        editor_node: Any,
+        slice_node: Any,
+        options: PropagationOptions,
+        *,
+        all_segments: bool = False,
+        own_step: bool = True,
     ) -> None:
         """Propagate along the axis of a slice view; a propagation that is under way is stopped.
 
@@ -185,6 +191,7 @@ class VolumePropagation:
             slice_node: vtkMRMLSliceNode.
             options: The user's settings.
             all_segments: Whether all visible segments that have accepted slices are propagated, or the selected one.
+            own_step: Whether this is an undo step, or belongs to the newest one, as to the stroke that it follows.
 
         Raises:
             ScribbleSegmentError: Nothing can be propagated; the message says what to do, and nothing was changed.
@@ -214,7 +221,7 @@ class VolumePropagation:
             intensity_range=first.source.intensity_range,
             threshold=options.clean_up.threshold,
         )
-        shared = self._inference, self._images, self._save_state, self._derive
+        shared = self._inference, self._images, self._save_state if own_step else _nothing, self._derive
         self._run = _Run(job, segments, protect, options.clean_up, made_from, *shared)
 
     def poll(self) -> PropagationUpdate:
@@ -564,6 +571,10 @@ class _Run:
             earlier = set() if one.earlier is None else set(one.earlier.content)
             indices = sorted((earlier | one.written) - set(one.masks))
             one.content = {index: np.packbits(_on_slice(one.target, self._job.axis, index)) for index in indices}
+
+
+def _nothing() -> None:
+    pass
 
 
 def _on_slice(target: EditTarget, axis: int, index: int) -> Mask:

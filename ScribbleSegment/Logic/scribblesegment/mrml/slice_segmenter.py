@@ -63,6 +63,7 @@ class Update:
     """What `poll` brought."""
 
     changed: bool = False  # whether there is a new result, written or not
+    written: bool = False  # whether it answers a gesture, and is in the segment
     problem: str | None = None  # what went wrong and what to do about it
 
 
@@ -392,7 +393,7 @@ class SliceSegmenter:
 
     def poll(self) -> Update:
         """Take in a finished prediction: write it, or make it the preview. A stale one is dropped."""
-        changed, problem = False, None
+        changed, problem, before = False, None, self._open
         try:
             changed = self._take()
         except ScribbleSegmentError as error:
@@ -401,7 +402,8 @@ class SliceSegmenter:
             self._start_next()
         except ScribbleSegmentError as error:
             problem = str(error)
-        return Update(changed, problem)
+        # Writing the answer to a gesture opens its slice.
+        return Update(changed, changed and self._open is not None and self._open is not before, problem)
 
     def retry(self) -> bool:
         """Predict what failed before, as after the network was installed. Returns whether there was anything."""
