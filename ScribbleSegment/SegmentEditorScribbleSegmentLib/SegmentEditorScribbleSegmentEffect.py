@@ -81,7 +81,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._surfaceTimer = qt.QTimer()
         self._surfaceTimer.setSingleShot(True)
         self._surfaceTimer.setInterval(_SURFACE_PAUSE_MS)
-        self._surfaceTimer.timeout.connect(self._derive)
+        self._surfaceTimer.timeout.connect(self._onPause)
 
     # What Slicer calls ------------------------------------------------------------------------------------------
 
@@ -422,11 +422,15 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._underived.setdefault(segmentationNode, set()).update(segmentIds)
         self._surfaceTimer.start()
 
-    def _derive(self) -> None:
-        """Make surfaces again."""
+    def _onPause(self) -> None:
         if self.recorder.active or (self.views is not None and self.segmenter.busy):
             self._surfaceTimer.start()
-            return
+        else:
+            self._derive()
+
+    def _derive(self) -> None:
+        """Make surfaces again."""
+        self._surfaceTimer.stop()
         underived, self._underived = self._underived, {}
         self._taking = True
         try:
