@@ -31,9 +31,9 @@ class SampleDataSection:
         self._ui = ui
         self._say = say
         for label, name in (
-            (_("Synthetic abdomen, comes with the extension"), "ScribbleSegmentAbdomen"),
-            (_("CT of a chest"), "CTChest"),
-            (_("MR of a head"), "MRHead"),
+            (_("Abdomen (synthetic)"), "ScribbleSegmentAbdomen"),
+            (_("Chest CT"), "CTChest"),
+            (_("Head MR"), "MRHead"),
         ):
             ui.sampleComboBox.addItem(label, name)
         ui.loadSampleButton.connect("clicked()", self.load)

@@ -98,7 +98,7 @@ class ContextSection:
             _("Slice {index} is now an example of {name}.").format(
                 index=plane.voxel_slice[1], name=target.segment.GetName()
             )
-            + f' <a href="remove">{_("Remove")}</a>'
+            + f' <a href="remove">{_("Not this one")}</a>'
         )
 
     # What the user does -------------------------------------------------------------------------------------------
@@ -263,6 +263,7 @@ class ContextSection:
             return
         self._showTask("" if task is None else task.name, contexts.names)
         self._showEntries(context)
+        ui.entriesList.visible = bool(context)
         if not self._job.running:
             self._showNote(_noteOf(task, context, refuses=not takes))
             ui.entriesList.toolTip = _("Kept in {folder}. Drag to change the order; Delete removes.").format(
@@ -427,7 +428,12 @@ def _noteOf(task: ContextTask | None, context: ContextSet | None, *, refuses: bo
         return _("Kept for this session only. Name the segment to keep them.")
     if context is None:
         return _("The examples are being read.")
-    return "" if context else _("None yet. Accept or correct a slice, or press Add slice.")
+    if context:
+        return ""
+    return _(
+        "Finished slices show the network what this structure looks like, in this volume and in the next patient. They "
+        "stay on this computer. None yet: accept or correct a slice, or press Add slice."
+    )
 
 
 def _describe(entry: ContextEntry) -> str:

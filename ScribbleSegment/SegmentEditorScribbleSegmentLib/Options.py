@@ -49,6 +49,8 @@ _CHECK_BOXES = {
 # A change of these makes another mask of the same prediction.
 _RESULT_PARAMETERS = ("Threshold", "KeepTouched", "FillHoles", "SmallestIslandMm2")
 
+_LONGEST_LINE = 60  # characters
+
 _BRUSH_RANGE = {True: (0.1, 25.0), False: (0.1, 100.0)}  # percent, millimetres
 
 
@@ -134,6 +136,10 @@ class Options:
         """Change between including and excluding."""
         self._set("Positive", int(not self.isOn("Positive")))
 
+    def includeFirst(self) -> None:
+        """Include what is drawn next."""
+        self._set("Positive", 1)
+
     def chooseTool(self, tool: Tool) -> None:
         """Draw with another tool from now on."""
         self._set("Tool", TOOLS.index(tool))
@@ -165,6 +171,8 @@ class Options:
         chosen = [ui.positiveButton if self.isOn("Positive") else ui.negativeButton, getattr(ui, f"{self.tool}Button")]
         for button in chosen:  # checking one unchecks the others
             show(button, "checked", True)
+        for button in (ui.positiveButton, ui.negativeButton):
+            button.enabled = self.tool != "box"  # a box always holds the structure
         ui.applyButton.visible = not self.isOn("Automatic")
         show(ui.othersComboBox, "currentIndex", scripted.integerParameter("Protect"))
         show(ui.thresholdSlider, "value", scripted.doubleParameter("Threshold"))
@@ -179,11 +187,11 @@ class Options:
         slider.blockSignals(wasBlocked)
 
     def showStatus(self, text: str, *, problem: bool = False) -> None:
-        """Say something in the status line; a problem may take several lines."""
+        """Say something in the status line; what is long takes several lines."""
         label = self.ui.statusLabel
         if label.text != text:
             label.text = label.toolTip = text
-        label.wordWrap = problem
+        label.wordWrap = problem or len(text) > _LONGEST_LINE
         label.setStyleSheet("color: #d9534f" if problem else "")
 
     def showBusy(self, busy: bool) -> None:

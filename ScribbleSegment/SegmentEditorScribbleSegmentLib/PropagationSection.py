@@ -68,7 +68,7 @@ class PropagationSection:
         self._texts = SimpleNamespace(
             accept=_("Accept slice {index} ({view})"),
             accepted=_("Accepted slices: {slices}"),
-            none=_("No slice is accepted in this direction yet: draw a stroke, or press Accept slice."),
+            none=_("Draw a stroke on a slice: the others are propagated from it."),
             oblique=_("The view is oblique. Slices are accepted and propagated along the volume's axes."),
             speed=_("{count} slices, {speed} per second"),
         )
@@ -197,6 +197,11 @@ class PropagationSection:
             ui.acceptedLabel.text = texts.oblique if oblique else ""
         ui.acceptedLabel.visible = bool(ui.acceptedLabel.text)
 
+    def selected(self, segmentId: str) -> None:
+        """Another segment was selected; what is worth a look in others is shown no longer."""
+        if segmentId not in self._reported:
+            self._showReport(None)
+
     def reset(self) -> None:
         """Let go of everything that belongs to a scene that closes."""
         self._waiting = False
@@ -246,6 +251,7 @@ class PropagationSection:
     def _showReport(self, report: PropagationReport | None) -> None:
         """Offer the slices that are worth a look; None for none."""
         ui = self.ui
+        self._reported = () if report is None else tuple(one.segment_id for one in report.segments)
         segment = None if report is None else report.worth_correcting
         self._proposed = None if segment is None else (segment.segment_id, int(segment.next_slice))
         several = report is not None and len(report.segments) > 1
@@ -256,7 +262,7 @@ class PropagationSection:
         ui.uncertainList.clear()
         for one in () if report is None else report.segments:
             for index, confidence in one.uncertain():
-                text = _("Slice {index}: {percent} %").format(index=index, percent=round(100 * confidence))
+                text = _("Slice {index}: {percent} % sure").format(index=index, percent=round(100 * confidence))
                 item = qt.QListWidgetItem(f"{text} ({one.name})" if several else text)
                 item.setData(qt.Qt.UserRole, (one.segment_id, index))
                 ui.uncertainList.addItem(item)

@@ -20,6 +20,7 @@ from scribblesegment.mrml.propagation import VolumePropagation
 from scribblesegment.mrml.recorder import AnnotationRecorder
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
+from scribblesegment.mrml.tags import TAG, read_tag
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import sharedInference
 from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
@@ -74,6 +75,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._message, self._problem, self._note = "", False, ""
         self._busySince = None
         self._busyShown = False
+        self._selected = ""  # identifier of the segment
         self._viewName = "Red"
         # Segments whose surfaces are out of date, by segmentation node: now, and in saved undo states.
         self._underived, self._underivedStates = {}, {}
@@ -268,6 +270,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
     def onMove(self, interactor, viewWidget, event) -> bool:
         """Continue a gesture, and let the brush follow the mouse."""
         xy = interactor.GetEventPosition()
+        self.views.takeKeys(viewWidget)
         if self.recorder.active and self.recorder.move(xy, self._world(xy, viewWidget)):
             self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
         # The brush after it, because this may draw the view.
@@ -360,6 +363,14 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
     def onSelectionChanged(self, caller, event) -> None:
         """Follow the editor's selections."""
         self._observeSegmentation()
+        selected = self.editorNode.GetSelectedSegmentID()
+        if selected != self._selected:
+            self._selected = selected
+            self.say("")
+            self.propagation.selected(selected)
+            segment = self._segment()
+            if segment is not None and not read_tag(segment, TAG):
+                self.options.includeFirst()  # nothing can be taken out of a new segment
         self.onSegmentsChanged(caller, event)
 
     def onSegmentsChanged(self, caller, event) -> None:
@@ -367,6 +378,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         if self.views is None:
             return
         self.views.refreshSoon()
+        if not self._taking and self._problem:
+            self.say("")  # what it was about has changed
         if not self._taking:  # perhaps undo, to a state whose surfaces were out of date
             for node, segmentIds in self._underivedStates.items():
                 self._deriveLater(node, segmentIds)
@@ -505,6 +518,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         """Show the newest message; else a note on the image, or on the network."""
         always = self._note or ("" if self._told is None else self._told[1])
         self.options.showStatus(self._message or always, problem=self._problem and bool(self._message))
+
+    def _segment(self):
+        node = self.editorNode.GetSegmentationNode()
+        return None if node is None else node.GetSegmentation().GetSegment(self._selected or "")
 
     @property
     def editorNode(self):

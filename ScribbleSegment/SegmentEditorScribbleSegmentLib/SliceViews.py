@@ -68,6 +68,13 @@ class SliceViews:
         preferred = (widget for widget in widgets if widget.mrmlSliceNode().GetLayoutName() == self.preferredName)
         return next(preferred, next(iter(widgets), None))
 
+    @staticmethod
+    def takeKeys(viewWidget) -> None:
+        """Let keys go to a view that the mouse is over, unless the user is typing."""
+        view, focused = viewWidget.sliceView(), slicer.app.focusWidget()
+        if focused is None or not (view.isAncestorOf(focused) or focused.inherits("QLineEdit")):
+            view.VTKWidget().setFocus()
+
     def showWaiting(self, waiting: bool) -> None:
         """Show at the cursor that an answer is under way."""
         shape = qt.Qt.BusyCursor if waiting else qt.Qt.CrossCursor

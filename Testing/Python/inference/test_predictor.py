@@ -377,7 +377,7 @@ def test_one_network_corrects_what_the_other_predicts_from_the_context():
     ("prompts", "region", "error", "words"),
     [
         (Prompts.empty(SMALL), None, PromptError, "no prompts"),
-        (a_stroke(positive=False), None, PromptError, "All prompts are negative"),
+        (a_stroke(positive=False), None, PromptError, "Only background is marked"),
         (a_stroke(row=2), ((8, 16), (0, 16)), PromptError, "no prompts"),
         (a_stroke((8, 16)), None, PromptError, r"\(8, 16\).*\(16, 16\)"),
         (a_stroke().with_click((1, 1)), None, PromptError, "strokes-only does not understand clicks"),

@@ -123,7 +123,7 @@ def test_what_says_nothing_is_refused_and_negative_prompts_may_correct(session, 
     with pytest.raises(PromptError, match="nothing to predict from"):
         session.predict()
     session.add_click((3, 4), positive=False)
-    with pytest.raises(PromptError, match="All prompts are negative"):
+    with pytest.raises(PromptError, match="Only background is marked"):
         session.predict()
     session.add_click((8, 9))
     session.predict()

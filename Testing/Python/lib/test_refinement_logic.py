@@ -225,7 +225,7 @@ def test_a_refinement_follows_what_is_painted_as_one_step_that_can_be_undone(pan
     paint(panel, "Liver", (1, slice(0, 3), slice(0, 3)))
     paint(panel, "Cyst", (2, slice(15, 18), slice(0, 3)))
     paint(panel, "Background", (0, 0, slice(0, 2)))
-    assert [row.label for row in logic.mappings()] == [0, 1, 2]
+    assert sorted(row.label for row in logic.mappings()) == [0, 1, 2]
     run(logic.refine)
     assert panel.history == (2.0, 1.0, 0.0)
     assert panel.iteration == (2, 130)

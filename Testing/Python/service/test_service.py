@@ -303,7 +303,7 @@ def test_a_failed_load_is_a_state_and_is_repeated_only_when_asked_for(service_of
             r"\(ZeroDivisionError: by zero\).*please report",
         ),
         (ValueError(""), ScribbleSegmentError, "ValueError: no details"),
-        (PromptError("All prompts are negative."), PromptError, "All prompts are negative"),
+        (PromptError("Only background is marked."), PromptError, "Only background"),
     ],
 )
 def test_errors_are_explained_with_what_to_do_and_the_next_request_is_answered(service, loader, error, kind, words):

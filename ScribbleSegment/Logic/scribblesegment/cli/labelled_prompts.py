@@ -146,7 +146,7 @@ class LabelledPrompts:
         labels = painted | {mark.label for mark in self._marks if mark.positive}
         if not labels:
             if len(strokes.labels) or marks:
-                raise PromptError("All prompts are negative: mark the object with a positive stroke, click or box.")
+                raise PromptError("Only background is marked: mark the object, too, with a stroke, click or box.")
             raise PromptError("There is no stroke, click or box: mark the object with one.")
         if background in labels:
             raise PromptError(

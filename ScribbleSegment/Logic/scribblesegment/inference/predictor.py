@@ -262,19 +262,32 @@ class _Segmenter:
                 return tiny
             mask = np.zeros(whole.shape, bool)
             mask[found.slices] = found.logits[found.slices] > 0.0
-            zoom = focus_view(
-                mask,
-                prompts,
-                spacing_mm=whole.spacing_mm,
-                first_cell_mm=whole.mm_per_cell,
-                size=whole.size,
-                max_size=self.network.focus_size,
-            )
+            zoom = self._focus(mask, prompts)
         if zoom is None:
             return found
-        closer = self._pass(zoom, prompts.replaced(mask_input=found.logits.view()))
-        found.logits[zoom.slices] = zoom.logits_from_grid(closer)
+        seen = prompts.replaced(mask_input=found.logits.view())
+        closer = zoom.logits_from_grid(self._pass(zoom, seen))
+        if _goes_on(closer > 0.0, zoom.region, whole.shape):
+            # A straight edge where the part ends would be nobody's structure.
+            mask[zoom.slices] |= closer > 0.0
+            zoom = self._focus(mask, prompts)
+            if zoom is None:
+                return found
+            closer = zoom.logits_from_grid(self._pass(zoom, seen))
+        found.logits[zoom.slices] = closer
         return _Found(found.logits, grid_logits, _around(found.inside, zoom.region), zoom.region)
+
+    def _focus(self, mask: NDArray[np.bool_], prompts: Prompts) -> NetworkGrid | None:
+        """Where to look more closely, see `focus_view`."""
+        whole = self._whole
+        return focus_view(
+            mask,
+            prompts,
+            spacing_mm=whole.spacing_mm,
+            first_cell_mm=whole.mm_per_cell,
+            size=whole.size,
+            max_size=self.network.focus_size,
+        )
 
     def _near_prompts(self, prompts: Prompts, found: _Found) -> _Found | None:
         """Look closely at small prompts first: a structure about as small is a blob, or lost, in cells of the whole.
@@ -288,14 +301,7 @@ class _Segmenter:
         sides_mm = [(stop - start) * mm for (start, stop), mm in zip(box, whole.spacing_mm, strict=True)]
         if max(sides_mm) > _SMALL_CELLS * whole.mm_per_cell or whole.mm_per_cell < _COARSE * min(whole.spacing_mm):
             return None
-        zoom = focus_view(
-            np.zeros(whole.shape, bool),
-            prompts,
-            spacing_mm=whole.spacing_mm,
-            first_cell_mm=whole.mm_per_cell,
-            size=whole.size,
-            max_size=self.network.focus_size,
-        )
+        zoom = self._focus(np.zeros(whole.shape, bool), prompts)
         if zoom is None or not _lies_within(prompts.mask_input, zoom.region):
             return None
         closer = zoom.logits_from_grid(self._pass(zoom, prompts))
@@ -370,6 +376,15 @@ class _Found:
     def slices(self) -> tuple[slice, slice]:
         (top, bottom), (left, right) = self.inside
         return slice(top, bottom), slice(left, right)
+
+
+def _goes_on(mask: NDArray[np.bool_], region: Box2D, shape: tuple[int, int]) -> bool:
+    """Whether a mask on a part of the slice reaches an end of the part that is none of the slice."""
+    ends = (mask[0], mask[-1]), (mask[:, 0], mask[:, -1])
+    return any(
+        bool((start > 0 and first.any()) or (stop < length and last.any()))
+        for (start, stop), (first, last), length in zip(region, ends, shape, strict=True)
+    )
 
 
 def _around(first: Box2D, second: Box2D) -> Box2D:
@@ -682,7 +697,7 @@ def _chosen(work: _Work, prompts: Prompts, *, context_first: bool) -> list[_Segm
             raise PromptError("There are no prompts here. Draw a stroke, click, or drag a box on the structure.")
         if not says_where:
             raise PromptError(
-                "All prompts are negative, so nothing says where the structure is. Add a positive stroke or click."
+                "Only background is marked, so nothing says where the structure is. Add a stroke or click."
             )
         return [work.own]
     if context_first:

@@ -126,7 +126,9 @@ class InteractiveSession:
             if step.prompts.is_empty:
                 raise PromptError("There is nothing to predict from: add a stroke, a click or a box first.")
             if step.previous is None and not step.prompts.has_positive:
-                raise PromptError("All prompts are negative: mark the object with a positive stroke, a click or a box.")
+                raise PromptError(
+                    "Only background is marked: mark the object with a positive stroke, a click or a box."
+                )
         self._set_inputs()
         logits = None if step.previous is None else step.previous.logits
         prompts = step.prompts.replaced(mask_input=None if logits is None else logits.view())
