@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.io.storage import atomic_file
 from scribblesegment.simulation.painting import Stroke, draw_strokes, paint_first
 from scribblesegment.simulation.user import SimulatedUserConfig, simulate_first_round
 from scribblesegment.training.corpus import HierarchicalSampler, SegmentationSet
@@ -593,9 +594,10 @@ def _synthetic_pool(cache: Path, count: int) -> tuple[NDArray[np.uint8], NDArray
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         images, labels = zip(*(synthetic_image(256, np.random.default_rng((7, n))) for n in range(count)), strict=True)
-        np.savez_compressed(
-            path, images=np.rint(255 * np.stack(images)).astype(np.uint8), labels=np.stack(labels).astype(np.uint8)
-        )
+        with atomic_file(path, ".npz") as whole:  # the other processes of a run look for it, too
+            np.savez_compressed(
+                whole, images=np.rint(255 * np.stack(images)).astype(np.uint8), labels=np.stack(labels).astype(np.uint8)
+            )
     with np.load(path) as archive:
         return archive["images"], archive["labels"]
 
