@@ -188,6 +188,7 @@ def paint(panel: Panel, name: str, box: Any) -> None:
 def test_a_run_makes_a_result_and_the_next_one_serves_what_was_computed(panel, logic, network, run):
     run()
     node = panel.resultNode
+    assert node is not None, panel.said
     assert node.GetName() == "CT by Brightness"
     assert source_of(node).labels == NAMES
     assert np.array_equal(
