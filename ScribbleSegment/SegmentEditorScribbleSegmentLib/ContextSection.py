@@ -17,7 +17,7 @@ from scribblesegment.service.service import explain
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import BackgroundJob, sharedInference
 
-from .Options import iconOf, show
+from .Options import connectButtons, iconOf, show
 
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentContext.ui"
 _EXTENSION = ".context.zip"
@@ -46,7 +46,8 @@ class ContextSection:
         self._title = _("Examples")
         self.widget = slicer.util.loadUI(str(_UI_FILE))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
-        for button, action in (
+        connectButtons(
+            effect,
             (ui.addSliceButton, self.addSlice),
             (ui.removeEntriesButton, self.removeSelected),
             (ui.clearEntriesButton, self.askAndClear),
@@ -54,8 +55,7 @@ class ContextSection:
             (ui.laterButton, lambda: self.move(1)),
             (ui.exportButton, self.askAndExport),
             (ui.predictSliceButton, self.predictSlice),
-        ):
-            button.clicked.connect(lambda checked=False, action=action: effect.attempt(action))
+        )
         self._menu = qt.QMenu(ui.importButton)
         for text, folder in ((_("From a file..."), False), (_("From a folder..."), True)):
             self._menu.addAction(text).triggered.connect(

@@ -227,6 +227,12 @@ class Options:
             self._onResultOption(finished)
 
 
+def connectButtons(effect, *actions) -> None:
+    """Let buttons carry out what they stand for, given as pairs; where that is not possible, the effect says why."""
+    for button, action in actions:
+        button.clicked.connect(lambda checked=False, action=action: effect.attempt(action))
+
+
 def show(widget, attribute: str, value) -> None:
     """Set a property without telling anyone, where it is not set already."""
     if getattr(widget, attribute) == value:

@@ -19,7 +19,7 @@ from scribblesegment.mrml.tags import read_accepted
 from scribblesegment.mrml.target import align_view, show_slice, shown_slice
 from ScribbleSegmentLib.Inference import sharedInference
 
-from .Options import show
+from .Options import connectButtons, show
 
 _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "ScribbleSegmentPropagation.ui"
 
@@ -51,15 +51,15 @@ class PropagationSection:
         self._nextProgress = 0.0
         self.widget = slicer.util.loadUI(str(_UI_FILE))
         self.ui = ui = slicer.util.childWidgetVariables(self.widget)
-        for button, action in (
+        connectButtons(
+            effect,
             (ui.propagateButton, self.start),
             (ui.cancelButton, self.interrupt),
             (ui.alignButton, self.alignView),
             (ui.goToButton, lambda: self.goTo(*self._proposed)),
             (ui.fromHereButton, lambda: self._limit(first=True)),
             (ui.toHereButton, lambda: self._limit(first=False)),
-        ):
-            button.clicked.connect(lambda checked=False, action=action: effect.attempt(action))
+        )
         ui.acceptSliceButton.clicked.connect(lambda checked: effect.attempt(lambda: self.accept(checked)))
         ui.followCheckBox.toggled.connect(lambda checked: effect.scriptedEffect.setParameter("Follow", int(checked)))
         ui.rangeCheckBox.toggled.connect(lambda checked: self._showRange(checked))

@@ -550,6 +550,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
 
     def _observeSegmentation(self) -> None:
         node = self.editorNode.GetSegmentationNode()
+        if node is not None and self.hasObserver(node, slicer.vtkSegmentation.SegmentModified, self.onSegmentsChanged):
+            return
         self.removeObservers(self.onSegmentsChanged)
         if node is None:
             return

@@ -167,11 +167,13 @@ class ScribbleSegmentEffectTest(EffectCase):
         for k in (16, 17, 18):  # faster than surfaces are made
             self.segmentBlock(k)
         self.wait(lambda: top() > before + 4)
+        self.assertGreater(top(), before)
         self.editor.undo()
         self.wait(lambda: before + 2 < top() < before + 5)
         self.editor.undo()
         self.editor.undo()
         self.wait(lambda: abs(top() - before) < 0.5)
+        self.assertAlmostEqual(top(), before, delta=0.5)
 
     # Options ----------------------------------------------------------------------------------------------------
 

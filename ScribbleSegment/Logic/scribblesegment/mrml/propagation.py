@@ -221,8 +221,11 @@ class VolumePropagation:
             intensity_range=first.source.intensity_range,
             threshold=options.clean_up.threshold,
         )
-        shared = self._inference, self._images, self._save_state if own_step else _nothing, self._derive
+        shared = self._inference, self._images, self._derive
         self._run = _Run(job, segments, protect, options.clean_up, made_from, *shared)
+        if own_step:  # at once, so that undo takes back this and not what was before it, however soon it is stopped
+            self._save_state()
+        self._run.begin()
 
     def poll(self) -> PropagationUpdate:
         """Take in what was made since the last call."""
@@ -396,7 +399,6 @@ class _Run:
         made_from: Hashable,
         inference: InferenceService,
         images: SourceImages,
-        save_state: Callable[[], object],
         derive: Derive,
     ) -> None:
         self._job, self._segments, self._protect, self._clean_up = job, segments, protect, clean_up
@@ -406,9 +408,10 @@ class _Run:
         self._closed = self._undone = self._complete = False
         self._next_write = time.monotonic()
         self.task = inference.propagate(job)
-        # At once, so that undo takes back this and not what was before it, however soon it is stopped.
-        save_state()
-        for one in segments.values():
+
+    def begin(self) -> None:
+        """Mark the segments, as a part of an undo step that was begun before."""
+        for one in self._segments.values():
             one.begin(self._run_id)
 
     @property
@@ -571,10 +574,6 @@ class _Run:
             earlier = set() if one.earlier is None else set(one.earlier.content)
             indices = sorted((earlier | one.written) - set(one.masks))
             one.content = {index: np.packbits(_on_slice(one.target, self._job.axis, index)) for index in indices}
-
-
-def _nothing() -> None:
-    pass
 
 
 def _on_slice(target: EditTarget, axis: int, index: int) -> Mask:

@@ -80,6 +80,7 @@ class SliceTask:
     prediction: Task[Logits] | None = None  # None until it is handed over
     # bool (H, W), where the object is for sure: positive prompts and earlier content; see `CleanUp.mask`.
     anchors: NDArray[np.bool_] = field(init=False)
+    painted: NDArray[np.bool_] = field(init=False)  # (H, W), pixels of either sign under its strokes and lassos
     logits: Logits = field(init=False)  # float32 (H, W), once it is predicted
     written: NDArray[np.bool_] | None = None  # (H, W), the segment on the plane after the result was written
 
@@ -151,6 +152,11 @@ class SliceSegmenter:
     def busy(self) -> bool:
         """Whether a result is on its way, so that `poll` must be called."""
         return self._running is not None or bool(self._waiting)
+
+    @property
+    def _unanswered(self) -> tuple[SliceTask, ...]:
+        running = () if self._running is None else (self._running,)
+        return *self._waiting, *self._failed, *running
 
     # What the user does: editor_node is a vtkMRMLSegmentEditorNode, slice_node a vtkMRMLSliceNode ------------------
 
@@ -304,7 +310,7 @@ class SliceSegmenter:
         """The user turns to something else; what is under way is asked for again by the next `poll`."""
         self.slice_viewed()
         self._reapplied = self._image = None
-        for task in (*self._waiting, *self._failed, *([self._running] if self._running else [])):
+        for task in self._unanswered:
             task.own_step = True
 
     def reset(self) -> None:
@@ -393,17 +399,17 @@ class SliceSegmenter:
 
     def poll(self) -> Update:
         """Take in a finished prediction: write it, or make it the preview. A stale one is dropped."""
-        changed, problem, before = False, None, self._open
+        taken, problem = None, None
         try:
-            changed = self._take()
+            taken = self._take()
         except ScribbleSegmentError as error:
             problem = str(error)
         try:
             self._start_next()
         except ScribbleSegmentError as error:
             problem = str(error)
-        # Writing the answer to a gesture opens its slice.
-        return Update(changed, changed and self._open is not None and self._open is not before, problem)
+        answered = taken is not None and taken.writes and taken.written is not None and bool(taken.gestures)
+        return Update(taken is not None, answered, problem)
 
     def retry(self) -> bool:
         """Predict what failed before, as after the network was installed. Returns whether there was anything."""
@@ -447,8 +453,7 @@ class SliceSegmenter:
     def _again(self, target: EditTarget, plane: SlicePlane, *, writes: bool) -> None:
         """Predict from what was drawn on a slice, unless that is under way."""
         drawn = target.gestures.on(plane)
-        under_way = (*self._waiting, *self._failed, *([self._running] if self._running else []))
-        if drawn is not None and not any(task.is_for(target, plane) for task in under_way):
+        if drawn is not None and not any(task.is_for(target, plane) for task in self._unanswered):
             self._queue(SliceTask(target, drawn.plane, drawn.gestures, writes=writes, own_step=True))
 
     def _drawn_beside(self, target: EditTarget, plane: SlicePlane) -> list[tuple[EditTarget, SliceDrawing]]:
@@ -486,6 +491,7 @@ class SliceSegmenter:
             # Removing a gesture takes back what it had brought, so the content says nothing then.
             content = np.zeros_like(content) if previous is None or previous.written is None else previous.written
         own = prompts = rasterize(task.gestures, plane)
+        task.painted = np.asarray(own.scribbles.any(axis=0))
         if self.options.learn_from_others:
             others = visible_other_segments(node, segment_id)
             prompts = with_neighbours(own, segments_on_plane(node, others, target.reference, plane))
@@ -496,8 +502,7 @@ class SliceSegmenter:
         if frozen is not None:
             known |= np.stack([content, ~content]) & frozen
         if known.any():
-            unmarked = ~own.scribbles.any(axis=0)
-            prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & unmarked))
+            prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
         token = (source.token, *_raster_key(plane))
@@ -515,24 +520,24 @@ class SliceSegmenter:
 
     # From a result to the segment -----------------------------------------------------------------------------------
 
-    def _take(self) -> bool:
-        """Take in the prediction that came to its end. Returns whether a segment or the preview changed."""
+    def _take(self) -> SliceTask | None:
+        """Take in the prediction that came to its end. Returns it if there is a result that applies."""
         task = self._running
         if task is None or task.prediction is None or not task.prediction.done:
-            return False
+            return None
         self._running = None
         if task.prediction.cancelled:
             # The service was ended meanwhile. What is not asked for again waits for it to go on.
             if not any(newer.is_for(task.target, task.plane) for newer in self._waiting):
                 self._waiting.append(task)
-            return False
+            return None
         target = task.target
         if not target.exists:
-            return False
+            return None
         applies, error = task.applies, task.prediction.exception()
         if error is not None:
             if not applies:
-                return False
+                return None
             self._failed = [*(one for one in self._failed if not one.is_for(target, task.plane)), task]
             raise error
         now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
@@ -540,14 +545,14 @@ class SliceSegmenter:
             # Another image since: what was drawn applies to that one now.
             if _drawn_on(now, task.plane):
                 self._request(now, task.plane, added=task.added)
-            return False
+            return None
         task.logits = task.prediction.result()
         # Also when a newer gesture waits already: its prediction goes on from this one.
         older = self._find(target, task.plane, task.gestures)
         kept = [result for result in self._results if result is not older]
         self._results = [*kept[1 - _MOST_RESULTS :], task]
         if not applies:
-            return False
+            return None
         if not task.writes:
             task.written = task.content()
         elif not self.options.automatic:
@@ -556,7 +561,7 @@ class SliceSegmenter:
             if not task.gestures or task.own_step:
                 self._save_state()  # else the gesture began the undo step
             self._write(task, accepted=bool(task.gestures))
-        return True
+        return task
 
     def _find(self, target: EditTarget, plane: SlicePlane, gestures: tuple[Gesture, ...]) -> SliceTask | None:
         """The newest result for exactly these gestures on the same image."""
@@ -580,10 +585,9 @@ class SliceSegmenter:
             if one.written is not None:  # what was edited by other means since stays
                 content = one.content()
                 mask = np.where(content == one.written, mask, content)
-            own = np.asarray(rasterize(one.gestures, one.plane).scribbles.any(axis=0))
             kept = _accepted(one.target)
             changed |= write_mask(
-                one.target, one.plane, mask, protect=protect, accepted=kept, touched=own, derive=self._derive
+                one.target, one.plane, mask, protect=protect, accepted=kept, touched=one.painted, derive=self._derive
             )
         for one in masks:
             one.written = one.content()
