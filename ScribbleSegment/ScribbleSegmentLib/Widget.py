@@ -24,14 +24,16 @@ from .SegmentEditorAccess import openSegmentEditor
 
 
 class SampleDataSection:
-    """Loads the extension's own sample volume or one of Slicer's."""
+    """Loads one of the extension's own sample volumes or of Slicer's."""
 
     def __init__(self, ui, say: Callable[[str], None]) -> None:
         """Use the widgets of a form; `say` is told what the user should know."""
         self._ui = ui
         self._say = say
         for label, name in (
-            (_("Abdomen (synthetic)"), "ScribbleSegmentAbdomen"),
+            (_("Abdomen MR, first patient (synthetic)"), "ScribbleSegmentMR1"),
+            (_("Abdomen MR, second patient (synthetic)"), "ScribbleSegmentMR2"),
+            (_("Abdomen CT (synthetic)"), "ScribbleSegmentAbdomen"),
             (_("Chest CT"), "CTChest"),
             (_("Head MR"), "MRHead"),
         ):
