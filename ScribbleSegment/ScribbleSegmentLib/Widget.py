@@ -31,8 +31,8 @@ class SampleDataSection:
         self._ui = ui
         self._say = say
         for label, name in (
-            (_("Abdomen MR, first patient (synthetic)"), "ScribbleSegmentMR1"),
-            (_("Abdomen MR, second patient (synthetic)"), "ScribbleSegmentMR2"),
+            (_("Abdomen MR 1 (synthetic)"), "ScribbleSegmentMR1"),
+            (_("Abdomen MR 2 (synthetic)"), "ScribbleSegmentMR2"),
             (_("Abdomen CT (synthetic)"), "ScribbleSegmentAbdomen"),
             (_("Chest CT"), "CTChest"),
             (_("Head MR"), "MRHead"),
@@ -105,6 +105,10 @@ class ModulePanel:
         self.refinement = RefinementPanel()
         self._addSection(self.refinement)
         ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
+        # Later, because the other selector does not know a new volume yet.
+        ui.volumeSelector.connect(
+            "currentNodeChanged(vtkMRMLNode*)", lambda node: qt.QTimer.singleShot(0, self._shareVolume)
+        )
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
         self._timer.connect("timeout()", self._onTimer)
@@ -199,6 +203,11 @@ class ModulePanel:
         self.network.showState(sharedInference().state)
 
     # Segment Editor, and further sections -----------------------------------------------------------------------
+
+    def _shareVolume(self) -> None:
+        """Take the chosen volume for the correction, too, where none is chosen."""
+        if self.refinement.volumeNode is None:
+            self.refinement.chooseVolume(self._ui.volumeSelector.currentNode())
 
     def _onOpenSegmentEditor(self) -> None:
         self._say(openSegmentEditor(self._ui.volumeSelector.currentNode()))
