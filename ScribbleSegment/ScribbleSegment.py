@@ -24,7 +24,7 @@ SAMPLES_SHA256 = {
     "ScribbleSegmentMR1": "c04557fae1d4dda3fa80dd1e9e2eba0d69c0a9df88764bc45ab7aa1ac9f5ddff",
     "ScribbleSegmentMR2": "3fab50ef0932bb0fe1b8a51d2dbd0c6870d774ad3add08d47dd3c7ec118bd9ed",
 }
-TUTORIAL = "https://github.com/OWNER_TO_BE_SET/SlicerScribbleSegment/blob/main/docs/tutorial.md"
+TUTORIAL = '<p><a href="https://github.com/OWNER_TO_BE_SET/SlicerScribbleSegment/blob/main/docs/tutorial.md">{}</a></p>'
 
 
 class ScribbleSegment(ScriptedLoadableModule):
@@ -40,7 +40,7 @@ class ScribbleSegment(ScriptedLoadableModule):
             "Segments a structure from a few strokes, clicks or boxes with a neural network that comes with the "
             "extension. Load a volume, press 'Open Segment Editor', and drag across the structure. Nothing needs to be "
             "installed, nothing is sent anywhere, and it is not for clinical use."
-        ) + "<p><a href='{address}'>{text}</a></p>".format(address=TUTORIAL, text=_("Tutorial"))
+        ) + TUTORIAL.format(_("Tutorial"))
         self.parent.acknowledgementText = _(
             "Based on ScribblePrompt (Wong et al., ECCV 2024) and Interactive Scribble Segmentation (Lowes et al., "
             "NLDL 2023)."
