@@ -19,7 +19,12 @@ from ScribbleSegmentLib.Packages import RequiredPackages
 from ScribbleSegmentLib.Widget import ModulePanel, ScribbleSegmentParameterNode
 
 RESOURCES = Path(__file__).resolve().parent / "Resources"
-SAMPLE_SHA256 = "d3987f1dc47c346549315a531875d9c1a82a7c4d4c1478c8c8ba4b2f932a3c6e"
+SAMPLES_SHA256 = {
+    "ScribbleSegmentAbdomen": "d3987f1dc47c346549315a531875d9c1a82a7c4d4c1478c8c8ba4b2f932a3c6e",
+    "ScribbleSegmentMR1": "c04557fae1d4dda3fa80dd1e9e2eba0d69c0a9df88764bc45ab7aa1ac9f5ddff",
+    "ScribbleSegmentMR2": "3fab50ef0932bb0fe1b8a51d2dbd0c6870d774ad3add08d47dd3c7ec118bd9ed",
+}
+TUTORIAL = '<p><a href="https://github.com/OWNER_TO_BE_SET/SlicerScribbleSegment/blob/main/docs/tutorial.md">{}</a></p>'
 
 
 class ScribbleSegment(ScriptedLoadableModule):
@@ -32,10 +37,10 @@ class ScribbleSegment(ScriptedLoadableModule):
         self.parent.dependencies = ["SegmentEditor", "Segmentations"]
         self.parent.contributors = ["ScribbleSegment developers"]
         self.parent.helpText = _(
-            "Segments a structure from a few scribbles, clicks or boxes with a neural network that comes with the "
-            "extension. Load a volume, press 'Open Segment Editor', and paint a stroke on the structure. Nothing needs "
-            "to be installed, nothing is sent anywhere. Not for clinical use."
-        )
+            "Segments a structure from a few strokes, clicks or boxes with a neural network that comes with the "
+            "extension. Load a volume, press 'Open Segment Editor', and drag across the structure. Nothing needs to be "
+            "installed, nothing is sent anywhere, and it is not for clinical use."
+        ) + TUTORIAL.format(_("Tutorial"))
         self.parent.acknowledgementText = _(
             "Based on ScribblePrompt (Wong et al., ECCV 2024) and Interactive Scribble Segmentation (Lowes et al., "
             "NLDL 2023)."
@@ -44,19 +49,19 @@ class ScribbleSegment(ScriptedLoadableModule):
 
 
 def registerSampleData():
-    """Offer the synthetic abdomen that comes with the extension (scripts/sample_data.py) in the module Sample Data."""
+    """Offer the synthetic abdomens that come with the extension (scripts/sample_data.py) in the module Sample Data."""
     import SampleData
 
-    name = "ScribbleSegmentAbdomen"
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="Scribble Segment",
-        sampleName=name,
-        thumbnailFileName=str(RESOURCES / "Icons" / f"{name}.png"),
-        uris=(RESOURCES / "SampleData" / f"{name}.nrrd").as_uri(),
-        fileNames=f"{name}.nrrd",
-        nodeNames=name,
-        checksums=f"SHA256:{SAMPLE_SHA256}",
-    )
+    for name, sha256 in SAMPLES_SHA256.items():
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="Scribble Segment",
+            sampleName=name,
+            thumbnailFileName=str(RESOURCES / "Icons" / f"{name}.png"),
+            uris=(RESOURCES / "SampleData" / f"{name}.nrrd").as_uri(),
+            fileNames=f"{name}.nrrd",
+            nodeNames=name,
+            checksums=f"SHA256:{sha256}",
+        )
 
 
 class ScribbleSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -24,14 +24,16 @@ from .SegmentEditorAccess import openSegmentEditor
 
 
 class SampleDataSection:
-    """Loads the extension's own sample volume or one of Slicer's."""
+    """Loads one of the extension's own sample volumes or of Slicer's."""
 
     def __init__(self, ui, say: Callable[[str], None]) -> None:
         """Use the widgets of a form; `say` is told what the user should know."""
         self._ui = ui
         self._say = say
         for label, name in (
-            (_("Abdomen (synthetic)"), "ScribbleSegmentAbdomen"),
+            (_("Abdomen MR 1 (synthetic)"), "ScribbleSegmentMR1"),
+            (_("Abdomen MR 2 (synthetic)"), "ScribbleSegmentMR2"),
+            (_("Abdomen CT (synthetic)"), "ScribbleSegmentAbdomen"),
             (_("Chest CT"), "CTChest"),
             (_("Head MR"), "MRHead"),
         ):
@@ -103,6 +105,10 @@ class ModulePanel:
         self.refinement = RefinementPanel()
         self._addSection(self.refinement)
         ui.openSegmentEditorButton.connect("clicked()", self._onOpenSegmentEditor)
+        # Later, because the other selector does not know a new volume yet.
+        ui.volumeSelector.connect(
+            "currentNodeChanged(vtkMRMLNode*)", lambda node: qt.QTimer.singleShot(0, self._shareVolume)
+        )
         self._timer = qt.QTimer()
         self._timer.setInterval(_INTERVAL_MS)
         self._timer.connect("timeout()", self._onTimer)
@@ -197,6 +203,11 @@ class ModulePanel:
         self.network.showState(sharedInference().state)
 
     # Segment Editor, and further sections -----------------------------------------------------------------------
+
+    def _shareVolume(self) -> None:
+        """Take the chosen volume for the correction, too, where none is chosen."""
+        if self.refinement.volumeNode is None:
+            self.refinement.chooseVolume(self._ui.volumeSelector.currentNode())
 
     def _onOpenSegmentEditor(self) -> None:
         self._say(openSegmentEditor(self._ui.volumeSelector.currentNode()))

@@ -80,6 +80,7 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         self.ui.volumeSelector.setCurrentNode(volume)
         self.ui.openSegmentEditorButton.click()
         slicer.app.processEvents()
+        self.assertIs(self.widget.panel.refinement.volumeNode, volume)
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         self.assertEqual(editor.activeEffect().name, EFFECT_NAME)
         self.assertIs(editor.sourceVolumeNode(), volume)

@@ -10,8 +10,18 @@ import pytest
 import torch
 from command_line import STRAIGHT, write_image
 from refinable_networks import small_unet
+from scripts import load_script
 
-from scribblesegment import Segment, Volume, read_labelmap, write_segmentation
+from scribblesegment import (
+    Correction,
+    LabelScribbles,
+    Segment,
+    Volume,
+    load_network,
+    read_labelmap,
+    read_volume,
+    write_segmentation,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -95,3 +105,21 @@ def test_links_lead_somewhere(page):
 def test_scripts_that_are_named_exist(page):
     named = set(re.findall(r"\bscripts/[\w/.]*\w", text_of(page)))
     assert not {name for name in named if not (ROOT / name).exists()}
+
+
+def test_two_strokes_correct_the_network_of_the_tutorial():
+    sample = load_script("sample_data")
+    name, index = "ScribbleSegmentMR2", 24
+    labels = sample.abdomen(sample.PATIENTS[name])[1][index]
+    expected = np.select([np.isin(labels, (1, 5)), labels == 3], [1, 2], 0)
+    network = load_network(f"{ROOT / 'docs/tutorial_network.py'}:network", confirm=lambda reason: True)
+    correction = Correction(network, read_volume(sample.FOLDER / f"{name}.nrrd"), index=index)
+    scribbles = LabelScribbles.empty(correction.shape)
+    for label, rows, columns in ((0, (78, 86), (122, 126)), (1, (55, 58), (30, 60))):
+        stroke = np.zeros(correction.shape, bool)
+        stroke[slice(*rows), slice(*columns)] = True
+        scribbles = scribbles.with_scribble(stroke, label)
+    before, after = correction.segment(), correction.refine(scribbles).labels
+    for label in (1, 2):
+        assert dice(after == label, expected == label) > dice(before == label, expected == label)
+    assert dice(after == 1, expected == 1) > 0.9
