@@ -405,9 +405,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._taking = True
         try:
             update = self.segmenter.poll()
-            if update.written:
-                self.propagation.follow()
             changed = update.changed | self.propagation.poll()
+            if update.written:  # begun by the next tick: the answer is shown first
+                self.propagation.follow()
         finally:
             self._taking = False
         self.context.poll()

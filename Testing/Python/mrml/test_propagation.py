@@ -295,6 +295,52 @@ def test_a_stroke_makes_its_slice_one_to_propagate_from_and_holes_are_filled_as_
     assert np.array_equal(place.mask(), region(*STRUCTURE))
 
 
+def test_strokes_of_other_views_and_slices_accepted_there_are_prompts_unless_switched_off(at_work):
+    segmenter = SliceSegmenter(at_work.service, save_state=at_work.save_state, images=at_work.images)
+
+    def draw(orientation, first, last, positive=True):
+        at_work.look(orientation, *first)
+        drawn = Annotation("stroke", tuple(map(tuple, np.linspace(first, last, 30))), positive)
+        segmenter.draw(*segmenter.place(at_work.node, at_work.view), drawn, 0.4)
+        while segmenter.busy:
+            at_work.service.wait(LONG)
+            segmenter.poll()
+
+    at_work.network.see = lambda prompts: 20.0 * at_work.network.normalized - 10.0  # and no stroke is followed
+    draw("Sagittal", (10.0, 12.0, 2.0), (10.0, 12.0, 13.0))
+    column = at_work.mask()[:, :, 10]
+    assert np.array_equal(column, region(*STRUCTURE)[:, :, 10])
+    segmenter.take_back_slice(at_work.node, at_work.view)
+    draw("Coronal", (20.0, 18.0, 2.0), (20.0, 18.0, 13.0), positive=False)
+    row = at_work.mask()[:, 18]
+    expected = np.zeros((2, *SHAPE), bool)
+    expected[0, 2:14, 12, 10] = True  # a stroke on a slice that is not accepted
+    expected[:, :, 18] = row, ~row  # an accepted slice
+    at_work.look("Axial", 17.0, 15.0, 7.0)
+    for other_views in (True, False):
+        at_work.network.prompts.clear()
+        at_work.network.images.clear()
+        at_work.run(other_views=other_views)
+        volume = at_work.target().source.array
+        for (image, *_), prompts in zip(at_work.network.images, at_work.network.prompts, strict=True):
+            index = next(n for n in range(SHAPE[0]) if np.shares_memory(image, volume[n]))
+            assert np.array_equal(prompts.scribbles, expected[:, index] & other_views)
+        assert len(at_work.network.prompts) >= 9
+    assert np.array_equal(at_work.mask()[:, 18], row)
+
+
+def test_what_marks_one_segment_does_not_belong_to_another_that_is_propagated_with_it(at_work):
+    other = at_work.neighbour()
+    at_work.accept(region(*OTHER), 7, segment_id=other)
+    at_work.accept(region(*OTHER), 15, axis=1, segment_id=other)
+    at_work.network.prompts.clear()
+    at_work.run(all_segments=True)
+    own, rival = (prompts.scribbles[:, 15] > 0 for prompts in at_work.network.prompts[:2])  # the one edited last first
+    assert np.array_equal(np.flatnonzero(own[0]), np.arange(22, 32))
+    assert np.array_equal(own[1], ~own[0])
+    assert np.array_equal(rival, [np.zeros_like(own[0]), own[0]])
+
+
 # What stays ---------------------------------------------------------------------------------------------------------
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.data.drawing import Box
+from scribblesegment.data.geometry import SlicePlane, nearest_index
 from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import ReferenceGeometry
@@ -36,7 +38,7 @@ from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
 from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_slices
-from scribblesegment.propagation import AnnotatedSegment
+from scribblesegment.propagation import AnnotatedSegment, VoxelPrompts
 from scribblesegment.service.service import InferenceService, PropagationJob
 from scribblesegment.service.worker import Progress
 
@@ -69,6 +71,7 @@ class PropagationOptions:
     protect: Protect = "all"  # which other segments are never overwritten
     clean_up: CleanUp = field(default_factory=CleanUp)  # threshold, holes and islands as for single slices
     model: str = ""  # what the slices are predicted with; slices of another one are not built on
+    other_views: bool = True  # strokes in other views, and slices accepted there, are prompts of the slices they cross
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,14 @@ class VolumePropagation:
             raise PromptError(_nothing_accepted(found))
         ids = [one.target.segment_id for one in segments.values()]
         protect = protected_segments(node, editor_node, ids, options.protect)
+        prompts = other_view_prompts(segments, axis) if options.other_views else {}
         job = PropagationJob(
             Volume(first.source.array, grid.ijk_to_mm),
             axis,
-            {label: one.annotated(label, self._context_of(one.target)) for label, one in segments.items()},
+            {
+                label: one.annotated(label, self._context_of(one.target), prompts.get(label))
+                for label, one in segments.items()
+            },
             index_range=index_range,
             protected=forbidden_voxels(first, ids, protect),
             source=source_name(first),
@@ -358,9 +365,37 @@ class _Segment:
         frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
         return cls(target, accepted, masks, frozen, earlier, run_of(target.segment))
 
-    def annotated(self, label: int, context: ContextSet | None) -> AnnotatedSegment:
+    def annotated(self, label: int, context: ContextSet | None, prompts: VoxelPrompts | None) -> AnnotatedSegment:
         previous = None if self.earlier is None else self.earlier.as_previous(label)
-        return AnnotatedSegment(self.masks, self.target.segment.GetName(), context, previous)
+        return AnnotatedSegment(self.masks, self.target.segment.GetName(), context, previous, prompts)
+
+    def drawn(self) -> VoxelPrompts:
+        """Voxels under strokes, lassos and clicks of any view; those of accepted slices count nowhere."""
+        grid = self.target.reference.grid
+        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
+        positive = [np.zeros(0, bool)]
+        for drawn in self.target.gestures.slices:
+            prompts = rasterize((one for one in drawn.gestures if not isinstance(one, Box)), drawn.plane)
+            clicks = prompts.point_coords
+            for value in (False, True):
+                pixels = np.argwhere(prompts.scribbles[1 - value] > 0)
+                marked = np.concatenate([pixels, clicks[prompts.point_labels == value]])
+                voxels = nearest_index(grid.to_kji(drawn.plane.to_mm(marked)))
+                voxels = voxels[((voxels >= 0) & (voxels < grid.shape)).all(axis=1)]
+                kji.append(voxels)
+                positive.append(np.full(len(voxels), value))
+        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+
+    def known(self, axis: int) -> VoxelPrompts:
+        """All voxels of the slices accepted along other axes, which stay as they are."""
+        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
+        positive = [np.zeros(0, bool)]
+        for other, indices in enumerate(self.accepted.indices):
+            for index in indices if other != axis else ():
+                content = _on_slice(self.target, other, index)
+                kji.append(np.insert(np.argwhere(np.ones_like(content)), other, index, axis=1))
+                positive.append(content.ravel())
+        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
 
     def begin(self, run_id: str) -> None:
         """Part of an undo step that was begun before."""
@@ -574,6 +609,19 @@ class _Run:
             earlier = set() if one.earlier is None else set(one.earlier.content)
             indices = sorted((earlier | one.written) - set(one.masks))
             one.content = {index: np.packbits(_on_slice(one.target, self._job.axis, index)) for index in indices}
+
+
+def other_view_prompts(segments: Mapping[int, _Segment], axis: int) -> dict[int, VoxelPrompts]:
+    """The prompts of each segment besides its accepted slices; what marks one is not in the others."""
+    marked = {label: (one.drawn(), one.known(axis)) for label, one in segments.items()}
+    prompts = {}
+    for label, own in marked.items():
+        others = [part.kji[part.positive] for other, parts in marked.items() if other != label for part in parts]
+        kji = [*others, *(part.kji for part in own)]
+        positive = [*(np.zeros(len(part), bool) for part in others), *(part.positive for part in own)]
+        if any(len(part) for part in kji):
+            prompts[label] = VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+    return prompts
 
 
 def _on_slice(target: EditTarget, axis: int, index: int) -> Mask:
