@@ -14,9 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from scribblesegment.cli.options import AXES, SliceChoice
 from scribblesegment.data.prompts import Prompts
@@ -100,6 +97,10 @@ class Strokes:
         A stroke was painted in the one slice that it lies in. Where strokes of several views meet, these are slices in
         which a quarter of the voxels, or more, have none of the label around them in the slices beside.
         """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+        from scipy.spatial import cKDTree
+
         voxels, found = self.voxels[self.labels == label], set()
         pairs = cKDTree(voxels).query_pairs(1.0, p=np.inf, output_type="ndarray")
         along = voxels[:, axis]
