@@ -10,7 +10,7 @@ import dataclasses
 import math
 import operator
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Literal
@@ -163,10 +163,12 @@ class OpenSpan:
         config: PropagationConfig,
         trend: AreaExtrapolation | None = None,
         marked: Collection[int] = (),
+        passed: Sequence[PropagatedSlice] = (),
     ) -> None:
         """Go on from `known` through `indices`, which end for the reason `at_stop`; it began at the slice `start`.
 
-        It does not stop before it has come to the last of the slices that are `marked` as showing the structure.
+        It does not stop before it has come to the last of the slices that are `marked` as showing the structure. The
+        slices that were `passed` before count as if it had made them.
         """
         self.end: PropagationEnd | None = None
         self._least = max((place + 1 for place, index in enumerate(indices) if index in marked), default=0)
@@ -174,8 +176,8 @@ class OpenSpan:
         self._at_stop, self._config, self._trend = at_stop, config, trend
         self._position = 0
         self._rejected: list[tuple[int, StopReason, float]] = []
-        self._confidences: deque[float] = deque(maxlen=_REMEMBERED)
-        self._largest = int(known.mask.sum())
+        self._confidences = deque((one.confidence for one in passed), maxlen=_REMEMBERED)
+        self._largest = max(int(mask.sum()) for mask in (known.mask, *(one.mask for one in passed)))
         self._direction: Literal[1, -1] = 1 if indices.step > 0 else -1
         self._end_if_done()
 
@@ -448,7 +450,14 @@ class SegmentState:
         last, left = self._last_known(known, kept), indices[len(kept) :]
         marked = {index for index, pixels in self._marked.items() if (pixels % 2).any()}
         span = OpenSpan(
-            last, left, start=known.index, at_stop=at_stop, config=self._config, trend=self._trend, marked=marked
+            last,
+            left,
+            start=known.index,
+            at_stop=at_stop,
+            config=self._config,
+            trend=self._trend,
+            marked=marked,
+            passed=[self._slices[index] for index in kept],
         )
         if span.end is None:
             self.spans.append(span)
