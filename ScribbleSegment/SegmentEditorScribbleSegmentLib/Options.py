@@ -37,6 +37,7 @@ _DEFAULTS = {
     "SmallestIslandMm2": 0.0,
     "AddAccepted": 1,
     "Follow": 0,
+    "OtherViews": 1,
 }
 _CHECK_BOXES = {
     "Automatic": "automaticCheckBox",

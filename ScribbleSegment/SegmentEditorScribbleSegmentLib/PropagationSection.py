@@ -61,7 +61,9 @@ class PropagationSection:
             (ui.toHereButton, lambda: self._limit(first=False)),
         )
         ui.acceptSliceButton.clicked.connect(lambda checked: effect.attempt(lambda: self.accept(checked)))
-        ui.followCheckBox.toggled.connect(lambda checked: effect.scriptedEffect.setParameter("Follow", int(checked)))
+        self._checkBoxes = {"Follow": ui.followCheckBox, "OtherViews": ui.otherViewsCheckBox}
+        for name, box in self._checkBoxes.items():
+            box.toggled.connect(lambda checked, name=name: effect.scriptedEffect.setParameter(name, int(checked)))
         ui.rangeCheckBox.toggled.connect(lambda checked: self._showRange(checked))
         ui.uncertainList.itemClicked.connect(lambda item: effect.attempt(lambda: self.goTo(*item.data(qt.Qt.UserRole))))
         # Translating takes milliseconds in Slicer, and these are shown again and again.
@@ -179,7 +181,8 @@ class PropagationSection:
         if self._shown == (shown, accepted, oblique):
             return
         self._shown = shown, accepted, oblique
-        show(self.ui.followCheckBox, "checked", self._effect.options.isOn("Follow"))
+        for name, box in self._checkBoxes.items():
+            show(box, "checked", self._effect.options.isOn(name))
         ui, texts = self.ui, self._texts
         ui.alignButton.visible = oblique
         for widget in (ui.acceptSliceButton, ui.fromHereButton, ui.toHereButton, ui.propagateButton):
@@ -227,6 +230,7 @@ class PropagationSection:
                     protect=options.protect,
                     clean_up=options.clean_up,
                     model=sharedInference().state.model,
+                    other_views=effect.options.isOn("OtherViews"),
                 ),
                 all_segments=options.together,
                 own_step=not self._follows,

@@ -44,6 +44,8 @@ _HEAD_START_SECONDS = 0.02
 
 # Surfaces, which take seconds in large segments, are made again when nothing has been drawn or written for a while.
 _SURFACE_PAUSE_MS = 300
+# While a propagation writes without a pause, they are made once in so many seconds, for a fifth of the time at most.
+_SURFACE_SECONDS, _SURFACE_SHARE = 1.0, 4.0
 
 # How long an answer may take before it is said that one is on its way.
 _PATIENCE_SECONDS = 0.3
@@ -79,6 +81,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._viewName = "Red"
         # Segments whose surfaces are out of date, by segmentation node: now, and in saved undo states.
         self._underived, self._underivedStates = {}, {}
+        self._nextSurface = 0.0  # when they may be made again while a propagation runs
         self._taking = False  # whether segments change because the effect changes them
         self._surfaceTimer = qt.QTimer()
         self._surfaceTimer.setSingleShot(True)
@@ -405,9 +408,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._taking = True
         try:
             update = self.segmenter.poll()
-            if update.written:
-                self.propagation.follow()
             changed = update.changed | self.propagation.poll()
+            if update.written:  # begun by the next tick: the answer is shown first
+                self.propagation.follow()
         finally:
             self._taking = False
         self.context.poll()
@@ -433,10 +436,12 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
 
     def _deriveLater(self, segmentationNode, segmentIds) -> None:
         self._underived.setdefault(segmentationNode, set()).update(segmentIds)
-        self._surfaceTimer.start()
+        if not (self.propagation.busy and self._surfaceTimer.isActive()):
+            self._surfaceTimer.start()
 
     def _onPause(self) -> None:
-        if self.recorder.active or (self.views is not None and self.segmenter.busy):
+        early = self.propagation.busy and time.monotonic() < self._nextSurface
+        if early or self.recorder.active or (self.views is not None and self.segmenter.busy):
             self._surfaceTimer.start()
         else:
             self._derive()
@@ -445,6 +450,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         """Make surfaces again."""
         self._surfaceTimer.stop()
         underived, self._underived = self._underived, {}
+        began = time.monotonic()
         self._taking = True
         try:
             for node, segmentIds in underived.items():
@@ -455,6 +461,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
                     node.GetSegmentation().InvokeEvent(slicer.vtkSegmentation.RepresentationModified, segmentId)
         finally:
             self._taking = False
+            ended = time.monotonic()
+            self._nextSurface = ended + max(_SURFACE_SECONDS, _SURFACE_SHARE * (ended - began))
 
     def _onState(self, state) -> None:
         before, self._told = self._told, (state.kind, state.message)

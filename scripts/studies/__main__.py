@@ -195,6 +195,28 @@ def _propagation(arguments: argparse.Namespace) -> list[str]:
     return text
 
 
+def _follow(arguments: argparse.Namespace) -> list[str]:
+    units = experiments.follow(
+        data.find_volumes(arguments.data),
+        _networks(_load(arguments)),
+        grows=importlib.util.find_spec("slicer") is not None,
+        corrections=arguments.corrections,
+        per_volume=arguments.per_volume,
+        one_axis=arguments.one_axis,
+        seed=arguments.seed,
+    )
+    frame = _measure(arguments, units)
+    summary = summarise(frame, ["method", "step"], ["dice"], levels=("task", "level"), redraw="task", within=None)
+    text = [f"# From strokes in one slice, {frame.task.nunique()} structures", *_tables(summary, "step")]
+    for step, part in frame.groupby("step", sort=False):
+        text += [
+            f"## Structures on which a method is best, after {step} corrections",
+            _plain(best_on(part, over="task")),
+        ]
+    by_set = frame[frame.step == frame.step.max()].groupby(["method", "set"], sort=False).dice.mean().unstack("set")
+    return [*text, "## Dice by set, after the last correction", _plain(by_set.reset_index(), ".3f")]
+
+
 def _absence(arguments: argparse.Namespace) -> list[str]:
     folders, left_out = data.absence_folders(
         arguments.data, entries=arguments.entries, per_set=arguments.tasks_per_set, seed=arguments.seed
@@ -446,6 +468,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "from three annotated slices, and from one"
     command = add(_propagation, text, "volumes/validation", in_context, per_volume=largest)
     choose(command, "--places", experiments.PLACES, experiments.PLACES)
+    command.add_argument("--one-axis", action="store_true", help="only along the first axis")
+    corrections = (3, "slices that are corrected where propagation proposes it")
+    text = "from strokes in one slice to the whole structure"
+    command = add(_follow, text, "volumes/validation", in_context, per_volume=largest, corrections=corrections)
     command.add_argument("--one-axis", action="store_true", help="only along the first axis")
     text = "folders of which half the images lack the structure, through what a batch accepts"
     add(_absence, text, validation, in_context, entries=(8, "context entries"), tasks_per_set=per_set)

@@ -19,13 +19,15 @@ import numpy as np
 
 from scribblesegment.batch.segmentation import BatchConfig, segment_image
 from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError
-from scribblesegment.propagation import PropagationConfig, Propagator
+from scribblesegment.propagation import Propagation, PropagationConfig, Propagator
 from studies.common import Mask, Row, Unit, agreement, dice, generator
 from studies.data import Case, Example, Folder, Task, read_cases
-from studies.methods import VOLUME_METHODS, Method, NetworkMethod
+from studies.methods import VOLUME_METHODS, Method, NetworkMethod, grow_strokes
 from studies.prompting import (
     LEVELS,
     PROCEDURES,
@@ -48,6 +50,10 @@ SEQUENCE_PROCEDURES = {"centerline-scribbles": 10, "center-clicks": 20}
 
 BETWEEN, OUTSIDE, BEYOND, PROPOSED = "between", "outside", "beyond", "proposed"
 PLACES = {"three slices": (0.25, 0.5, 0.75), "one slice": (0.5,)}
+
+# How the user paints whose strokes are followed through the volume, and what else is done with them.
+FOLLOWED, GROWN = "centerline-scribbles", "grow-from-seeds"
+_CONTENT_LOGIT = np.float32(4.0)
 
 # Slices beyond each end of a structure that are looked at as well: nothing should be segmented there.
 _BEYOND = 2
@@ -332,6 +338,104 @@ def _slice_rows(case: Case, annotated: Mapping[int, Mask], masks: Mapping[int, M
                 "dice": dice(mask, case.slices[index]),
                 "found": bool(mask.any()),
             }
+
+
+def follow(
+    paths: Sequence[Path],
+    methods: Mapping[str, NetworkMethod],
+    *,
+    grows: bool = True,
+    corrections: int = 3,
+    per_volume: int | None = None,
+    one_axis: bool = False,
+    seed: int = 0,
+) -> Iterator[Unit]:
+    """A whole structure from strokes in its middle slice, then from a stroke in each slice that is proposed.
+
+    The strokes are those of `FOLLOWED`: one in the structure and one beside it, then one in the error. The answer is
+    accepted as it is, and followed through the volume. The same strokes are also grown in three dimensions.
+    """
+    for path in paths:
+        volume, cases = read_cases(path, per_volume=per_volume, one_axis=one_axis)
+        for case in cases:
+            key = {
+                "procedure": FOLLOWED,
+                "set": case.set_name,
+                "task": f"{case.set_name}/{case.volume_name}/{case.structure}",
+                "subject": case.volume_name,
+                "label": case.structure,
+                "level": "kji"[case.axis],
+            }
+            for name, method in methods.items():
+                rows = partial(_followed_rows, volume, case, method.predictor, corrections, seed)
+                yield Unit(key | {"method": name}, partial(_with_grown, volume, case, name, rows) if grows else rows)
+
+
+def _followed_rows(
+    volume: Volume, case: Case, predictor: Any, corrections: int, seed: int, drawn: dict[int, Prompts] | None = None
+) -> Iterator[Row]:
+    """Rows of all steps; the strokes of each slice are added to `drawn`."""
+    drawn = {} if drawn is None else drawn
+    procedure, propagator, clean_up = PROCEDURES[FOLLOWED], Propagator(predictor), CleanUp()
+    intensity_range = IntensityRange.estimate(volume.array)
+    accepted: dict[int, Mask] = {}
+    found: dict[int, Mask] = {}
+    index: int | None = next(iter(case.annotated(PLACES["one slice"])))
+    result: Propagation | None = None
+    for step in range(1 + corrections):
+        started = time.perf_counter()
+        if index is not None:
+            truth = case.slices[index]
+            before = found.get(index, np.zeros_like(truth))
+            rng = generator(seed, FOLLOWED, case.set_name, case.volume_name, case.structure, case.axis, step)
+            if step == 0:
+                prompts = procedure.first(truth, rng)
+            elif procedure.correct is not None and not np.array_equal(before, truth):
+                prompts = procedure.correct(Prompts.empty(truth.shape), truth, before, rng)
+            else:
+                prompts = Prompts.empty(truth.shape)
+            mask = before
+            if not prompts.is_empty:
+                drawn[index] = prompts
+                piece = volume.slice(case.axis, index)
+                if "context" in predictor.capabilities:
+                    predictor.set_context(None)
+                predictor.set_image(piece.image, spacing_mm=piece.spacing_mm, intensity_range=intensity_range)
+                # As the effect does: what the slice shows already is where a correction starts.
+                content = np.where(before, _CONTENT_LOGIT, -_CONTENT_LOGIT) if before.any() else None
+                logits = predictor.predict(prompts.with_mask_input(content)).logits
+                anchors = before | prompts.positive_pixels()
+                mask = clean_up.mask(logits, anchors=anchors, spacing_mm=piece.spacing_mm)
+            accepted[index] = mask
+            found = dict(accepted)
+            if any(one.any() for one in accepted.values()):
+                result = propagator.run(
+                    volume, accepted, case.axis, previous=result, intensity_range=intensity_range, source=case.set_name
+                )
+                found |= {at: one.mask for at, one in result.slices.items()}
+                index = result.next_slice
+            else:
+                index = None
+        yield _volume_row(case, found) | {"step": step, "image": index, "seconds": time.perf_counter() - started}
+
+
+def _with_grown(volume: Volume, case: Case, name: str, rows: Callable[..., Iterator[Row]]) -> Iterator[Row]:
+    """The rows, and after each that of growing from all strokes until then."""
+    drawn: dict[int, Prompts] = {}
+    for row in rows(drawn=drawn):
+        yield row
+        started = time.perf_counter()
+        found = grow_strokes(volume, drawn, case.axis, case.measured(_BEYOND))
+        seconds = time.perf_counter() - started
+        yield _volume_row(case, found) | {"method": f"{GROWN} ({name})", "step": row["step"], "seconds": seconds}
+
+
+def _volume_row(case: Case, found: Mapping[int, Mask]) -> Row:
+    """The Dice coefficient of the whole structure in three dimensions."""
+    whole = np.zeros_like(case.slices)
+    for index, mask in found.items():
+        whole[index] = mask
+    return {"dice": dice(whole, case.slices), "found": bool(whole.any())}
 
 
 def absence(folders: Sequence[Folder], methods: Mapping[str, NetworkMethod]) -> Iterator[Unit]:

@@ -23,6 +23,7 @@ from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, MissingDependencyError, PromptError, WeightsError, require_package
+from scribblesegment.simulation.scribbles import VISIBLE
 from studies.common import INSTALL, PIXEL_MM, FloatArray, Mask
 
 PROMPT_KINDS = frozenset({"scribbles", "clicks", "boxes"})
@@ -265,15 +266,33 @@ def grow_volume(volume: Volume, annotated: Mapping[int, Mask], axis: int, measur
     """
     if not any(mask.any() for mask in annotated.values()):
         raise PromptError("No annotated slice shows the structure, so nothing can grow. Annotate one that does.")
+    seeds = {index: np.where(mask, np.uint8(_OBJECT), np.uint8(_BACKGROUND)) for index, mask in annotated.items()}
+    grown = grow_slices(volume, seeds, axis, measured)
+    return {index: mask for index, mask in grown.items() if index not in annotated}
+
+
+def grow_strokes(volume: Volume, strokes: Mapping[int, Prompts], axis: int, measured: range) -> Mapping[int, Mask]:
+    """Grow from strokes in some slices in three dimensions, as `grow_volume` does from whole slices."""
+    seeds = {}
+    for index, prompts in strokes.items():
+        positive, negative = prompts.scribbles >= VISIBLE
+        seeds[index] = np.where(positive, _OBJECT, np.where(negative, _BACKGROUND, 0)).astype(np.uint8)
+    return grow_slices(volume, seeds, axis, measured)
+
+
+def grow_slices(
+    volume: Volume, seeds: Mapping[int, NDArray[np.uint8]], axis: int, measured: range
+) -> Mapping[int, Mask]:
+    """Grow from seeds (H, W) in some slices; gives the masks of those that the box holds."""
     slices = np.moveaxis(volume.array, axis, 0)
-    first, stop = min(annotated), max(annotated) + 1
+    first, stop = min(seeds), max(seeds) + 1
     margin = max(3, int(0.2 * (stop - 1 - first)))
     start, stop = max(min(first - margin, measured.start), 0), min(max(stop + margin, measured.stop), len(slices))
-    seeds = np.zeros((stop - start, *slices.shape[1:]), np.uint8)
-    for index, mask in annotated.items():
-        seeds[index - start] = np.where(mask, _OBJECT, _BACKGROUND)
-    grown = grow_cut(np.ascontiguousarray(slices[start:stop]), seeds) == _OBJECT
-    return {index: grown[index - start] for index in range(start, stop) if index not in annotated}
+    marked = np.zeros((stop - start, *slices.shape[1:]), np.uint8)
+    for index, of_slice in seeds.items():
+        marked[index - start] = of_slice
+    grown = grow_cut(np.ascontiguousarray(slices[start:stop]), marked) == _OBJECT
+    return {index: grown[index - start] for index in range(start, stop)}
 
 
 VOLUME_METHODS = {INTERPOLATION: interpolate_volume, "grow-from-seeds": grow_volume}

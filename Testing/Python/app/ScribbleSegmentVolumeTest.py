@@ -9,12 +9,14 @@ import sys
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import qt
 import slicer
+import vtk
 from effect_case import BLOCK, OTHER, BrightRegionPredictor, EffectCase, run
 
 from ScribbleSegmentLib import ContextLibrary as SharedContexts
@@ -83,6 +85,43 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.assertFalse(self.mask().any())
         self.editor.redo()
         self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)))
+
+    def test_surfacesAreMadeOnceASecondAtMostWhileItRunsAndAtItsEnd(self):
+        """However often slices are written."""
+        self.segmentBlock(15)
+        self.segmentation.CreateClosedSurfaceRepresentation()
+        module = sys.modules[type(self.effect).__module__]
+        made, derive = [], module.refresh_derived
+
+        def counted(*arguments):
+            derive(*arguments)
+            made.append(time.monotonic())
+
+        self.predictor.seconds = 0.25
+        with mock.patch.object(module, "refresh_derived", counted):
+            self.press(self.controls.propagateButton)
+            ended = time.monotonic()
+            self.wait(lambda: made and made[-1] > ended)
+        during = [one for one in made if one < ended]
+        self.assertGreater(len(during), 1)
+        self.assertGreaterEqual(min(np.diff(during)), 1.0)
+        self.assertEqual(len(made), len(during) + 1)
+        surface = vtk.vtkPolyData()
+        self.segmentation.GetClosedSurfaceRepresentation(self.first, surface)
+        self.assertGreater(surface.GetBounds()[5] - surface.GetBounds()[4], 20)
+
+    def test_strokesOfOtherViewsAreUsedUnlessThatIsSwitchedOff(self):
+        """The check box is remembered, and reaches the network."""
+        self.drag("Green", (10, 35, 20), (20, 35, 34))
+        self.segmentBlock(15)
+        given, predict = [], self.predictor.predict
+        self.predictor.predict = lambda prompts: given.append(prompts) or predict(prompts)
+        for wanted in (True, False):
+            self.controls.otherViewsCheckBox.checked = wanted
+            given.clear()
+            self.press(self.controls.propagateButton)
+            self.assertGreater(len(given), 10)
+            self.assertEqual(any(one.scribbles[:, 35].any() for one in given), wanted)
 
     def test_itGoesAlongTheViewThatWasUsed(self):
         """A stroke in the green view, propagated along its axis."""

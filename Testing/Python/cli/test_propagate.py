@@ -204,3 +204,35 @@ def test_strokes_are_enough_to_start_from(tmp_path, capsys):
     for start in ((), ("--scribbles", strokes, "--annotated", strokes)):
         assert run("propagate", image, *start, "-o", out, load=Network()) == 2
         assert "either --annotated or --scribbles" in error_of(capsys)
+
+
+@pytest.mark.parametrize("crossing", [True, False])
+def test_strokes_of_other_views_are_prompts_of_the_slices_they_cross(tmp_path, capsys, crossing):
+    image = write_image(tmp_path / "image.nrrd", (100 * (LABELS > 0)).astype(np.int16))
+    marks = [
+        ((9, slice(10, 13), slice(6, 11)), 1),  # axial, and a sagittal one through it
+        ((slice(6, 12), slice(10, 13), 8), 1),
+        ((10, slice(10, 13), slice(19, 24)), 3),  # another axial one, and a coronal one apart from it
+        ((slice(2, 17), 2, slice(25, 27)), 3),
+    ]
+    strokes = paint(tmp_path / "strokes.seg.nrrd", marks, shape=SHAPE, segments=NAMES)
+    out, network = tmp_path / "all.seg.nrrd", Network()
+    options = () if crossing else ("--no-crossing",)
+    assert run("propagate", image, "--scribbles", strokes, "-o", out, *options, load=network) == 0
+    assert "annotated: 2 slices k:9-10" in capsys.readouterr().out
+    crossed = [prompts.scribbles for prompts in network.prompts if prompts.mask_input is not None]
+    assert (max(one[0].sum() for one in crossed) > 0) == crossing
+    assert any(one[0, 10:13, 8].all() and one[1, 2, 25:27].all() for one in crossed) == crossing
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_strokes_in_one_other_view_are_propagated_along_its_axis(tmp_path, capsys, axis):
+    image = write_image(tmp_path / "image.nrrd", (100 * LIVER).astype(np.int16))
+    boxes = [[slice(6, 12), slice(9, 13), slice(6, 10)] for _ in range(2)]
+    for box, shift in zip(boxes, (0, 3), strict=True):
+        box[axis] = (None, 10, 7)[axis] + shift
+    strokes = paint(tmp_path / "strokes.nrrd", [(tuple(box), 1) for box in boxes], shape=SHAPE)
+    assert run("propagate", image, "--scribbles", strokes, "-o", tmp_path / "all.nrrd", load=Network()) == 0
+    first = (None, 10, 7)[axis]
+    assert f"annotated: 2 slices {'kji'[axis]}:{first},{first + 3}" in capsys.readouterr().out
+    assert dice(read_labelmap(tmp_path / "all.nrrd").array == 1, LIVER) > 0.9

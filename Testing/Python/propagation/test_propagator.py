@@ -19,7 +19,14 @@ from scribblesegment.errors import ConfigError, GeometryError, ImageError, Promp
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
 from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
-from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun, Propagator, StopReason
+from scribblesegment.propagation import (
+    AnnotatedSegment,
+    PropagationConfig,
+    PropagationRun,
+    Propagator,
+    StopReason,
+    VoxelPrompts,
+)
 
 OBLIQUE = np.array([[-0.8, 0.1, 0.2, 12.0], [0.1, 0.7, 0.1, -5.0], [0.1, 0.1, 2.0, 7.0], [0, 0, 0, 1]], np.float64)
 SHEARED = np.array([[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]], np.float64)
@@ -269,9 +276,79 @@ def test_a_correction_leaves_alone_what_it_cannot_reach(change, reused):
     assert second.stopped == first.stopped or change == "in a tail"
 
 
+# Strokes of other views.
+
+
+def marks(*boxes, positive=True):
+    """Prompts of the voxels in boxes of a volume."""
+    kji = np.concatenate([np.argwhere(region(box)) for box in boxes])
+    return VoxelPrompts(kji, np.full(len(kji), positive))
+
+
+def region(box):
+    mask = np.zeros((20, 24, 30), bool)
+    mask[box] = True
+    return mask
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("capabilities", [("scribbles", "context"), ("scribbles",), ("context",)])
+def test_a_stroke_is_a_prompt_in_every_slice_that_it_crosses(axis, capabilities):
+    structure, predictor = ball((20, 24, 30)), Brightness(capabilities=capabilities)
+    pieces = marks(np.s_[3:17, 11, 15]), marks(np.s_[8, 2:22, 27], positive=False), marks(np.s_[5, 5, 2:28])
+    kji = np.concatenate([one.kji for one in pieces])
+    prompts = VoxelPrompts(kji, np.concatenate([one.positive for one in pieces]))
+    expected = np.zeros((2, *structure.shape), bool)
+    for (k, j, i), positive in zip(kji, prompts.positive, strict=True):
+        expected[:, k, j, i] = positive, not positive
+    volume = volume_of(structure, noise=1.0)  # so that no two slices are alike
+    annotated = cut(structure, axis, structure.shape[axis] // 2)
+    Propagator(predictor).run(volume, annotated, axis, prompts=prompts)
+    planes = np.moveaxis(volume.array, axis, 0)
+    indices = [next(n for n, plane in enumerate(planes) if np.array_equal(plane, one)) for one, *_ in predictor.images]
+    assert len(indices) > 8
+    for index, shown in zip(indices, predictor.prompts, strict=True):
+        wanted = np.moveaxis(expected, 1 + axis, 1)[:, index]
+        if "scribbles" not in capabilities:
+            assert not shown.scribbles.any()
+        elif "context" in capabilities:
+            assert np.array_equal(shown.scribbles, wanted)
+        else:  # besides those that are drawn into the expected shape
+            assert np.array_equal(shown.scribbles[:, wanted.any(axis=0)], wanted[:, wanted.any(axis=0)])
+            assert shown.scribbles.any()
+
+
+def test_a_stroke_leads_across_a_gap_to_a_piece_beside_and_cuts_off_what_does_not_belong():
+    near, far, beside = np.s_[2:8, 8:16, 8:16], np.s_[13:18, 8:16, 8:16], np.s_[4:7, 18:23, 20:28]
+    whole = region(near) | region(far) | region(beside)
+    assert np.array_equal(assembled(run(whole, 0, 3), whole.shape), region(near))
+    prompts = marks(np.s_[4:16, 12, 12], np.s_[4:7, 20, 22])
+    assert np.array_equal(assembled(run(whole, 0, 3, prompts=prompts), whole.shape), whole)
+    # Where the network is undecided, what is marked decides for all that is nearer to it.
+    # Where the network is undecided, the image around what is marked decides.
+    block, left = region(np.s_[2:18, 8:16, 4:26]), region(np.s_[2:18, 8:16, 4:14])
+    line, reached = np.s_[2:18, 12, 18], []
+    for prompts in (marks(line, positive=False), None, marks(line)):
+        found = Propagator(Brightness(contrast=6.0)).run(volume_of(block), cut(left, 0, 10), 0, prompts=prompts)
+        reached.append(assembled(found, block.shape)[line].sum())
+    assert reached[0] == 0 < reached[1] < reached[2]
+
+
+def test_only_where_prompts_have_changed_slices_are_made_again():
+    structure = tube()
+    annotated, volume = cut(structure, 0, 3, 8, 15), volume_of(structure)
+    first = Propagator(Brightness()).run(volume, annotated, 0, prompts=marks(np.s_[5:7, 10, 10]))
+    again = Propagator(Brightness()).run(
+        volume, annotated, 0, previous=first, prompts=marks(np.s_[5:7, 10, 10], np.s_[10, :, 12])
+    )
+    assert again.reused == {*range(3), *range(4, 8), *range(16, 20)}
+    without = Propagator(Brightness()).run(volume, annotated, 0, previous=again)
+    assert without.reused == {*range(3), *range(16, 20)}
+
+
 # What is refused.
 
-FULL = np.ones((24, 30), bool)
+FULL, TRUE = np.ones((24, 30), bool), np.ones(1, bool)
 OTHER = ContextSet("Ball", (ContextEntry(np.zeros((9, 9), np.float32), np.ones((9, 9), bool), (1.0, 1.0)),))
 EARLIER = run(ball(), 1, 12)
 
@@ -293,6 +370,8 @@ EARLIER = run(ball(), 1, 12)
         ),
         (GeometryError, "protected has shape", {9: FULL}, 0, {"protected": np.zeros((18, 24, 31), bool)}),
         (ImageError, "protected holds uint8", {9: FULL}, 0, {"protected": np.zeros((18, 24, 30), np.uint8)}),
+        (GeometryError, "outside the volume", {9: FULL}, 0, {"prompts": VoxelPrompts(np.array([[18, 0, 0]]), TRUE)}),
+        (GeometryError, r"give \(N, 3\)", {9: FULL}, 0, {"prompts": VoxelPrompts(np.zeros((2, 3), int), TRUE)}),
         (ConfigError, "takes no context sets", {9: FULL}, 0, {"context": OTHER}),
         (ConfigError, "along axis 1", {9: FULL}, 0, {"previous": EARLIER}),
     ],

@@ -73,6 +73,17 @@ def test_propagation_starts_from_three_slices_and_from_one(tmp_path, volumes, ne
         assert title in text
 
 
+def test_strokes_in_one_slice_are_followed_and_grown_and_corrected_where_it_is_proposed(tmp_path, volumes, network):
+    pytest.importorskip("slicer", reason="needs slicer-core")
+    rows, text = run(tmp_path, "follow", volumes, "--methods", network, "--corrections", 1)
+    assert set(zip(rows.method, rows.step, strict=True)) == {
+        (method, step) for method in ("make", "grow-from-seeds (make)") for step in (0, 1)
+    }
+    assert rows[rows.method == "make"].dice.min() > 0.9
+    assert rows[rows.method != "make"].dice.between(0.01, 1).all()
+    assert "best, after 1 corrections" in text
+
+
 def test_absence_goes_through_what_a_batch_accepts(tmp_path, sets, network):
     rows, text = run(tmp_path, "absence", sets, "--methods", network, "--entries", 1)
     halves = rows.groupby("task").part.value_counts().unstack()

@@ -91,6 +91,31 @@ class Strokes:
         plane[tuple(np.delete(self.voxels[inside], axis, axis=1).T)] = self.labels[inside]
         return plane
 
+    def painted_in(self, axis: int, label: int) -> set[int]:
+        """Find the slices along an axis that strokes of a label were painted in, not those that they only cross.
+
+        A stroke was painted in the one slice that it lies in. Where strokes of several views meet, these are slices in
+        which a quarter of the voxels, or more, have none of the label around them in the slices beside.
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+        from scipy.spatial import cKDTree
+
+        voxels, found = self.voxels[self.labels == label], set()
+        pairs = cKDTree(voxels).query_pairs(1.0, p=np.inf, output_type="ndarray")
+        along = voxels[:, axis]
+        beside = np.zeros(len(voxels), bool)
+        beside[pairs[along[pairs[:, 0]] != along[pairs[:, 1]]]] = True
+        neighbours = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(voxels), len(voxels)))
+        count, strokes = connected_components(neighbours, directed=False)
+        for number in range(count):
+            inside = strokes == number
+            flat = np.ptp(voxels[inside], axis=0) == 0
+            for index in np.unique(along[inside]).tolist() if flat[axis] or not flat.any() else ():
+                if flat[axis] or np.mean(beside[inside & (along == index)]) <= 0.75:
+                    found.add(index)
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class SlicePrompts:

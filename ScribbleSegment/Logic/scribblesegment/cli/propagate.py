@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from scribblesegment.context.context_set import ContextSet
     from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.inference.predictor import Predictor
-    from scribblesegment.propagation import Propagation
+    from scribblesegment.propagation import Propagation, VoxelPrompts
 
 _START = "where to start, one of these"
 
@@ -94,6 +94,9 @@ def propagate(
     window: DisplayWindow = None,
     model: Model = "default",
     threshold: Threshold = 0.5,
+    crossing: Annotated[
+        bool, Argument("--no-crossing", "strokes count only in slices they were painted in, not in those they cross")
+    ] = True,
     device: Device = "auto",
     load: Callable[..., Any] = load_predictor,
 ) -> None:
@@ -101,8 +104,9 @@ def propagate(
 
     The annotation is a label map or segmentation on the image's grid in which some slices along one axis are segmented,
     one segment or several. From there slices are segmented outward in both directions until the structure ends.
-    Annotated slices stay as they are; names and colours of segments are kept. Strokes are painted as for segment: the
-    slices they lie in are segmented, and stand for annotated ones. What is done when Ctrl-C is pressed is written.
+    Annotated slices stay as they are; names and colours of segments are kept. Strokes are painted as for segment, in
+    any view: the slices they were painted in are segmented, and stand for annotated ones; in slices that they cross
+    they are prompts. What is done when Ctrl-C is pressed is written.
 
     Examples:
       scribblesegment propagate ct.nii.gz --annotated few.seg.nrrd -o all.seg.nrrd
@@ -111,7 +115,7 @@ def propagate(
       scribblesegment propagate ct.nii.gz --scribbles strokes.seg.nrrd -o all.seg.nrrd
     """
     from scribblesegment.io import read_labelmap
-    from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
+    from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun, VoxelPrompts
 
     config = PropagationConfig(threshold=threshold)
     source = annotated or scribbles
@@ -127,9 +131,13 @@ def propagate(
         )
         raise PromptError(f"{source} holds no {remedy}.")
     intensity_range, predictor = intensities_of(volume, window), None
+    prompts: dict[int, VoxelPrompts] = {}
     if scribbles is not None:
-        predictor = load(model, device=device)
-        labelmap, axis = _segment_strokes(predictor, volume, labelmap, axis, intensity_range, threshold)
+        predictor, strokes = load(model, device=device), Strokes.of(labelmap)
+        labelmap, axis = _segment_strokes(predictor, volume, labelmap, strokes, axis, intensity_range, threshold)
+        if crossing:
+            kji = strokes.voxels.astype(np.int64)
+            prompts = {one.label: VoxelPrompts(kji, strokes.labels == one.label) for one in segments}
     axis = annotated_axis(labelmap) if axis is None else axis
     masks = annotated_slices(labelmap, axis, segments, complete=complete)
     context = contexts_by_label([open_context(one) for one in contexts], segments)
@@ -139,7 +147,12 @@ def propagate(
     run = PropagationRun(
         predictor or load(model, device=device),
         volume,
-        {one.label: AnnotatedSegment(masks[one.label], one.name, context.get(one.label)) for one in segments},
+        {
+            one.label: AnnotatedSegment(
+                masks[one.label], one.name, context.get(one.label), prompts=prompts.get(one.label)
+            )
+            for one in segments
+        },
         axis,
         config=config,
         index_range=index_range,
@@ -170,20 +183,31 @@ def propagate(
 def _segment_strokes(
     predictor: Predictor,
     volume: Volume,
-    strokes: LabelVolume,
+    labelmap: LabelVolume,
+    strokes: Strokes,
     axis: int | None,
     intensity_range: IntensityRange,
     threshold: float,
 ) -> tuple[LabelVolume, int]:
-    """Segment the slices that strokes lie in; also returns the axis they are slices of."""
-    drawn = LabelledPrompts(Strokes.of(strokes), (), None)
-    axis, indices = drawn.find_slices(None if axis is None else (axis, None))
+    """Segment the slices that strokes were painted in; also returns the axis they are slices of."""
+    drawn = LabelledPrompts(strokes, (), None)
+    likely, held = drawn.find_slices(None if axis is None else (axis, None))
+    labels_there = np.unique(strokes.labels).tolist()
+    painted = {
+        one: {label: strokes.painted_in(one, label) for label in labels_there}
+        for one in ((likely, *({0, 1, 2} - {likely})) if axis is None else (axis,))
+    }
+    axis = next((one for one, of_labels in painted.items() if all(of_labels.values())), likely)
+    # Where nothing of a label was painted in one slice, all that it crosses are segmented.
+    chosen = {label: found or set(held) for label, found in painted[axis].items()}
+    indices = sorted(set().union(*chosen.values()) & set(drawn.find_slices((axis, None))[1]))
     images, prompts = [volume.slice(axis, n) for n in indices], [drawn.in_slice(axis, n) for n in indices]
     results = predict_slices(predictor, images, prompts, intensity_range, threshold, all_pieces=False)
-    labels = np.zeros_like(strokes.array)
+    labels = np.zeros_like(labelmap.array)
     for index, result in zip(indices, results, strict=True):
-        np.moveaxis(labels, axis, 0)[index] = result
-    return LabelVolume(labels, strokes.ijk_to_ras, strokes.segments), axis
+        answered = [label for label in labels_there if index in chosen[label]]
+        np.moveaxis(labels, axis, 0)[index] = np.where(np.isin(result, answered), result, 0)
+    return LabelVolume(labels, labelmap.ijk_to_ras, labelmap.segments), axis
 
 
 def annotated_axis(labelmap: Volume) -> int:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.geometry import SlicePlane
+from scribblesegment.data.drawing import Box
+from scribblesegment.data.geometry import SlicePlane, nearest_index
 from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import ReferenceGeometry
@@ -36,7 +38,7 @@ from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
 from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_slices
-from scribblesegment.propagation import AnnotatedSegment
+from scribblesegment.propagation import AnnotatedSegment, VoxelPrompts
 from scribblesegment.service.service import InferenceService, PropagationJob
 from scribblesegment.service.worker import Progress
 
@@ -69,6 +71,7 @@ class PropagationOptions:
     protect: Protect = "all"  # which other segments are never overwritten
     clean_up: CleanUp = field(default_factory=CleanUp)  # threshold, holes and islands as for single slices
     model: str = ""  # what the slices are predicted with; slices of another one are not built on
+    other_views: bool = True  # strokes in other views, and slices accepted there, are prompts of the slices they cross
 
 
 @dataclass(frozen=True)
@@ -203,18 +206,21 @@ class VolumePropagation:
         index_range = _checked_range(options.index_range, grid.shape[axis])
         others = visible_other_segments(node, first.segment_id) if all_segments else []
         targets = [first, *(target_of(editor_node, node, other, self._images) for other in others)]
-        # What must be equal for slices of an earlier propagation to be used again; the grid is part of the token.
-        made_from = (first.source.token, options.model, options.clean_up.threshold)
-        found = [_Segment.of(target, axis, self._history.of(target, axis, made_from)) for target in targets]
+        found = [_Segment.of(target, axis, self._history.of(target, axis)) for target in targets]
         segments = dict(enumerate((one for one in found if any(m.any() for m in one.masks.values())), start=1))
         if not segments:
             raise PromptError(_nothing_accepted(found))
         ids = [one.target.segment_id for one in segments.values()]
         protect = protected_segments(node, editor_node, ids, options.protect)
+        made_from = (options.model, options.clean_up.threshold, *_limits(editor_node, protect))
+        prompts = other_view_prompts(segments, axis) if options.other_views else {}
         job = PropagationJob(
             Volume(first.source.array, grid.ijk_to_mm),
             axis,
-            {label: one.annotated(label, self._context_of(one.target)) for label, one in segments.items()},
+            {
+                label: one.annotated(label, self._context_of(one.target), prompts.get(label), made_from)
+                for label, one in segments.items()
+            },
             index_range=index_range,
             protected=forbidden_voxels(first, ids, protect),
             source=source_name(first),
@@ -222,7 +228,7 @@ class VolumePropagation:
             threshold=options.clean_up.threshold,
         )
         shared = self._inference, self._images, self._derive
-        self._run = _Run(job, segments, protect, options.clean_up, made_from, *shared)
+        self._run = _Run(job, segments, protect, options.clean_up, made_from, own_step, *shared)
         if own_step:  # at once, so that undo takes back this and not what was before it, however soon it is stopped
             self._save_state()
         self._run.begin()
@@ -261,29 +267,38 @@ class FinishedRun:
 
     run_id: str  # of the propagation
     segment_id: str
-    made_from: Hashable  # what must be equal for its slices to be used again: image, grid, network, settings
+    token: Hashable  # of the image and its grid
+    made_from: Hashable  # what else must be equal for its slices to be used again: network, settings
     result: Propagation  # its slices and what they were made from
-    content: Mapping[int, NDArray[np.uint8]]  # the segment on each slice that it wrote, eight pixels a byte, by index
+    made: frozenset[int]  # indices of slices that it, or an earlier one that it built on, wrote
+    content: Contents  # the segment then
 
     def as_previous(self, label: int) -> Propagation:
         """Its result under a label, with only the slices that are in the segment."""
         slices = {
             index: dataclasses.replace(found, label=label)
             for index, found in self.result.slices.items()
-            if index in self.content
+            if index in self.made
         }
         return dataclasses.replace(self.result, label=label, slices=slices)
 
-    def edited_by_hand(self, target: EditTarget) -> list[int]:
-        """Slices that the user has changed since by other means; what other segments have taken does not count."""
-        node, edited = target.segmentation_node, []
+    def edited_by_hand(self, target: EditTarget, content: Contents) -> list[int]:
+        """Slices that the user has changed since by other means; what other segments have taken does not count.
+
+        Whether there was something in them before does not matter.
+        """
+        node, axis, edited = target.segmentation_node, self.result.axis, []
         others = [other for other in node.GetSegmentation().GetSegmentIDs() if other != target.segment_id]
-        for index, before in self.content.items():
-            now = _on_slice(target, self.result.axis, index)
-            if np.array_equal(np.packbits(now), before):
+        for index in sorted(self.content.keys() | content.keys()):
+            if np.array_equal(self.content.get(index, ()), content.get(index, ())):
                 continue
-            then = np.unpackbits(before, count=now.size).reshape(now.shape).astype(bool)
-            plane = grid_slice(target.reference.grid, self.result.axis, index)
+            plane = grid_slice(target.reference.grid, axis, index)
+            then, now = (
+                np.unpackbits(one[index], count=plane.shape[0] * plane.shape[1]).reshape(plane.shape).astype(bool)
+                if index in one
+                else np.zeros(plane.shape, bool)
+                for one in (self.content, content)
+            )
             taken = segments_on_plane(node, others, target.reference, plane)
             if (now & ~then).any() or (then & ~now & ~taken).any():
                 edited.append(index)
@@ -300,18 +315,11 @@ class PropagationHistory:
         """Remember one; the oldest beyond the limit are forgotten."""
         self._runs = [*self._runs[-(_MOST_RUNS - 1) :], run]
 
-    def of(self, target: EditTarget, axis: int, made_from: Hashable) -> FinishedRun | None:
-        """The one whose slices a segment shows, if it was made along the axis and from the same."""
-        run_id = run_of(target.segment)
-        return next(
-            (
-                run
-                for run in self._runs
-                if (run.run_id, run.segment_id, run.result.axis, run.made_from)
-                == (run_id, target.segment_id, axis, made_from)
-            ),
-            None,
-        )
+    def of(self, target: EditTarget, axis: int) -> FinishedRun | None:
+        """The one whose slices a segment shows, if it was made along the axis and in the same image."""
+        wanted = (run_of(target.segment), target.segment_id, axis, target.source.token)
+        found = (run for run in self._runs if (run.run_id, run.segment_id, run.result.axis, run.token) == wanted)
+        return next(found, None)
 
     def clear(self) -> None:
         """Let go of all, as when the scene closes."""
@@ -336,8 +344,9 @@ class _Segment:
     frozen: Mask | None  # bool (H, W), pixels of every slice of the axis that lie in slices accepted along others
     earlier: FinishedRun | None  # the propagation that is built on
     showed: str  # the propagation that it showed before
+    content: dict[int, NDArray[np.uint8]]  # what is in it, see `FinishedRun`
     written: set[int] = field(default_factory=set)  # indices of slices
-    content: dict[int, NDArray[np.uint8]] | None = None  # what it left, see `FinishedRun`; None until it has ended
+    closed: bool = False  # whether nothing more is written, and content and result are those of a `FinishedRun`
     tags: tuple[str, str] = ("", "")  # accepted slices and propagation, as they must stay
     segment: Any = None  # the vtkSegment that had these tags when it was last looked at
     changed: int = -1  # and when it had changed, by VTK's clock
@@ -350,17 +359,62 @@ class _Segment:
             FileFormatError: The list of its accepted slices cannot be read.
             GeometryError: The slices along the axis are sheared.
         """
-        accepted = read_accepted(target.segment, target.reference.grid)
+        accepted, content = read_accepted(target.segment, target.reference.grid), contents(target, axis)
         if earlier is not None:
-            by_hand = [index for index in earlier.edited_by_hand(target) if not accepted.holds(axis, index)]
+            edited = earlier.edited_by_hand(target, content)
+            by_hand = [index for index in edited if not accepted.holds(axis, index)]
             accepted = accepted.added(axis, *by_hand)
         masks = {index: _on_slice(target, axis, index) for index in accepted.indices[axis]}
         frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
-        return cls(target, accepted, masks, frozen, earlier, run_of(target.segment))
+        return cls(target, accepted, masks, frozen, earlier, run_of(target.segment), content)
 
-    def annotated(self, label: int, context: ContextSet | None) -> AnnotatedSegment:
-        previous = None if self.earlier is None else self.earlier.as_previous(label)
-        return AnnotatedSegment(self.masks, self.target.segment.GetName(), context, previous)
+    @property
+    def made(self) -> frozenset[int]:
+        """Slices that it shows as propagated."""
+        earlier = frozenset() if self.earlier is None else self.earlier.made
+        return (earlier | self.written) - self.masks.keys()
+
+    def annotated(
+        self, label: int, context: ContextSet | None, prompts: VoxelPrompts | None, made_from: Hashable
+    ) -> AnnotatedSegment:
+        same = self.earlier is not None and self.earlier.made_from == made_from
+        previous = self.earlier.as_previous(label) if self.earlier is not None and same else None
+        return AnnotatedSegment(self.masks, self.target.segment.GetName(), context, previous, prompts)
+
+    def drawn(self) -> VoxelPrompts:
+        """Voxels under strokes, lassos and clicks of any view; those of accepted slices count nowhere."""
+        grid = self.target.reference.grid
+        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
+        positive = [np.zeros(0, bool)]
+        for drawn in self.target.gestures.slices:
+            prompts = rasterize((one for one in drawn.gestures if not isinstance(one, Box)), drawn.plane)
+            clicks = prompts.point_coords
+            for value in (False, True):
+                pixels = np.argwhere(prompts.scribbles[1 - value] > 0)
+                marked = np.concatenate([pixels, clicks[prompts.point_labels == value]])
+                voxels = nearest_index(grid.to_kji(drawn.plane.to_mm(marked)))
+                voxels = voxels[((voxels >= 0) & (voxels < grid.shape)).all(axis=1)]
+                kji.append(voxels)
+                positive.append(np.full(len(voxels), value))
+        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+
+    def known(self, axis: int) -> VoxelPrompts:
+        """All voxels of the slices accepted along other axes, which stay as they are."""
+        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
+        positive = [np.zeros(0, bool)]
+        for other, indices in enumerate(self.accepted.indices):
+            for index in indices if other != axis else ():
+                content = _on_slice(self.target, other, index)
+                kji.append(np.insert(np.argwhere(np.ones_like(content)), other, index, axis=1))
+                positive.append(content.ravel())
+        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+
+    def note(self, plane: SlicePlane) -> None:
+        """Take down what is on a slice that was written."""
+        assert plane.voxel_slice is not None
+        axis, index = plane.voxel_slice
+        self.content.pop(index, None)
+        self.content |= contents(self.target, axis, only=index)
 
     def begin(self, run_id: str) -> None:
         """Part of an undo step that was begun before."""
@@ -397,12 +451,13 @@ class _Run:
         protect: Sequence[str],
         clean_up: CleanUp,
         made_from: Hashable,
+        own_step: bool,
         inference: InferenceService,
         images: SourceImages,
         derive: Derive,
     ) -> None:
         self._job, self._segments, self._protect, self._clean_up = job, segments, protect, clean_up
-        self._made_from, self._images, self._derive = made_from, images, derive
+        self._made_from, self._own_step, self._images, self._derive = made_from, own_step, images, derive
         self._run_id = uuid.uuid4().hex
         self._pending: dict[tuple[int, int], PropagatedSlice] = {}  # by label and index
         self._closed = self._undone = self._complete = False
@@ -482,9 +537,17 @@ class _Run:
     def finished(self) -> list[FinishedRun]:
         """What it left in each segment, to be built on."""
         return [
-            FinishedRun(self._run_id, one.target.segment_id, self._made_from, result, one.content)
+            FinishedRun(
+                self._run_id,
+                one.target.segment_id,
+                one.target.source.token,
+                self._made_from,
+                result,
+                one.made,
+                one.content,
+            )
             for label, one in self._segments.items()
-            if one.content is not None and (result := self._results.get(label)) is not None
+            if one.closed and (result := self._results.get(label)) is not None
         ]
 
     @property
@@ -501,6 +564,8 @@ class _Run:
         self._undone = any(one.undone(thorough=thorough) for one in self._segments.values())
         if self._undone:
             self.drop()
+            for one in self._segments.values():
+                one.closed = True  # redo brings back what was written
         return self._undone
 
     def _write(self, *, done: bool) -> bool:
@@ -521,6 +586,8 @@ class _Run:
         for label, one in existing.items():
             masks = [(plane, self._allowed(one, existing, plane, mask)) for plane, mask in work[label]]
             changed |= write_slices(one.target, masks, protect=self._protect, derive=self._derive)
+            for plane, _mask in masks:
+                one.note(plane)
         now = time.monotonic()
         self._next_write = now + max(_LEAST_PAUSE_S, _PAUSE_PER_WRITE * (now - began))
         return changed
@@ -545,7 +612,7 @@ class _Run:
         result = self._results.get(label)
         if done and one.earlier and result and not result.cancelled and self.task.exception() is None:
             start, stop = self._job.index_range or (0, grid.shape[axis])
-            outdated = set(one.earlier.content) - set(result.slices) - set(one.masks)
+            outdated = one.earlier.made - set(result.slices) - set(one.masks)
             planes = [grid_slice(grid, axis, index) for index in outdated if start <= index < stop]
             masks += [(plane, np.zeros(plane.shape, bool)) for plane in planes]
         return masks
@@ -568,12 +635,51 @@ class _Run:
         if self._undone:
             return
         for one in self._existing().values():
-            if not (one.written or self._complete):
+            if self._own_step and not (one.written or self._complete):
                 write_tag(one.target.segment, TAG, one.showed)
                 continue
-            earlier = set() if one.earlier is None else set(one.earlier.content)
-            indices = sorted((earlier | one.written) - set(one.masks))
-            one.content = {index: np.packbits(_on_slice(one.target, self._job.axis, index)) for index in indices}
+            one.closed = True
+
+
+def other_view_prompts(segments: Mapping[int, _Segment], axis: int) -> dict[int, VoxelPrompts]:
+    """The prompts of each segment besides its accepted slices; what marks one is not in the others."""
+    marked = {label: (one.drawn(), one.known(axis)) for label, one in segments.items()}
+    prompts = {}
+    for label, own in marked.items():
+        others = [part.kji[part.positive] for other, parts in marked.items() if other != label for part in parts]
+        kji = [*others, *(part.kji for part in own)]
+        positive = [*(np.zeros(len(part), bool) for part in others), *(part.positive for part in own)]
+        if any(len(part) for part in kji):
+            prompts[label] = VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+    return prompts
+
+
+Contents = Mapping[int, NDArray[np.uint8]]
+"""The slices of a segment in which something is, eight pixels a byte, by index."""
+
+
+def contents(target: EditTarget, axis: int, *, only: int | None = None) -> dict[int, NDArray[np.uint8]]:
+    """What is in a segment's slices along an axis of its grid, or in one of them."""
+    reference = target.reference
+    (labelmap,) = layers(target.segmentation_node, [target.segment_id])
+    if is_empty(labelmap):
+        return {}
+    length = reference.grid.shape[axis]
+    held = range(length)
+    if on_lattice(labelmap, reference):
+        held = held[overlap(labelmap.GetExtent(), reference.extent)[1][axis]]
+    found = {}
+    for index in held if only is None else {only} & set(held):
+        content = _on_slice(target, axis, index)
+        if content.any():
+            found[index] = np.packbits(content)
+    return found
+
+
+def _limits(editor_node: Any, protect: Sequence[str]) -> Hashable:
+    """What limits where segments may grow, as far as it is set in the editor."""
+    intensities = editor_node.GetSourceVolumeIntensityMask() and tuple(editor_node.GetSourceVolumeIntensityMaskRange())
+    return tuple(protect), editor_node.GetMaskMode(), editor_node.GetMaskSegmentID(), intensities
 
 
 def _on_slice(target: EditTarget, axis: int, index: int) -> Mask:

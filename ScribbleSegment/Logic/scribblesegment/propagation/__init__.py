@@ -7,6 +7,7 @@ from scribblesegment.propagation.config import (
     PropagationConfig,
     PropagationEnd,
     StopReason,
+    VoxelPrompts,
 )
 from scribblesegment.propagation.propagator import PropagationRun, Propagator
 
@@ -19,4 +20,5 @@ __all__ = [
     "PropagationRun",
     "Propagator",
     "StopReason",
+    "VoxelPrompts",
 ]

@@ -62,14 +62,34 @@ class PropagationConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class VoxelPrompts:
+    """Voxels that strokes mark, in whatever view they were painted."""
+
+    kji: NDArray[np.int64]  # (N, 3)
+    positive: NDArray[np.bool_]  # (N,), whether each belongs to the structure; the last holds where a voxel comes twice
+
+    def by_slice(self, axis: int, slice_shape: tuple[int, int]) -> dict[int, NDArray[np.int64]]:
+        """Marked pixels of each slice that has any: ascending, twice the flat index, plus 1 where positive."""
+        rows, columns = np.delete(self.kji, axis, axis=1).T
+        pixels = self.kji[:, axis] * math.prod(slice_shape) + rows * slice_shape[1] + columns
+        _, last = np.unique(pixels[::-1], return_index=True)
+        chosen = len(pixels) - 1 - last
+        codes = 2 * (pixels[chosen] % math.prod(slice_shape)) + self.positive[chosen]
+        indices, starts = np.unique(self.kji[chosen, axis], return_index=True)
+        return dict(zip(indices.tolist(), np.split(codes, starts[1:]), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
 class AnnotatedSegment:
     """One segment to propagate."""
 
     slices: Mapping[int, Mask]  # bool (H, W) by index; an empty mask says the structure is absent there, and ends it
     name: str = ""
     context: ContextSet | None = None  # images of the same structure from elsewhere
-    # An earlier result in the same volume: its slices are kept where no accepted slice beside them has changed.
+    # An earlier result in the same volume: its slices are kept where neither the accepted slices beside them nor the
+    # prompts between these have changed.
     previous: Propagation | None = None
+    prompts: VoxelPrompts | None = None  # strokes, besides those that the accepted slices answer
 
 
 class StopReason(str, Enum):
@@ -135,6 +155,7 @@ class Propagation:
     cancelled: bool  # what was done before is there
     slices_per_second: float  # of all segments together; 0 if nothing was predicted
     grid: Grid | None = None  # of the volume
+    prompts: VoxelPrompts | None = None  # what was marked besides
 
     @property
     def confidence(self) -> dict[int, float]:

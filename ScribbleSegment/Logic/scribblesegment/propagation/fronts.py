@@ -7,14 +7,16 @@ structure ends. What comes next in a span depends on that span alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scribblesegment.data import validation
 from scribblesegment.data.masks import logits_to_mask
@@ -34,6 +36,7 @@ from scribblesegment.propagation.config import (
     PropagationConfig,
     PropagationEnd,
     StopReason,
+    VoxelPrompts,
 )
 from scribblesegment.propagation.prior import AreaExtrapolation, KnownSlice, ShapePrior
 
@@ -49,6 +52,7 @@ class SlicePrediction:
     logits: FloatArray  # (H, W)
     mask: Mask  # (H, W)
     confidence: float
+    marked: bool = False  # whether a prompt says that the structure is where the mask is
 
 
 class BoundedSpan:
@@ -158,15 +162,22 @@ class OpenSpan:
         at_stop: StopReason,
         config: PropagationConfig,
         trend: AreaExtrapolation | None = None,
+        marked: Collection[int] = (),
+        passed: Sequence[PropagatedSlice] = (),
     ) -> None:
-        """Go on from `known` through `indices`, which end for the reason `at_stop`; it began at the slice `start`."""
+        """Go on from `known` through `indices`, which end for the reason `at_stop`; it began at the slice `start`.
+
+        It does not stop before it has come to the last of the slices that are `marked` as showing the structure. The
+        slices that were `passed` before count as if it had made them.
+        """
         self.end: PropagationEnd | None = None
+        self._least = max((place + 1 for place, index in enumerate(indices) if index in marked), default=0)
         self._known, self._indices, self._start = known, indices, start
         self._at_stop, self._config, self._trend = at_stop, config, trend
         self._position = 0
         self._rejected: list[tuple[int, StopReason, float]] = []
-        self._confidences: deque[float] = deque(maxlen=_REMEMBERED)
-        self._largest = int(known.mask.sum())
+        self._confidences = deque((one.confidence for one in passed), maxlen=_REMEMBERED)
+        self._largest = max(int(mask.sum()) for mask in (known.mask, *(one.mask for one in passed)))
         self._direction: Literal[1, -1] = 1 if indices.step > 0 else -1
         self._end_if_done()
 
@@ -203,6 +214,8 @@ class OpenSpan:
     def check(self, found: SlicePrediction) -> StopReason | None:
         """Say whether a slice gives a reason to stop, by its area and confidence compared with its neighbours'."""
         config = self._config
+        if found.marked:
+            return None
         if int(found.mask.sum()) < max(1.0, config.stop_area * int(self._known.mask.sum())):
             return StopReason.ENDED
         usual = float(np.median(self._confidences)) if self._confidences else 0.0
@@ -235,7 +248,8 @@ class OpenSpan:
 
     def _end_if_done(self) -> None:
         done = self._position >= len(self._indices)
-        if self._rejected and (len(self._rejected) >= self._config.patience or done):
+        enough = len(self._rejected) >= self._config.patience and self._position >= self._least
+        if self._rejected and (enough or done):
             index, reason, confidence = self._rejected[0]
             if reason is StopReason.ENDED:  # structures mostly end gradually
                 confidence = 1.0 - (int(self._known.mask.sum()) / self._largest) ** 2
@@ -281,6 +295,15 @@ class SegmentState:
         self.spans: list[Span] = []
         self._slices: dict[int, PropagatedSlice] = {}
         self._ends: list[PropagationEnd] = []
+        self._shape, self._prompts = slice_shape, annotated.prompts
+        self._marked = _marked(annotated.prompts, called, axis, axis_length, slice_shape)
+        before = _marked(previous and previous.prompts, called, axis, axis_length, slice_shape)
+        # Slices that hold other prompts than before.
+        changed = {
+            index
+            for index in {*self._marked, *before}
+            if not np.array_equal(self._marked.get(index, ()), before.get(index, ()))
+        }
         areas = {index: int(mask.sum()) for index, mask in self.accepted.items()}
         self._trend = AreaExtrapolation(areas) if config.trend else None
         bounds: list[int | None] = [None, *self.accepted, None]
@@ -289,6 +312,8 @@ class SegmentState:
             stop = index_range[1] if upper is None else min(index_range[1], upper)
             indices = range(start, max(stop, start))
             same = previous if previous and _unchanged(previous.accepted, self.accepted, lower, upper) else None
+            if not changed.isdisjoint(indices):
+                same = None
             below, above = self._shows(lower), self._shows(upper)
             if below is not None and above is not None:
                 self._add_bounded(below, above, indices, same)
@@ -314,16 +339,28 @@ class SegmentState:
             return self.accepted[index]
         return self._slices[index].mask if index in self._reused else None
 
+    def scribbles(self, index: int) -> Mask | None:
+        """What is marked in a slice, positive and negative, bool (2, H, W); None where nothing is."""
+        pixels = self._marked.get(index)
+        if pixels is None:
+            return None
+        drawn = np.zeros((2, math.prod(self._shape)), bool)
+        drawn[1 - pixels % 2, pixels // 2] = True
+        return drawn.reshape(2, *self._shape)
+
     def prediction(self, index: int, prior: ShapePrior, logits: FloatArray, forbidden: Mask | None) -> SlicePrediction:
         """Make a mask of logits, float32 (H, W), leaving out the pixels of `forbidden`, bool (H, W)."""
         settled = logits if forbidden is None else _denied(logits, forbidden)
         mask = logits_to_mask(settled, self._config.threshold)
         if forbidden is not None:
             mask &= ~forbidden  # also below a threshold under one half
+        scribbles = self.scribbles(index)
+        positive = None if scribbles is None else scribbles[0]
         if self._config.only_connected:
-            mask = prior.connected(mask)
+            mask = prior.connected(mask, positive)
+        marked = positive is not None and bool((mask & positive).any())
         confidence = confidence_of(settled, mask, prior, consistency=self._config.consistency)
-        return SlicePrediction(index, prior, settled, mask, confidence)
+        return SlicePrediction(index, prior, settled, mask, confidence, marked)
 
     def without(self, found: SlicePrediction, pixels: Mask) -> SlicePrediction:
         """Leave pixels, bool (H, W), to other segments."""
@@ -331,7 +368,7 @@ class SegmentState:
             return found
         logits, mask = _denied(found.logits, pixels), found.mask & ~pixels
         confidence = confidence_of(logits, mask, found.prior, consistency=self._config.consistency)
-        return SlicePrediction(found.index, found.prior, logits, mask, confidence)
+        return dataclasses.replace(found, logits=logits, mask=mask, confidence=confidence)
 
     def settle(self, span: Span, found: SlicePrediction) -> PropagatedSlice | None:
         """Accept or reject a slice and go on from there; returns None if it is left out."""
@@ -383,6 +420,7 @@ class SegmentState:
             reused=self._reused & slices.keys(),
             cancelled=cancelled,
             slices_per_second=slices_per_second,
+            prompts=self._prompts,
         )
 
     def _shows(self, index: int | None) -> KnownSlice | None:
@@ -410,7 +448,17 @@ class SegmentState:
                 self._ends.append(end)
                 return
         last, left = self._last_known(known, kept), indices[len(kept) :]
-        span = OpenSpan(last, left, start=known.index, at_stop=at_stop, config=self._config, trend=self._trend)
+        marked = {index for index, pixels in self._marked.items() if (pixels % 2).any()}
+        span = OpenSpan(
+            last,
+            left,
+            start=known.index,
+            at_stop=at_stop,
+            config=self._config,
+            trend=self._trend,
+            marked=marked,
+            passed=[self._slices[index] for index in kept],
+        )
         if span.end is None:
             self.spans.append(span)
         else:
@@ -435,6 +483,23 @@ def _unchanged(before: Mapping[int, Mask], after: Mapping[int, Mask], lower: int
     if (lower, upper) not in pairwise([None, *sorted(before), None]):
         return False
     return all(np.array_equal(before[index], after[index]) for index in (lower, upper) if index is not None)
+
+
+def _marked(
+    prompts: VoxelPrompts | None, called: str, axis: int, axis_length: int, slice_shape: tuple[int, int]
+) -> dict[int, NDArray[np.int64]]:
+    """Marked pixels by slice, see `VoxelPrompts.by_slice`."""
+    if prompts is None or not len(prompts.kji):
+        return {}
+    shape = np.insert(slice_shape, axis, axis_length)
+    if prompts.kji.ndim != 2 or prompts.kji.shape != (len(prompts.positive), 3):
+        raise GeometryError(
+            f"The prompts of {called} have voxels of the shape {prompts.kji.shape} and {len(prompts.positive)} signs; "
+            "give (N, 3) and (N,)."
+        )
+    if (prompts.kji < 0).any() or (prompts.kji >= shape).any():
+        raise GeometryError(f"A voxel in the prompts of {called} is outside the volume of shape {tuple(shape)}.")
+    return prompts.by_slice(axis, slice_shape)
 
 
 def _overlap_per_slice(first: KnownSlice, second: KnownSlice) -> float:

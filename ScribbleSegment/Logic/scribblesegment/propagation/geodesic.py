@@ -7,7 +7,7 @@ an edge, as in Slicer's *Grow from seeds* and geodesic segmentation (Bai and Sap
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,19 @@ class GeodesicPrior:
     """The prior of one segment, computed when it is first asked for."""
 
     def __init__(
-        self, volume: Volume, accepted: Mapping[int, Mask], axis: int, *, intensity_range: IntensityRange
+        self,
+        volume: Volume,
+        accepted: Mapping[int, Mask],
+        axis: int,
+        *,
+        intensity_range: IntensityRange,
+        scribbles: Callable[[int], Mask | None] = lambda index: None,
     ) -> None:
-        """Take the volume and the accepted masks, bool (H, W) by index, of which one at least is not empty."""
+        """Take the volume and the accepted masks, bool (H, W) by index, of which one at least is not empty.
+
+        What is marked in another slice, bool (2, H, W) or None, are seeds as well.
+        """
+        self._scribbles = scribbles
         self._volume, self._accepted, self._axis, self._intensity_range = volume, accepted, axis, intensity_range
         self._first = 0
         self._box = (slice(0), slice(0))
@@ -53,23 +63,29 @@ class GeodesicPrior:
         masks = np.stack(list(self._accepted.values()))
         if not masks.any() or masks.all():
             return np.empty((0, 0, 0), np.float16)
-        present = np.logical_or.reduce(masks)
+        length = self._volume.shape[self._axis]
+        scribbles = {index: one for index in range(length) if (one := self._scribbles(index)) is not None}
+        shown = [index for index, (positive, _) in scribbles.items() if positive.any()]
+        present = np.logical_or.reduce([*masks, *(scribbles[index][0] for index in shown)])
         self._box = _box_around(present, margin=True)
         spacing = np.delete(self._volume.spacing_kji_mm, self._axis)
         between = self._volume.spacing_kji_mm[self._axis]
         sides = [part.stop - part.start for part in self._box]
-        start, stop = min(self._accepted), max(self._accepted) + 1
+        start, stop = min((*self._accepted, *shown)), max((*self._accepted, *shown)) + 1
         # A structure may go on beyond the outermost accepted slices as far as between them, or as far as it is wide.
         box = _box_around(present, margin=False)
         width = max((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
         beyond = max(stop - start, math.ceil(width / between))
-        start, stop = max(start - beyond, 0), min(stop + beyond, self._volume.shape[self._axis])
+        start, stop = max(start - beyond, 0), min(stop + beyond, length)
         self._first = start
         factor = math.ceil(math.sqrt((stop - start) * math.prod(sides) / _MOST_VOXELS))
         intensities = np.stack([self._intensities(index, factor) for index in range(start, stop)])
         seeds = np.zeros((2, *intensities.shape), np.bool_)
         for index, mask in self._accepted.items():
             seeds[:, index - start] = _seeds(mask[self._box], factor)
+        for index in scribbles.keys() & set(range(start, stop)).difference(self._accepted):
+            for kind, marked in enumerate(scribbles[index]):
+                seeds[kind, index - start] = _averaged(marked[self._box].astype(np.float32), factor) > 0
         costs = path_costs(intensities, seeds, (between, *(factor * mm for mm in spacing)))
         return np.clip((costs[1] - costs[0]) / _DECISIVE, -1.0, 1.0).astype(np.float16)
 

@@ -43,10 +43,10 @@ class ShapePrior:
         total = int(mask.sum())
         return 1.0 - int((mask[self.box] & self.zone).sum()) / total if total else 0.0
 
-    def connected(self, mask: Mask) -> Mask:
-        """The components of a mask that touch the zone."""
-        zone = np.zeros(mask.shape, bool)
-        zone[self.box] = self.zone
+    def connected(self, mask: Mask, marked: Mask | None = None) -> Mask:
+        """The components of a mask that touch the zone or marked pixels, bool (H, W)."""
+        zone = np.zeros(mask.shape, bool) if marked is None else marked.copy()
+        zone[self.box] |= self.zone
         return keep_touched(mask, zone)
 
     def strokes(self) -> FloatArray:

@@ -27,6 +27,7 @@ from scribblesegment.propagation.config import (
     Propagation,
     PropagationConfig,
     StopReason,
+    VoxelPrompts,
 )
 from scribblesegment.propagation.fronts import SegmentState, SlicePrediction, Span
 from scribblesegment.propagation.geodesic import GeodesicPrior
@@ -59,6 +60,7 @@ class Propagator:
         label_name: str = "",
         context: ContextSet | None = None,
         previous: Propagation | None = None,
+        prompts: VoxelPrompts | None = None,
         index_range: tuple[int, int] | None = None,
         protected: Mask | None = None,
         source: str = "",
@@ -78,6 +80,7 @@ class Propagator:
             context: Segmented images of the same structure from elsewhere, for example other patients.
             previous: An earlier result for the same volume and axis; what it has is kept where a change of the accepted
                 slices cannot reach, and goes on where it was cancelled. Range and protection should be the same.
+            prompts: Strokes of other views, which cross the slices; each is a prompt of the voxels it covers.
             index_range: Half-open range of slices that may be segmented; all by default.
             protected: bool (K, J, I), voxels that are not segmented: other segments, or what is masked.
             source: Name of the volume, as in the entries of `context`; needed if these may show slices of it.
@@ -88,14 +91,14 @@ class Propagator:
 
         Raises:
             PromptError: No accepted slice shows the structure.
-            GeometryError: An unknown axis, a slice or range outside the volume, or a shape that does not fit.
+            GeometryError: An unknown axis, a slice, range or prompt outside the volume, or a shape that does not fit.
             ImageError: An accepted mask or the protection is no mask.
             ConfigError: Context for a network that takes none, or an earlier result of something else.
         """
         run = PropagationRun(
             self.predictor,
             volume,
-            {_ONLY: AnnotatedSegment(annotated, label_name, context, previous)},
+            {_ONLY: AnnotatedSegment(annotated, label_name, context, previous, prompts)},
             axis,
             config=self.config,
             index_range=index_range,
@@ -177,12 +180,15 @@ class PropagationRun(Iterator[PropagatedSlice]):
             if in_context
         }
         self._geodesic = {
-            state.label: GeodesicPrior(volume, state.accepted, first.axis, intensity_range=self._intensity_range)
+            state.label: GeodesicPrior(
+                volume, state.accepted, first.axis, intensity_range=self._intensity_range, scribbles=state.scribbles
+            )
             for state in unfinished
             if config.image_weight > 0
         }
         self._active_context: ContextSet | None = None
-        self._draws_strokes = "scribbles" in predictor.capabilities and not in_context
+        self._takes_strokes = "scribbles" in predictor.capabilities
+        self._draws_strokes = self._takes_strokes and not in_context
         self._claims: dict[int, dict[int, _Claim]] = {}
         self._ready: deque[PropagatedSlice] = deque()
         self._planned = self.remaining
@@ -275,8 +281,13 @@ class PropagationRun(Iterator[PropagatedSlice]):
             span.neighbours, index, spacing_mm=self._spacing_mm, config=config, area_ratio=span.area_ratio
         )
         prompts = Prompts.empty(self._shape).with_mask_input(prior.logits)
-        if self._draws_strokes:
-            prompts = dataclasses.replace(prompts, scribbles=prior.strokes())
+        scribbles = prior.strokes() if self._draws_strokes else None
+        painted = state.scribbles(index) if self._takes_strokes else None
+        if painted is not None:
+            marked = painted.any(axis=0)
+            scribbles = np.where(marked, painted, 0.0 if scribbles is None else scribbles).astype(np.float32)
+        if scribbles is not None:
+            prompts = dataclasses.replace(prompts, scribbles=scribbles)
         logits = self._predictor.predict(prompts).logits + np.float32(config.prior_weight) * prior.logits
         geodesic = self._geodesic[state.label].in_slice(index) if self._geodesic else None
         if geodesic is not None:
