@@ -366,11 +366,7 @@ def _largest_png(shape: tuple[int, int], bits: int) -> int:
 def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDArray[Any]:
     """Decode a grey PNG of this shape, after a look at its header, so that a small file cannot ask for a large picture.
 
-    Args:
-        data: the file.
-        shape: its rows and columns.
-        bits: 16, or 8 for a mask, which may have 1 bit as well.
-        where: what messages call it.
+    It has 16 bits, or 8 for a mask, which may have 1 bit as well.
 
     Raises:
         FileFormatError: truncated or damaged, no PNG, or of another shape or depth, or with colours.
@@ -397,12 +393,7 @@ def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDAr
 
 
 def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
-    """Write a context set to one file, whole or not at all; an existing one is replaced.
-
-    Args:
-        path: file to write; its name ends in .context.zip.
-        context: the set.
-        limits: how much is accepted.
+    """Write a context set to one file (.context.zip), whole or not at all; an existing one is replaced.
 
     Raises:
         FileFormatError: another extension, a missing folder, or the operating system refuses to write.
@@ -423,12 +414,8 @@ def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limit
 
     Pictures never change under their name. New ones are written first, then context.json is replaced in one step, then
     pictures that are no longer named are removed; what the folder holds already is not written again. Only one program
-    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets).
-
-    Args:
-        folder: a folder that holds a context set, an empty one, or one to create in an existing folder.
-        context: the set.
-        limits: how much is accepted.
+    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets). The folder holds
+    a context set, is empty, or is created in an existing folder.
 
     Raises:
         FileFormatError: the folder holds links, or other files and no context set, its parent is missing, or the
