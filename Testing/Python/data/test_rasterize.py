@@ -264,17 +264,6 @@ def test_everything_has_its_colour_the_image_shines_through_and_the_later_covers
         assert 127 < picture[..., 3].max() < 255
 
 
-@relaxed
-@given(lines, st.floats(0.6, 8), st.integers(1, 3))
-def test_a_stroke_is_shown_where_its_brush_was_and_nowhere_else(pixels, radius, supersampling):
-    stroke = a_stroke(PLANE, *pixels, radius=radius)
-    opacity = opacity_of(stroke, supersampling=supersampling)
-    distance = distance_to_line_mm(finer(PLANE, supersampling), stroke.points_mm)
-    pixel = 1 / supersampling  # the rim is as wide, and smooth
-    assert (opacity[distance < radius - pixel / 2 - 1e-3] == opacity.max()).all()
-    assert not opacity[distance > max(radius, pixel / 2) + pixel / 2 + 1e-3].any()
-
-
 @pytest.mark.parametrize("supersampling", [1, 4])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])
 def test_a_click_is_a_small_disc_around_its_point_however_fine_the_picture_is(supersampling, spacing):

@@ -42,7 +42,6 @@ from scribblesegment.simulation.scribbles import (
     limit_pixels,
     line_scribble,
     require_mask,
-    sample_linear,
     smooth_noise,
     stroke_jitter,
     warp_inside,
@@ -192,16 +191,16 @@ def test_noise_is_standard_normal_everywhere_independent_and_correlated_as_state
     np.testing.assert_array_equal(first, same)
 
 
-def test_sampling_is_bilinear_and_a_displacement_is_where_each_pixel_reads(rng):
-    image = np.array([[0.0, 1.0], [2.0, 4.0]])
-    rows, columns = np.array([0, 1, 0.5, 0, 0.5, -2], np.float32), np.array([1, 1, 0, 0.25, 0.5, 5], np.float32)
-    np.testing.assert_allclose(sample_linear(image, rows, columns), [1, 4, 1, 0.25, 1.75, 0])
+def test_a_displacement_is_where_each_pixel_reads_with_bilinear_weights(rng):
     image, region = rng.random((9, 7), dtype=np.float32), rng.random((9, 7)) < 0.5
     displacement = np.zeros((2, 9, 7), np.float32)
     np.testing.assert_array_equal(warp_inside(image, displacement, region), image * region)
     displacement[0], displacement[1] = 2, -1
-    expected = np.pad(image[2:, :-1], ((0, 2), (1, 0)))
-    np.testing.assert_allclose(warp_inside(image, displacement, np.ones((9, 7), bool)), expected)
+    expected, everywhere = np.pad(image[2:, :-1], ((0, 2), (1, 0))), np.ones((9, 7), bool)
+    np.testing.assert_allclose(warp_inside(image, displacement, everywhere), expected)
+    displacement[0], displacement[1] = 0.5, 0
+    between = warp_inside(image, displacement, everywhere)[:-1]
+    np.testing.assert_allclose(between, (image[:-1] + image[1:]) / 2, rtol=1e-5)
 
 
 # Regions, margins and jitter.

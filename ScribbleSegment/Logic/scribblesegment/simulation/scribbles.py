@@ -102,22 +102,17 @@ def smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator)
     return np.asarray(rows @ nodes @ columns.T, dtype=np.float32)
 
 
-def sample_linear(image: NDArray[np.generic], rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """Read an image (H, W) at fractional positions with bilinear weights, as float32; outside it reads zero."""
-    values = np.asarray(image, dtype=np.float32)
-    sampled = ndimage.map_coordinates(values, (rows, columns), order=1, mode="constant", cval=0.0, prefilter=False)
-    return np.asarray(sampled, dtype=np.float32)
-
-
 def warp_inside(image: NDArray[np.generic], displacement: FloatArray, region: BoolArray) -> FloatArray:
     """Deform an image (H, W) and multiply it by a region, the last two steps of section 3.2; float32.
 
-    The displacement (2, H, W) is where each output pixel reads, in pixels relative to its own row and column.
+    The displacement (2, H, W) is where each output pixel reads, in pixels relative to its own row and column, with
+    bilinear weights; outside of the image it reads zero.
     """
     rows, columns = np.nonzero(region)
+    read_at = rows + displacement[0, rows, columns], columns + displacement[1, rows, columns]
     warped = np.zeros(region.shape, dtype=np.float32)
-    warped[rows, columns] = sample_linear(
-        image, rows + displacement[0, rows, columns], columns + displacement[1, rows, columns]
+    warped[rows, columns] = ndimage.map_coordinates(
+        np.asarray(image, dtype=np.float32), read_at, order=1, mode="constant", cval=0.0, prefilter=False
     )
     return warped
 
