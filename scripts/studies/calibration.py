@@ -19,9 +19,8 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from scribblesegment.context.context_set import ContextSet
-from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.prompts import Prompts, box_of
 from scribblesegment.errors import ConfigError, DatasetError
-from scribblesegment.simulation.scribbles import bounding_slices
 from scribblesegment.simulation.user import simulate_corrections, simulate_first_round
 from scribblesegment.weights.checkpoints import load_network, redescribe_network
 from studies.common import FloatArray, Mask
@@ -95,7 +94,7 @@ def surroundings(reference: Mask, *, margin: float = 0.5, fewest: int = 8) -> Ma
     Most of an image is rightly called background with certainty; over the whole image the calibration error is small
     for that reason alone. A band around the boundary would leave out both the interior and what leaks beyond it.
     """
-    box = bounding_slices(reference)
+    box = box_of(reference)
     growth = max(round(margin * max(side.stop - side.start for side in box)), fewest)
     region = np.zeros(reference.shape, dtype=bool)
     region[tuple(slice(max(side.start - growth, 0), side.stop + growth) for side in box)] = True

@@ -21,7 +21,7 @@ from scribblesegment.batch.job import (
 )
 from scribblesegment.batch.records import RecordFolder
 from scribblesegment.batch.run import ImageWorker
-from scribblesegment.batch.segmentation import AcceptanceConfig, BatchConfig
+from scribblesegment.batch.segmentation import BatchConfig
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, DeviceError, WeightsError
@@ -48,7 +48,6 @@ def with_entry(**changes) -> ContextSet:
         ({"series": "2"}, "options"),
         ({"config": BatchConfig(window=(-160.0, 240.0))}, "options"),
         ({"config": BatchConfig(PropagationConfig(threshold=0.4))}, "options"),
-        ({"config": BatchConfig(acceptance=AcceptanceConfig(bridge=2))}, "options"),
         ({"contexts": [a_context("Other")]}, "context"),
         ({"contexts": [a_context(), a_context("Other")]}, "context"),
         ({"contexts": [with_entry(spacing_mm=(1.0, 1.5))]}, "context"),

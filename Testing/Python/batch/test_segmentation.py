@@ -12,7 +12,6 @@ from propagation_phantoms import dice, tube, volume_of
 from slice_predictors import Constant
 
 from scribblesegment.batch.segmentation import (
-    AcceptanceConfig,
     BatchConfig,
     ContextPrediction,
     choose_accepted,
@@ -24,15 +23,15 @@ from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import drop_small_components
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import ConfigError, ContextError
+from scribblesegment.errors import ContextError
 from scribblesegment.propagation import PropagationConfig
 
 # Images.
 
 
-def segment(structure, *contexts, predictor=None, axis=0, **acceptance):
-    config = BatchConfig(acceptance=AcceptanceConfig(**acceptance))
-    return segment_image(predictor or Threshold(), volume_of(structure), contexts or [a_context()], axis, config)
+def segment(structure, *contexts, predictor=None, axis=0):
+    predictor, contexts = predictor or Threshold(), contexts or [a_context()]
+    return segment_image(predictor, volume_of(structure), contexts, axis, BatchConfig())
 
 
 class Unsure(Threshold):
@@ -133,92 +132,43 @@ def test_slices_are_taken_along_the_axis_of_most_entries_or_the_coarsest():
         assert image_axis(Volume(np.zeros(shape), np.diag([*spacing, 1.0])), preferred) == expected
 
 
-# Slices predicted by themselves.
-
-
-# Which slices are accepted. A digit is a slice's confidence in tenths, "-" a slice without the structure, "A" and "N"
-# the slices that are accepted as showing it and as not showing it.
-
-
-def accepted(slices: str, contradicted: str = "", **config) -> str:
-    sure = [0.0 if one == "-" else int(one) / 10 for one in slices]
-    against = contradicted.ljust(len(slices))
-    overlaps = [
-        0.0 if not a or not b else 0.05 if "x" in pair else 0.9
-        for (a, b), pair in zip(pairwise(sure), map("".join, pairwise(against)), strict=True)
-    ]
-    areas = [100 * (one > 0) for one in sure]
-    chosen = choose_accepted(areas, sure, overlaps, AcceptanceConfig(**config))
-    return "".join({True: "A", False: "N", None: "."}[chosen.get(index)] for index in range(len(slices)))
-
-
-HALF = {"near_usual": 0.5, "beyond": False}
-FEW = {"most": 3, "apart": 0.25, "near_usual": 0.9}
+# Which slices are accepted. A digit is a slice's confidence in tenths, "-" a slice without the structure, "x" one that
+# adjacent ones contradict; "A" and "N" are the slices that are accepted as showing it and as not showing it.
 
 
 @pytest.mark.parametrize(
-    ("slices", "config", "expected"),
+    ("slices", "expected"),
     [
-        ("--69895--", {}, "...AAA..."),  # by default what is as sure as usual; propagation finds the ends
-        ("--8998--", HALF, ".NAAAAN."),
-        ("8998", HALF, "AAAA"),  # at the ends of the volume nothing says that the structure ends
-        ("-99299-", HALF, "NAA.AAN"),  # much less sure than usual
-        ("-99299-", HALF | {"near_usual": 0.1}, "NAAAAAN"),
-        ("-99-99-", HALF, "NAA.AAN"),  # a slice that was missed
-        ("-99-99-", HALF | {"bridge": 0}, "NAANAAN"),
-        ("-39993-", {"near_usual": 0.9, "beyond": False}, "NAAAAAN"),  # the ends stay as they were predicted
-        ("-39993-", {"near_usual": 0.9}, "..AAA.."),
-        ("-99999----99999-", {"near_usual": 0.5}, ".AAAAAN...AAAAA."),
-        ("-99999----99999-", HALF, "NAAAAAN..NAAAAAN"),
-        ("-6966866764-", FEW, "..A..A..A..."),
-        ("-6966866764-", FEW | {"most": 1}, "..A........."),
-        ("-9-", HALF, "NAN"),
-        ("-22-", {}, "...."),  # nothing is trusted
-        ("----", {}, "...."),
-        ("", {}, ""),
+        ("--69895--", "...AAA..."),  # what is as sure as usual; propagation finds the ends
+        ("8998", ".AA."),
+        ("-99299-", ".AA.AA."),  # much less sure than usual
+        ("-99-99-", ".AA.AA."),  # a slice that was missed
+        ("-999x999-", "..AA.AA.."),
+        ("-99999----99999-", "..AAA.N....AAA.."),  # nothing between two spans
+        ("-999--22--999-", ".AAAN.....AAA."),  # a span of which nothing is trusted
+        ("-9-", ".A."),
+        ("-22-", "...."),
+        ("----", "...."),
+        ("", ""),
     ],
 )
-def test_slices_are_accepted_by_confidence(slices, config, expected):
-    assert accepted(slices, **config) == expected
+def test_slices_are_accepted_by_confidence(slices, expected):
+    sure = [0.0 if one == "-" else 0.9 if one == "x" else int(one) / 10 for one in slices]
+    overlaps = [
+        0.0 if not a or not b else 0.05 if "x" in pair else 0.9
+        for (a, b), pair in zip(pairwise(sure), map("".join, pairwise(slices)), strict=True)
+    ]
+    chosen = choose_accepted([100 * (one > 0) for one in sure], sure, overlaps)
+    assert "".join({True: "A", False: "N", None: "."}[chosen.get(index)] for index in range(len(slices))) == expected
 
 
-def test_a_slice_that_adjacent_ones_contradict_is_predicted_again():
-    assert accepted("-9999999-", "   x", **HALF | {"near_usual": 0.75}) == "NAA.AAAAN"
-
-
-@given(
-    slices=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40),
-    most=st.none() | st.integers(1, 4),
-    apart=st.floats(0, 1),
-    bridge=st.integers(0, 3),
-    beyond=st.booleans(),
-)
-def test_what_is_accepted_was_found_and_propagation_stays_within_spans(slices, most, apart, bridge, beyond):
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=40))
+def test_what_is_accepted_was_found_and_slices_without_it_lie_between_such_slices(slices):
     areas, sure, overlaps = zip(*slices, strict=True)
-    config = AcceptanceConfig(most=most, apart=apart, bridge=bridge, beyond=beyond)
-    chosen = choose_accepted(areas, sure, overlaps[:-1], config)
+    chosen = choose_accepted(areas, sure, overlaps[:-1])
     assert list(chosen) == sorted(chosen)
     assert all((areas[index] > 0) == is_present for index, is_present in chosen.items())
-    assert not chosen or any(chosen.values())
-    if beyond or not chosen:
-        return
-    for lower, upper in pairwise(chosen):
-        if chosen[lower] and chosen[upper]:  # only between such slices others are predicted
-            between = "".join("x" if areas[index] else "-" for index in range(lower + 1, upper))
-            assert max(map(len, between.split("x"))) <= bridge
-        elif chosen[lower] or chosen[upper]:
-            assert upper == lower + 1
-    assert not chosen[min(chosen)] or min(chosen) == 0
-    assert not chosen[max(chosen)] or max(chosen) == len(areas) - 1
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"least_trust": -0.1}, {"near_usual": 1.1}, {"apart": np.nan}, {"lesser_piece": 2.0}, {"most": 0}, {"bridge": -1}],
-)
-def test_settings_out_of_range_are_refused(values):
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        AcceptanceConfig(**values)
+    assert not chosen or chosen[min(chosen)] == chosen[max(chosen)] is True
 
 
 # Components.

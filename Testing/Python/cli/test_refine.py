@@ -165,7 +165,6 @@ def test_options_reach_the_network_and_the_refinement(refine, monkeypatch):
         (("--layer", "no such layer"), "no such layer"),
         (("--slice", "k:2"), "slice k:2 holds no correction; corrections are in slice k:1."),
         (("--slice", "k:9"), "Slice 9 along axis 'k' is outside"),
-        (("-o", "{image}"), "it is the file that is read"),
         (("--corrections", "{other}"), "is not on the grid of"),
         (("--corrections", "{empty}"), "holds no correction"),
         (
@@ -179,7 +178,7 @@ def test_options_reach_the_network_and_the_refinement(refine, monkeypatch):
 )
 def test_bad_input_is_one_line_and_nothing_is_written(refine, tmp_path, capsys, options, match):
     write_labelmap(tmp_path / "other.nrrd", Volume(np.ones((3, 19, 24), np.uint8), np.eye(4)))
-    made = {name: tmp_path / f"{name}.nrrd" for name in ("image", "other", "empty")}
+    made = {name: tmp_path / f"{name}.nrrd" for name in ("other", "empty")}
     paint(made["empty"], [], shape=SHAPE)
     assert refine(TO_SPLEEN, *(option.format(**made) for option in options), code=2) is None
     assert match in error_of(capsys)

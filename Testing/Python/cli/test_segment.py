@@ -200,9 +200,7 @@ def test_pieces_on_which_nothing_was_drawn_are_left_out_unless_asked_for(segment
         ((), "--scribbles, --click or --box"),
         ((*CLICK, "--background", "1"), "--background names a label of the scribbles"),
         ((*CLICK, "--threshold", "1.5"), "threshold is 1.5"),
-        (("--click", "99,5,6,+"), "outside the image of shape (10, 20, 24)"),
         (("--scribbles", "none.nrrd"), "no such file"),
-        (("--scribbles", "{s}", "--click", "2,5,4,+2"), "2,5,4 has a stroke of label 1 and a click +2"),
         (
             ("--scribbles", "{s}", "--background", "C"),
             "No segment of the scribbles is named 'C'; there are 'A', 'B', 'B'",

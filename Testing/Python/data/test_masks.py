@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -260,16 +260,3 @@ def test_only_slices_between_annotated_ones_and_in_the_range_are_filled():
     absent = interpolate_slices({0: disc(12, 15, 5), 3: np.zeros((24, 30), bool), 6: disc(12, 15, 5)})
     assert len(absent) == 4
     assert not any(mask.any() for mask in absent.values())
-
-
-@settings(max_examples=20)
-@given(
-    st.integers(2, 8),
-    st.lists(st.integers(0, 20), min_size=2, max_size=5, unique=True),
-    st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0)),
-)
-def test_equal_slices_stay_as_they_are(radius, indices, spacing):
-    mask = disc(12, 15, radius)
-    filled = interpolate_slices(dict.fromkeys(indices, mask), spacing_mm=spacing)
-    assert set(filled) == set(range(min(indices), max(indices) + 1)) - set(indices)
-    assert all(np.array_equal(one, mask) for one in filled.values())

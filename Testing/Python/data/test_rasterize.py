@@ -119,19 +119,18 @@ def test_a_stroke_that_leaves_the_raster_and_returns_is_marked_where_it_is_seen(
 # Clicks, boxes, and who wins ----------------------------------------------------------------------------------------
 
 
-# No corner in line with pixel centres: whether those on the line belong to the region is nobody's business.
-corner = st.tuples(*(st.floats(-5, side + 5).map(lambda x: round(x) + 0.31 + 0.0017 * x) for side in SHAPE))
-
-
 @relaxed
-@given(st.lists(corner, min_size=3, max_size=8), st.booleans())
+@given(st.lists(positions, min_size=3, max_size=8), st.booleans())
 def test_a_lasso_holds_the_pixels_that_its_line_goes_around(corners, turned):
     plane = a_plane(turned=turned)
     centres = np.stack(np.indices(SHAPE), axis=-1)[..., None, :]
     away = np.array(corners) - centres
     angles = np.arctan2(away[..., 0], away[..., 1])
     turns = (np.diff(angles, append=angles[..., :1]) + np.pi) % (2 * np.pi) - np.pi
-    assert np.array_equal(marked_by(Lasso(at(plane, *corners)), plane), abs(turns.sum(axis=-1)) > 1)
+    # Pixels whose centres lie on the line may belong to the region or not.
+    beside = distance_to_line_mm(PLANE, at(PLANE, *corners, corners[0])) > 1e-3
+    marked = marked_by(Lasso(at(plane, *corners)), plane)
+    assert np.array_equal(marked[beside], abs(turns.sum(axis=-1))[beside] > 1)
     assert rasterize([Lasso(at(plane, *corners), positive=False)], plane).scribbles[0].sum() == 0
 
 
@@ -263,17 +262,6 @@ def test_everything_has_its_colour_the_image_shines_through_and_the_later_covers
             picture[10, 15, :3].tolist() == picture[2, 2, :3].tolist() == as_bytes(color) != picture[4, 15, :3].tolist()
         )
         assert 127 < picture[..., 3].max() < 255
-
-
-@relaxed
-@given(lines, st.floats(0.6, 8), st.integers(1, 3))
-def test_a_stroke_is_shown_where_its_brush_was_and_nowhere_else(pixels, radius, supersampling):
-    stroke = a_stroke(PLANE, *pixels, radius=radius)
-    opacity = opacity_of(stroke, supersampling=supersampling)
-    distance = distance_to_line_mm(finer(PLANE, supersampling), stroke.points_mm)
-    pixel = 1 / supersampling  # the rim is as wide, and smooth
-    assert (opacity[distance < radius - pixel / 2 - 1e-3] == opacity.max()).all()
-    assert not opacity[distance > max(radius, pixel / 2) + pixel / 2 + 1e-3].any()
 
 
 @pytest.mark.parametrize("supersampling", [1, 4])

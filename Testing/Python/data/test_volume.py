@@ -42,20 +42,6 @@ def test_spacing_directions_and_origin_rebuild_the_matrix(matrix):
     assert not volume.is_sheared
 
 
-@given(matrices(), st.integers(0, 2))
-def test_slice_spacing_is_the_distance_between_neighbouring_pixels(matrix, axis):
-    volume = Volume(np.zeros((2, 3, 4)), matrix)
-    rows, columns = (other for other in range(3) if other != axis)
-
-    def position_ras(index_kji):
-        return (matrix @ (*index_kji[::-1], 1))[:3]
-
-    measured = [
-        np.linalg.norm(position_ras(np.eye(3, dtype=int)[a]) - position_ras((0, 0, 0))) for a in (rows, columns)
-    ]
-    np.testing.assert_allclose(volume.slice(axis, 0).spacing_mm, measured)
-
-
 @pytest.mark.parametrize(
     ("axis", "name", "shape", "spacing"),
     [(0, "k", (4, 5), (2.0, 0.5)), (1, "J", (3, 5), (5.0, 0.5)), (2, "i", (3, 4), (5.0, 2.0))],

@@ -1,12 +1,17 @@
-"""Networks of the kinds that hospitals have, made small, for tests of refinement."""
+"""Networks of the kinds that hospitals have, made small, for tests of refinement, and the plainest way to run them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from scribblesegment.refinement.adapters import NetworkAdapter, PreparedImage
+from scribblesegment.refinement.tiling import Tiling
 
 
 class SmallUNet(nn.Module):
@@ -80,3 +85,52 @@ def unchanged(network: nn.Module, before: dict[str, Tensor]) -> bool:
     """Whether all parameters and buffers are bit-identical to a copy."""
     after = network.state_dict()
     return after.keys() == before.keys() and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class SmallNet(nn.Module):
+    """Two convolutions, made anew in every test; logits of the image's size."""
+
+    def __init__(self, ndim: int = 2, channels: int = 1, labels: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if ndim == 2 else nn.Conv3d
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = convolution(channels, 4, 3, padding=1)
+            self.second = convolution(4, labels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(image)))
+
+
+class Identity(nn.Module):
+    """Returns its input and the negative of it as logits of two labels."""
+
+    def __init__(self, ndim: int = 2) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros((1, 1, *(1,) * ndim)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([image, -image], dim=1) + self.unused
+
+
+def blended(tiling: Tiling, image: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
+    """Predict an image (C, *shape) window by window, and blend what comes out, in the plainest way."""
+    padded, weights = tiling.padded(image), tiling.weights().double()
+    parts = [tiling.placed(predict(tiling.cut(padded, number))) for number in range(len(tiling.windows))]
+    summed = torch.zeros((len(parts[0]), *padded.shape[1:]), dtype=torch.float64)
+    total = torch.zeros(padded.shape[1:], dtype=torch.float64)
+    for window, part in zip(tiling.windows, parts, strict=True):
+        summed[(slice(None), *window)] += part * weights
+        total[window] += weights
+    return tiling.cropped(summed / total).float()
+
+
+def tiled_logits(network: NetworkAdapter, prepared: PreparedImage) -> NDArray[np.float32]:
+    """Class logits (labels, *grid) of a prepared image, by the network run as the tiling says."""
+
+    def predict(patch: Tensor) -> Tensor:
+        values = network.output.tensor(network.module(patch))
+        return network.output.resolved(values).class_logits(values)
+
+    with torch.no_grad():
+        return blended(prepared.tiling, prepared.tensor, predict).numpy()

@@ -70,7 +70,7 @@ def test_several_series_are_listed_and_one_is_chosen_by_number_or_uid(tmp_path):
     listed = r"2 DICOM series: 2: without description \(CT, 8 x 6 x 2\), 1\.2\.3\.2; 12: Thorax \(CT, 8 x 6 x 3\), 1"
     with pytest.raises(FileFormatError, match=listed + r".*--series"):
         read_volume(tmp_path)
-    for choice in ({"series": 2}, {"series": "2"}, {"series": "1.2.3.2"}, {"series_id": "1.2.3.2"}):
+    for choice in ({"series": 2}, {"series": "2"}, {"series": "1.2.3.2"}):
         np.testing.assert_array_equal(read_volume(tmp_path, **choice).array, some_voxels(2) + 1)
     with pytest.raises(FileFormatError, match=r"No series 9.*Thorax"):
         read_volume(tmp_path, series=9)

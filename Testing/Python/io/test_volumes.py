@@ -148,7 +148,7 @@ def test_what_is_no_image_is_refused(tmp_path):
         with pytest.raises(error, match=message):
             read_volume(tmp_path / name)
     with pytest.raises(FileFormatError, match="is a file; a series is chosen"):
-        read_volume(tmp_path / "f.nrrd", series_id="1.2.3")
+        read_volume(tmp_path / "f.nrrd", series="1.2.3")
 
 
 @pytest.mark.parametrize("extension", READ_EXTENSIONS)

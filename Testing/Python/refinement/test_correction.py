@@ -130,24 +130,6 @@ def marks_at(shape, **pixels_of_label) -> LabelScribbles:
     return LabelScribbles.from_labels(labels)
 
 
-def a_stripe_image() -> np.ndarray:
-    """Bright columns 3 to 6 on a dark ground."""
-    image = np.zeros((8, 12))
-    image[:, 3:7] = 100
-    return image
-
-
-def test_a_scribble_fills_the_even_part_it_lies_in_within_what_is_allowed():
-    scribbles = marks_at((8, 12), label_2=[(4, 4)])
-    grown = grow_scribbles(a_stripe_image(), scribbles, GrowthConfig(10, FAR))
-    np.testing.assert_array_equal(grown.labels, np.where(a_stripe_image() > 0, 2, UNMARKED))
-    allowed = np.zeros((8, 12), bool)
-    allowed[:4] = True
-    scribbles = marks_at((8, 12), label_1=[(2, 4), (7, 5)])
-    grown = grow_scribbles(a_stripe_image(), scribbles, GrowthConfig(10, FAR), allowed=allowed)
-    np.testing.assert_array_equal(grown.mask(1), (a_stripe_image() > 0) & allowed | scribbles.mask(1))
-
-
 def test_a_step_between_neighbours_must_be_below_the_threshold():
     ramp = np.tile(np.arange(10.0), (3, 1))
     scribbles = marks_at(ramp.shape, label_1=[(1, 0)])
@@ -316,12 +298,13 @@ def test_growing_does_not_depend_on_the_order_of_labels_or_of_pixels(scene, axis
 
 
 @given(scenes())
-def test_a_single_label_floods_what_small_steps_connect(scene):
+def test_a_single_label_floods_what_small_steps_connect_within_what_is_allowed(scene):
     """With one label and no end of reach the result is a flood fill, computed here another way."""
-    image, scribbles, _, spacing, _ = scene
+    image, scribbles, _, spacing, allowed = scene
     one = LabelScribbles.from_labels(np.where(scribbles.marked, 1, UNMARKED))
-    grown = grow_scribbles(image, one, GrowthConfig(0.5, FAR), spacing_mm=spacing)
+    grown = grow_scribbles(image, one, GrowthConfig(0.5, FAR), spacing_mm=spacing, allowed=allowed)
+    open_pixels = one.marked | (True if allowed is None else allowed)
     expected = np.zeros(image.shape, bool)
     for level in np.unique(image):
-        expected |= ndimage.binary_propagation(one.marked & (image == level), mask=image == level)
+        expected |= ndimage.binary_propagation(one.marked & (image == level), mask=open_pixels & (image == level))
     np.testing.assert_array_equal(grown.marked, expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -12,14 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from scribblesegment.errors import CancelledError, ConfigError
+from scribblesegment.errors import ConfigError
 from scribblesegment.refinement.lagrangian import (
     Agreement,
     Anchor,
     RefinementConfig,
     agreement,
     constraint_loss,
-    image_loss,
     minimise,
 )
 
@@ -117,29 +115,12 @@ def test_the_regulariser_pulls_the_weights_towards_the_pretrained_ones():
     torch.testing.assert_close(moved["b"], torch.tensor([4 - 0.5 * 0.8]))
 
 
-def test_the_switches_of_the_paper_choose_the_loss():
-    logits = torch.tensor([[0.2, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
-    targets = torch.tensor([2, 1])
-    found = agreement(logits, targets)
-
-    def gradient(loss: Tensor) -> Tensor:
-        return torch.autograd.grad(loss, logits)[0]
-
-    # Equation 2 lowers the likelihood of wrong predictions only.
-    lowered = gradient(constraint_loss(logits, targets, found, PAPER))
-    assert lowered[0, 0] > 0
-    assert (lowered[0, 1:] < 0).all()
-    assert not lowered[1].any()
-    # Over the image it is the mean log-likelihood of all of it, whatever is scribbled.
-    image = logits.T[None, :, None]
-    of_image = image_loss(image, found, RefinementConfig.paper())
-    assert float(of_image) == pytest.approx(found.g * float(logits.log_softmax(1).max(1).values.mean()))
-    assert constraint_loss(logits, targets, found, RefinementConfig.paper()) is None
-    # Cross-entropy raises the target labels on every scribbled pixel.
-    raised = constraint_loss(logits, targets, found, RefinementConfig(balanced=False))
-    torch.testing.assert_close(raised, functional.cross_entropy(logits, targets))
-    for config in (PAPER, RefinementConfig()):
-        assert image_loss(image, found, config) is None
+@pytest.mark.parametrize(("balanced", "weights"), [(False, [1, 1, 1]), (True, [1, 1, 2])])
+def test_cross_entropy_raises_the_target_labels_each_alike_or_each_pixel_alike(balanced, weights):
+    logits, targets = torch.tensor([[0.2, 0.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), torch.tensor([1, 1, 2])
+    loss = constraint_loss(logits, targets, agreement(logits, targets), RefinementConfig(balanced=balanced))
+    each, weights = functional.cross_entropy(logits, targets, reduction="none"), torch.tensor(weights)
+    torch.testing.assert_close(loss, (each * weights).sum() / weights.sum())
 
 
 OPTIONS = [
@@ -197,19 +178,6 @@ def test_without_success_the_weights_with_the_least_g_are_kept_or_the_last_ones(
     assert optimum.stopped == "iterations"
     assert min(optimum.g_history) < optimum.g_history[-1]
     assert task.g(optimum.weights["w"]) == pytest.approx(min(optimum.g_history) if keep_best else optimum.g_history[-1])
-
-
-def test_cancelling_ends_it_before_the_next_iteration():
-    answers = itertools.chain([False, False], itertools.repeat(True))
-    calls: list[int] = []
-    with pytest.raises(CancelledError, match="as it was before"):
-        minimise(
-            *an_impossible_problem(),
-            RefinementConfig(),
-            cancelled=lambda: next(answers),
-            on_iteration=lambda count, _: calls.append(count),
-        )
-    assert calls == [0, 1]
 
 
 def test_what_is_not_finite_ends_it_with_the_best_weights_so_far():

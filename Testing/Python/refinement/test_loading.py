@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from refinable_networks import SmallNet
 from safetensors.torch import save_file
-from small_networks import SmallNet
 from torch import Tensor, nn
 
 from scribblesegment.errors import ConfigError, FileFormatError, MissingPackageError, NetworkError, WeightsError

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import Identity, SmallNet
-from tiled_inference import tiled_logits
+from refinable_networks import Identity, SmallNet, tiled_logits
 from torch import nn
 
 from scribblesegment.data.labels import LabelScribbles

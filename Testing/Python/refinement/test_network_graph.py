@@ -215,20 +215,15 @@ class Quantised(nn.Module):
         return nn.functional.conv2d(x, self.kernel.dequantize())
 
 
-def out_of_memory(_):
-    raise RuntimeError("DefaultCPUAllocator: not enough memory")
-
-
 @pytest.mark.parametrize(
-    ("network", "error", "message"),
+    ("network", "message"),
     [
-        (Quantised(), NetworkError, "quantised"),
-        (Returning(small_unet(), lambda logits: logits.argmax(1, keepdim=True)), NetworkError, "before its argmax"),
-        (Returning(small_unet(), out_of_memory), DeviceError, "not enough memory"),
+        (Quantised(), "quantised"),
+        (Returning(small_unet(), lambda logits: logits.argmax(1, keepdim=True)), "before its argmax"),
     ],
 )
-def test_what_cannot_be_refined_is_refused(network, error, message):
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_refined_is_refused(network, message):
+    with pytest.raises(NetworkError, match=message):
         prepare_network(network, IMAGE, Output())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refinable_networks import Returning, small_unet
+from refinable_networks import Returning, blended, small_unet
 from torch import nn
 
 from scribblesegment.data.labels import UNMARKED, LabelScribbles
@@ -15,9 +15,6 @@ from scribblesegment.errors import ConfigError, GeometryError, NetworkError, Pro
 from scribblesegment.refinement.adapters.base import (
     ImageGrid,
     PreparedImage,
-    copies_of_image,
-    outside_logits,
-    require_slices,
     resample_scribbles,
     scaling,
 )
@@ -106,22 +103,12 @@ def test_class_logits_keep_the_distribution_of_the_output(probabilities):
 # Windows -------------------------------------------------------------------------------------------------------------
 
 
-def put_together(tiling: Tiling, image: torch.Tensor) -> torch.Tensor:
-    """Cut an image (C, *shape) into windows and blend these again."""
-    padded = tiling.padded(image)
-    blended, total = torch.zeros_like(padded), torch.zeros(tiling.padded_shape)
-    for index, window in enumerate(tiling.windows):
-        blended[(slice(None), *window)] += tiling.placed(tiling.cut(padded, index)) * tiling.weights()
-        total[window] += tiling.weights()
-    return tiling.cropped(blended / total)
-
-
 @given(shape=SIDES, data=st.data())
 def test_patches_cover_every_pixel_and_blend_to_the_image(shape, data):
     patch = data.draw(st.lists(st.integers(1, 12), min_size=len(shape), max_size=len(shape)))
     tiling = Tiling.patches(shape, patch, overlap=data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.9])))
     image = torch.rand(2, *shape)
-    torch.testing.assert_close(put_together(tiling, image), image)
+    torch.testing.assert_close(blended(tiling, image, lambda patch: patch), image)
     assert tiling.network_patch == tuple(patch)
 
 
@@ -132,7 +119,7 @@ def test_slices_are_cut_without_their_axis_and_come_back(shape, axis, cut):
     image = torch.rand(1, *shape)
     assert tiling.cut(tiling.padded(image), 0).shape == (1, 1, *((4, 4) if cut else plane))
     assert cut or len(tiling.windows) == shape[axis]
-    torch.testing.assert_close(put_together(tiling, image), image)
+    torch.testing.assert_close(blended(tiling, image, lambda patch: patch), image)
 
 
 def test_overlap_padding_and_weights_are_those_of_nnunet():
@@ -259,14 +246,7 @@ def test_a_grid_covers_the_image_with_cells_of_nearly_the_wanted_size_and_keeps_
     np.testing.assert_allclose(back, np.stack([np.full(shape, 3.0), np.full(shape, -3.0)]), rtol=1e-5)
 
 
-def test_a_ramp_keeps_its_place_both_ways_and_marks_lie_where_the_image_does():
-    rows, columns = np.meshgrid(np.arange(20.0), np.arange(30.0), indexing="ij")
-    ramp = (rows + 2 * columns).astype(np.float32)
-    grid = ImageGrid.lay_out(ramp.shape, (1.0, 1.0), (2.5, 0.5))
-    back = grid.logits_from_grid(grid.image_to_grid(ramp)[None])[0]
-    np.testing.assert_allclose(back[4:-4, 4:-4], ramp[4:-4, 4:-4], atol=0.01)
-    same = ImageGrid.lay_out(ramp.shape, (1.0, 2.0), (None, None))
-    assert np.array_equal(same.image_to_grid(ramp), ramp)
+def test_marks_lie_where_the_image_does():
     image = np.zeros((24, 33), np.float32)
     image[5:12, 9:21] = 1
     grid = ImageGrid.lay_out(image.shape, (1.0, 0.7), (0.6, 1.3))
@@ -361,15 +341,3 @@ def test_a_prepared_image_takes_corrections_and_gives_logits_of_its_shapes_only(
         halved.to_grid(LabelScribbles.empty((4, 6)))
     with pytest.raises(GeometryError, match="the grid"):
         halved.to_image(np.zeros((2, 8, 12)))
-
-
-def test_slices_channels_and_what_lies_outside_are_checked():
-    require_slices(3, None, "net")
-    require_slices(2, 4, "net")
-    with pytest.raises(NetworkError, match="net sees volumes"):
-        require_slices(3, 4, "net")
-    assert (copies_of_image(1, 3, "net"), copies_of_image(3, 2, "net")) == (1, 3)
-    for channels, ndim in ((2, 2), (3, 3), (4, 3)):
-        with pytest.raises(NetworkError, match=f"takes {channels} channels"):
-            copies_of_image(channels, ndim, "net")
-    assert (torch.from_numpy(outside_logits((3, 2, 2))).softmax(dim=0)[0] > 0.999).all()

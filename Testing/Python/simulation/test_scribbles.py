@@ -34,7 +34,6 @@ from scribblesegment.simulation.graph_scribbles import (
 from scribblesegment.simulation.scribbles import (
     VISIBLE,
     ScribbleConfig,
-    bounding_slices,
     centerline_scribble,
     contour_scribble,
     draw_margins,
@@ -43,7 +42,6 @@ from scribblesegment.simulation.scribbles import (
     limit_pixels,
     line_scribble,
     require_mask,
-    sample_linear,
     smooth_noise,
     stroke_jitter,
     warp_inside,
@@ -193,16 +191,16 @@ def test_noise_is_standard_normal_everywhere_independent_and_correlated_as_state
     np.testing.assert_array_equal(first, same)
 
 
-def test_sampling_is_bilinear_and_a_displacement_is_where_each_pixel_reads(rng):
-    image = np.array([[0.0, 1.0], [2.0, 4.0]])
-    rows, columns = np.array([0, 1, 0.5, 0, 0.5, -2], np.float32), np.array([1, 1, 0, 0.25, 0.5, 5], np.float32)
-    np.testing.assert_allclose(sample_linear(image, rows, columns), [1, 4, 1, 0.25, 1.75, 0])
+def test_a_displacement_is_where_each_pixel_reads_with_bilinear_weights(rng):
     image, region = rng.random((9, 7), dtype=np.float32), rng.random((9, 7)) < 0.5
     displacement = np.zeros((2, 9, 7), np.float32)
     np.testing.assert_array_equal(warp_inside(image, displacement, region), image * region)
     displacement[0], displacement[1] = 2, -1
-    expected = np.pad(image[2:, :-1], ((0, 2), (1, 0)))
-    np.testing.assert_allclose(warp_inside(image, displacement, np.ones((9, 7), bool)), expected)
+    expected, everywhere = np.pad(image[2:, :-1], ((0, 2), (1, 0))), np.ones((9, 7), bool)
+    np.testing.assert_allclose(warp_inside(image, displacement, everywhere), expected)
+    displacement[0], displacement[1] = 0.5, 0
+    between = warp_inside(image, displacement, everywhere)[:-1]
+    np.testing.assert_allclose(between, (image[:-1] + image[1:]) / 2, rtol=1e-5)
 
 
 # Regions, margins and jitter.
@@ -210,10 +208,7 @@ def test_sampling_is_bilinear_and_a_displacement_is_where_each_pixel_reads(rng):
 
 @settings(max_examples=60)
 @given(region=regions(), seed=SEEDS)
-def test_boxes_are_tight_and_margins_lie_on_their_side(region, seed):
-    part = region[bounding_slices(region)]
-    assert part.sum() == region.sum()
-    assert all(side.any() for side in (part[0], part[-1], part[:, 0], part[:, -1]))
+def test_margins_lie_on_their_side(region, seed):
     inner, ring = draw_margins(region, np.random.default_rng(seed))
     assert inner.any()
     assert ring.any() != region.all()
@@ -433,16 +428,9 @@ def test_small_errors_are_not_corrected_and_an_empty_label_is(rng):
             correction_graph_scribble(prediction, other, rng)
 
 
-IMPOSSIBLE = {
-    "radius": (0.0, float("nan")),
-    **{"tiles_per_axis": (0,), "min_tile_size": (0,), "tile_threshold": (-0.1,), "outside_penalty": (0.5,)},
-    **{"skeleton_dilation": (float("inf"),), "point_separation": (-1.0,), "drop_probability": (1.5,)},
-    "drop_count_probabilities": ((), (0.5, 0.4), (1.5, -0.5)),
-}
-
-
 @pytest.mark.parametrize(
-    ("field", "value"), [(field, value) for field, values in IMPOSSIBLE.items() for value in values]
+    ("field", "value"),
+    [("radius", 0.0), *(("drop_count_probabilities", shares) for shares in ((), (0.5, 0.4), (1.5, -0.5)))],
 )
 def test_a_config_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=field):

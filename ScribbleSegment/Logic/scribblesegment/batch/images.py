@@ -12,6 +12,7 @@ from scribblesegment.errors import FileFormatError
 from scribblesegment.io import READ_EXTENSIONS
 from scribblesegment.io.dicom import is_dicom_file
 from scribblesegment.io.segmentation import EXTENSION as SEGMENTATION
+from scribblesegment.io.storage import system_errors
 
 # Text headers whose voxels lie in files of their own.
 _HEADERS = (".mhd", ".nhdr")
@@ -43,10 +44,8 @@ def find_images(folder: Path, *, recursive: bool, leave_out: Path | None = None)
     """
     if not folder.is_dir():
         raise FileFormatError(f"Cannot read {folder}: there is no such folder. Check the path.")
-    try:
+    with system_errors(f"Cannot read {folder}", "Check its permissions."):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as cause:
-        raise FileFormatError(f"Cannot read {folder}: {cause.strerror or cause}. Check its permissions.") from cause
     root = folder.resolve()
     skipped = {root} if leave_out is None else {root, leave_out.resolve()}
     found = [BatchImage(entry.name, Path(entry.path)) for entry in entries if _is_image_file(entry)]

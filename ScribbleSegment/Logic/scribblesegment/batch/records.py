@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from scribblesegment.batch.images import BatchImage, files_of
-from scribblesegment.errors import FileFormatError
-from scribblesegment.io.storage import atomic_file
+from scribblesegment.io.storage import atomic_file, system_errors
 
 FOLDER = ".scribblesegment"
 RESULTS, TIMES = "results.csv", "times.csv"
@@ -146,23 +145,18 @@ class RecordFolder:
     def remove(self, name: str) -> None:
         """Remove the record of an image, if there is one."""
         path = self._path(name, ".json")
-        try:
+        with system_errors(f"Cannot remove {path}", "Check its permissions."):
             path.unlink(missing_ok=True)
-        except OSError as cause:
-            raise FileFormatError(f"Cannot remove {path}: {cause.strerror or cause}. Check its permissions.") from cause
 
     def begin(self, name: str, run: str) -> int:
         """Note that work on an image begins; returns how often it was begun before in the same run, and not ended."""
         path = self._path(name, ".begun")
-        try:
-            with open(path, "a+", encoding="ascii") as file:
-                file.seek(0)
-                before = file.read().splitlines().count(run)
-                file.write(run + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as cause:
-            raise FileFormatError(f"Cannot write {path}: {cause.strerror or cause}. Check free space.") from cause
+        with system_errors(f"Cannot write {path}", "Check free space."), open(path, "a+", encoding="ascii") as file:
+            file.seek(0)
+            before = file.read().splitlines().count(run)
+            file.write(run + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         return before
 
     def end(self, name: str) -> None:

@@ -44,6 +44,7 @@ from scribblesegment.errors import FileFormatError, ScribbleSegmentError, Weight
 from scribblesegment.inference.devices import torch_problem
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.io import default_segment, read_volume, write_segmentation
+from scribblesegment.io.storage import system_errors
 from scribblesegment.weights.registry import weights_file
 
 TRIES = 3
@@ -132,10 +133,8 @@ class ImageWorker:
             for label, context in enumerate(self._contexts, start=1)
         ]
         self._records.remove(image.name)  # first: a result that was replaced must not be taken for one edited by hand
-        try:
+        with system_errors(f"Cannot create the folder {path.parent}", "Check the permissions of the output folder."):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise FileFormatError(f"Cannot create the folder {path.parent}: {cause.strerror or cause}.") from cause
         write_segmentation(path, LabelVolume(found.labels, volume.ijk_to_ras), segments)
         return state_of([path])
 

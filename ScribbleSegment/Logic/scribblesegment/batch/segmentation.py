@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scribblesegment.context.context_set import ContextSet, SliceContext, same_entries
 from scribblesegment.data.masks import drop_small_components, resolve_labels
 from scribblesegment.data.preprocessing import IntensityRange
-from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.prompts import Prompts, box_of
 from scribblesegment.data.volume import SliceImage, Volume
-from scribblesegment.errors import ConfigError, ContextError
+from scribblesegment.errors import ContextError
 from scribblesegment.inference.predictor import Predictor
 from scribblesegment.propagation import AnnotatedSegment, PropagationConfig, PropagationRun
 from scribblesegment.propagation.confidence import confidence_of, overlap_of
@@ -29,37 +29,15 @@ from scribblesegment.propagation.prior import ShapePrior
 Mask = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]
 
-# A structure is scattered if more than this part of the context's masks show it so.
-_SCATTERED_MASKS = 0.25
+# A connected component with less than this part of the largest one's voxels is dropped, unless the context shows that
+# the structure has such components: in more than this part of the context's masks.
+_LESSER_PIECE, _SCATTERED_MASKS = 0.25, 0.25
 
+# So many slices in a row without the structure divide neither a component nor a span.
+_BRIDGE = 1
 
-@dataclass(frozen=True)
-class AcceptanceConfig:
-    """Which slices predicted by themselves are accepted, and which are predicted again.
-
-    A slice's trust is its confidence, halved where the adjacent slices show nothing of the same shape. Consecutive
-    slices that show the structure are a span. ConfigError if a value is out of range.
-    """
-
-    # A connected component with less than this part of the largest one's voxels is dropped, unless the context shows
-    # that the structure has such components.
-    lesser_piece: float = 0.25
-    bridge: int = 1  # so many slices in a row without the structure divide neither a component nor a span
-    least_trust: float = 0.35  # slices of a span are accepted only if one of them is trusted at least this much
-    near_usual: float = 1.0  # slices inside a span are accepted from this part of its median trust
-    most: int | None = None  # only so many of the most trusted slices of a span are accepted; None for all
-    apart: float = 0.0  # they are at least this part of the span's length apart
-    # Slices before the first and behind the last accepted one are predicted again, to wherever the structure then ends;
-    # otherwise they stay as they were predicted first.
-    beyond: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("lesser_piece", "least_trust", "near_usual", "apart"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a fraction from 0 to 1.")
-        for name, value, lowest in (("bridge", self.bridge, 0), ("most", self.most, 1)):
-            if value is not None and value < lowest:
-                raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")
+# Slices of a span are accepted only if one of them is trusted at least this much.
+_LEAST_TRUST = 0.35
 
 
 @dataclass(frozen=True)
@@ -68,7 +46,6 @@ class BatchConfig:
 
     # Threshold and context limit hold for slices predicted by themselves as well.
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
-    acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
     window: tuple[float, float] | None = None  # intensities mapped to 0 and 1; None to estimate them from each image
 
 
@@ -128,10 +105,10 @@ def segment_image(
     for number, context in enumerate(contexts):
         accepted = {0: True}
         if is_volume:
-            if not _is_scattered(context, config.acceptance.lesser_piece):
-                predicted.clean_up(number, config.acceptance)
+            if not _is_scattered(context):
+                predicted.clean_up(number)
             areas, sure = predicted.areas[number], predicted.confidence[number]
-            accepted = choose_accepted(areas, sure, predicted.overlaps(number), config.acceptance)
+            accepted = choose_accepted(areas, sure, predicted.overlaps(number))
         masks = {index: predicted.mask(number, index) for index in accepted}
         for index, is_present in accepted.items():
             if is_present and masks[index].any():
@@ -150,13 +127,13 @@ def segment_image(
     return SegmentedImage(labels, tuple(dict(sorted(one.items())) for one in confidence))
 
 
-def _is_scattered(context: ContextSet, part: float) -> bool:
-    """Whether a structure has components smaller than `part` of the largest one, as lesions and vessels have."""
+def _is_scattered(context: ContextSet) -> bool:
+    """Whether a structure has components much smaller than the largest one, as lesions and vessels have."""
     from scipy import ndimage
 
     masks = [entry.mask for entry in context if entry.mask.any()]
     sizes = [np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks]
-    return sum(bool(one.min() < part * one.max()) for one in sizes) > _SCATTERED_MASKS * len(masks)
+    return sum(bool(one.min() < _LESSER_PIECE * one.max()) for one in sizes) > _SCATTERED_MASKS * len(masks)
 
 
 class ContextPrediction:
@@ -203,7 +180,7 @@ class ContextPrediction:
             found.append(overlap_of(before, mask) if areas[index - 1] and areas[index] else 0.0)
         return found
 
-    def clean_up(self, structure: int, config: AcceptanceConfig) -> None:
+    def clean_up(self, structure: int) -> None:
         """Drop components, connected in three dimensions, that are small beside the structure's largest one."""
         areas = self.areas[structure]
         present = [index for index, area in enumerate(areas) if area]
@@ -213,11 +190,9 @@ class ContextPrediction:
         union = np.zeros(self._shape, bool)
         for index in present:
             union |= self.mask(structure, index)
-        rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        first = present[0]
+        box, first = box_of(union), present[0]
         masks = np.stack([self.mask(structure, index)[box] for index in range(first, present[-1] + 1)])
-        kept = drop_small_components(masks, gap=config.bridge, part=config.lesser_piece)
+        kept = drop_small_components(masks, gap=_BRIDGE, part=_LESSER_PIECE)
         for index in present:
             area = int(kept[index - first].sum())
             if area < areas[index]:
@@ -257,19 +232,17 @@ def own_confidence(logits: NDArray[np.float32], mask: Mask) -> float:
     return confidence_of(logits, mask, as_expected, consistency=0.0)
 
 
-def choose_accepted(
-    areas: Sequence[int], confidence: Sequence[float], overlaps: Sequence[float], config: AcceptanceConfig
-) -> dict[int, bool]:
-    """Choose the slices that are accepted; propagation predicts those between them again.
+def choose_accepted(areas: Sequence[int], confidence: Sequence[float], overlaps: Sequence[float]) -> dict[int, bool]:
+    """Choose the slices that are accepted; propagation predicts the others again, to wherever the structure then ends.
 
-    Where a span ends, and between two of them, slices are accepted as not showing the structure, which keeps
-    propagation from going on there.
+    A slice's trust is its confidence, halved where the adjacent slices show nothing of the same shape. Consecutive
+    slices that show the structure are a span; those of it are accepted that are trusted as much as usual, and between
+    two spans one slice as not showing the structure, which keeps propagation from going on there.
 
     Args:
         areas: Of the masks in all slices along the axis, in order; 0 without the structure.
         confidence: Of the same slices, in [0, 1].
         overlaps: Dice coefficients of each mask and the next one; one less.
-        config: Settings.
 
     Returns:
         By ascending index whether the accepted slice shows the structure; empty if nothing is trusted.
@@ -278,43 +251,22 @@ def choose_accepted(
     # Adjacent slices confirm a shape that was predicted independently; at the ends of the volume there is only one.
     beside = np.concatenate([overlaps[:1], overlaps, overlaps[-1:]]) if len(overlaps) else np.ones(2)
     trust = np.where(is_present, confidence, 0.0) * (0.5 + 0.5 * (beside[:-1] + beside[1:]) / 2)
+    trusted = [span for span in _spans(is_present) if trust[span].max() >= _LEAST_TRUST]
     accepted: dict[int, bool] = {}
-    for span in _spans(is_present, config.bridge):
-        if trust[span].max() < config.least_trust:
-            continue
-        inside = _most_trusted(span, trust, is_present, config)
-        accepted.update(dict.fromkeys(inside, True))
-        if config.beyond:
-            outside = range(span[-1] + 1, span[-1] + 2)  # one slice, which keeps two spans apart
-        else:
-            ends = [index for index in span if is_present[index] and not inside[0] < index < inside[-1]]
-            accepted.update(dict.fromkeys(ends, True))
-            outside = range(span[0] - 1, span[-1] + 2, span[-1] - span[0] + 2)
-        accepted.update({index: False for index in outside if 0 <= index < len(areas)})
-    while config.beyond and accepted and not accepted[max(accepted)]:
-        del accepted[max(accepted)]  # behind the last span there is none to be kept apart from
-    return dict(sorted(accepted.items()))
+    for span in trusted:
+        usual = np.median(trust[span])
+        accepted.update({index: True for index in span if trust[index] >= usual})
+        if span is not trusted[-1]:
+            accepted[span[-1] + 1] = False
+    return accepted
 
 
-def _spans(is_present: Mask, gap: int) -> list[list[int]]:
-    """Indices from one that shows the structure to another, with at most `gap` others in a row between them."""
+def _spans(is_present: Mask) -> list[list[int]]:
+    """Slices that show the structure, span by span, with few others between those of one."""
     found: list[list[int]] = []
     for index in np.flatnonzero(is_present).tolist():
-        if found and index - found[-1][-1] - 1 <= gap:
-            found[-1].extend(range(found[-1][-1] + 1, index + 1))
+        if found and index - found[-1][-1] - 1 <= _BRIDGE:
+            found[-1].append(index)
         else:
             found.append([index])
     return found
-
-
-def _most_trusted(span: list[int], trust: FloatArray, is_present: Mask, config: AcceptanceConfig) -> list[int]:
-    """The slices of a span that are trusted enough and far enough from each other, by index; one at least."""
-    least = config.near_usual * float(np.median([trust[index] for index in span if is_present[index]]))
-    distance = max(1, round(config.apart * len(span)))
-    chosen: list[int] = []
-    for index in sorted(span, key=lambda one: (-trust[one], one)):
-        if not is_present[index] or (chosen and trust[index] < least) or len(chosen) == config.most:
-            break
-        if all(abs(index - other) >= distance for other in chosen):
-            chosen.append(index)
-    return sorted(chosen)

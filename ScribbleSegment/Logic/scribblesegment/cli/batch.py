@@ -202,16 +202,12 @@ def _open_contexts(chosen: Sequence[str]) -> list[ContextSet]:
 def _locked(output: Path) -> Iterator[None]:
     """Make the output folder, and keep other programs from working on it."""
     from scribblesegment.batch.records import FOLDER
-    from scribblesegment.io.storage import file_lock
+    from scribblesegment.io.storage import file_lock, system_errors
 
-    try:
+    remedy = "Choose an existing folder, or a new one in a folder with permission to write."
+    with system_errors(f"Cannot create the folder {output}", remedy):
         output.mkdir(exist_ok=True)
         (output / FOLDER).mkdir(exist_ok=True)
-    except OSError as cause:
-        raise FileFormatError(
-            f"Cannot create the folder {output}: {cause.strerror or cause}. Choose an existing folder, or a new one in "
-            "a folder with permission to write."
-        ) from cause
     with file_lock(output / FOLDER / ".lock", timeout_s=_LOCK_S):
         yield
 

@@ -107,13 +107,8 @@ def draw_overlay(
 ) -> Picture:
     """Draw slices with their segmentation; several become tiles, and of more than `MAX_PANELS` some are chosen.
 
-    Args:
-        images: Slices of one volume along one axis, one at least.
-        results: Label map (H, W) of each slice, 0 for background.
-        prompts: Prompts of each slice.
-        grid: Shape and matrix of the volume.
-        intensity_range: Intensities shown as black and white.
-        segments: Names and colours of all labels.
+    They are slices of one volume, whose place in the patient `grid` tells, along one axis, one at least. `results` are
+    their label maps (H, W), 0 for background.
     """
     from PIL import Image, ImageDraw
 

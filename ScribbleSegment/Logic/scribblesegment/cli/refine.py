@@ -177,18 +177,11 @@ def refine(
     print(f"network {net.name}: {_listed(net.labels)}")
     asked = network_corrections(painted, corrections, net.labels, background=background, new_labels=new_names)
     axis, index = slices or (0, None)
-    scribbles = LabelScribbles.from_labels(asked.labels)
+    drawn = asked.labels
     if index is not None:
         volume.slice(axis, index)  # refuses a slice that is not there
-        planes = np.moveaxis(asked.labels, axis, 0)
-        held = np.flatnonzero((planes != UNMARKED).any(axis=(1, 2))).tolist()
-        if index not in held:
-            raise PromptError(
-                f"{listed_slices(axis, [index])} holds no correction; corrections are in {listed_slices(axis, held)}."
-            )
-        if others := [other for other in held if other != index]:
-            print(f"not used: corrections in {listed_slices(axis, others)}")
-        scribbles = LabelScribbles.from_labels(planes[index])
+        drawn = corrections_in_slice(asked.labels, axis, index)
+    scribbles = LabelScribbles.from_labels(drawn)
     names = dict(enumerate(net.labels)) | dict(asked.new_names)
     print(f"corrections: {_counted({label: int(scribbles.mask(label).sum()) for label in scribbles.values()}, names)}")
     correction = Correction(net, volume, axis=axis, index=index, device=device, config=config)
@@ -293,6 +286,23 @@ def network_corrections(
         new_names={number: new_labels[value].strip() for value, number in numbered.items()},
         colors={meant[value]: segments[value].color_rgb for value in values if value in segments},
     )
+
+
+def corrections_in_slice(labels: NDArray[np.int16], axis: int, index: int) -> NDArray[np.int16]:
+    """Cut the corrections of one slice out, and name the slices whose corrections are not used.
+
+    Raises:
+        PromptError: The slice holds none.
+    """
+    planes = np.moveaxis(labels, axis, 0)
+    held = np.flatnonzero((planes != UNMARKED).any(axis=(1, 2))).tolist()
+    if index not in held:
+        raise PromptError(
+            f"{listed_slices(axis, [index])} holds no correction; corrections are in {listed_slices(axis, held)}."
+        )
+    if others := [other for other in held if other != index]:
+        print(f"not used: corrections in {listed_slices(axis, others)}")
+    return planes[index]
 
 
 def _report(result: CorrectionResult, drawn: int, names: Mapping[int, str]) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scribblesegment.context.context_set import ContextEntry, ContextSet, from_uint16, to_uint16
 from scribblesegment.errors import ContextError, FileFormatError, GeometryError
 from scribblesegment.io.fields import Fields, parse_json
-from scribblesegment.io.storage import PathLike, atomic_file, is_temporary
+from scribblesegment.io.storage import PathLike, atomic_file, is_temporary, system_errors
 
 EXTENSION = ".context.zip"
 MANIFEST = "context.json"
@@ -37,7 +37,6 @@ VERSION = 1
 # No folders, no drive letters, no "..", no Windows device (they end before the first dot), no hidden files.
 _PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{4,127}\.png")
 _OWN_PICTURE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{16}-(image|mask)\.png")
-_OLD_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(png|json)")  # of version 0.1
 
 _MODES = {16: ("I;16", "I"), 8: ("1", "L")}  # Pillow's names of grey pictures, by their largest number of bits
 _KINDS = {"1": "1-bit grey", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey"}
@@ -132,17 +131,14 @@ def read_plain_file(folder: Path, name: str, most: int) -> bytes:
         FileFormatError: that, or it is missing or cannot be read.
     """
     path = folder / name
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise FileFormatError(f"{path} is a link or not a file. Put the file itself there.")
-        with open(path, "rb") as file:
-            return _bounded(file, most, str(path))
-    except FileNotFoundError as cause:
-        raise FileFormatError(f"{folder} lacks {name}. It is not a context set, or not a complete one.") from cause
-    except OSError as cause:
-        if isinstance(cause, FileFormatError):
-            raise
-        raise FileFormatError(f"Cannot read {path}: {cause.strerror or cause}. Check its permissions.") from cause
+    with system_errors(f"Cannot read {path}", "Check its permissions."):
+        try:
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise FileFormatError(f"{path} is a link or not a file. Put the file itself there.")
+            with open(path, "rb") as file:
+                return _bounded(file, most, str(path))
+        except FileNotFoundError as cause:
+            raise FileFormatError(f"{folder} lacks {name}. It is not a context set, or not a complete one.") from cause
 
 
 def _read_folder(folder: Path, limits: Limits) -> ContextSet:
@@ -370,11 +366,7 @@ def _largest_png(shape: tuple[int, int], bits: int) -> int:
 def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDArray[Any]:
     """Decode a grey PNG of this shape, after a look at its header, so that a small file cannot ask for a large picture.
 
-    Args:
-        data: the file.
-        shape: its rows and columns.
-        bits: 16, or 8 for a mask, which may have 1 bit as well.
-        where: what messages call it.
+    It has 16 bits, or 8 for a mask, which may have 1 bit as well.
 
     Raises:
         FileFormatError: truncated or damaged, no PNG, or of another shape or depth, or with colours.
@@ -401,12 +393,7 @@ def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDAr
 
 
 def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
-    """Write a context set to one file, whole or not at all; an existing one is replaced.
-
-    Args:
-        path: file to write; its name ends in .context.zip.
-        context: the set.
-        limits: how much is accepted.
+    """Write a context set to one file (.context.zip), whole or not at all; an existing one is replaced.
 
     Raises:
         FileFormatError: another extension, a missing folder, or the operating system refuses to write.
@@ -427,12 +414,8 @@ def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limit
 
     Pictures never change under their name. New ones are written first, then context.json is replaced in one step, then
     pictures that are no longer named are removed; what the folder holds already is not written again. Only one program
-    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets).
-
-    Args:
-        folder: a folder that holds a context set, an empty one, or one to create in an existing folder.
-        context: the set.
-        limits: how much is accepted.
+    may write to a folder at a time (`scribblesegment.context.store` sees to that for the user's sets). The folder holds
+    a context set, is empty, or is created in an existing folder.
 
     Raises:
         FileFormatError: the folder holds links, or other files and no context set, its parent is missing, or the
@@ -441,14 +424,10 @@ def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limit
     """
     limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
     path = Path(folder)
-    try:
+    remedy = "Its parent must be an existing folder with permission to write."
+    with system_errors(f"Cannot write to the folder {path}", remedy):
         path.mkdir(exist_ok=True)
         foreign = not os.path.lexists(path / MANIFEST) and holds_other_files(path)
-    except OSError as cause:
-        raise FileFormatError(
-            f"Cannot write to the folder {path}: {cause.strerror or cause}. Its parent must be an existing folder "
-            "with permission to write."
-        ) from cause
     if foreign:
         raise FileFormatError(f"The folder {path} holds other files and no context set. Choose a new or empty folder.")
     named = set()
@@ -470,13 +449,8 @@ def remove_context_folder(folder: PathLike) -> None:
         FileFormatError: the operating system refuses to remove context.json; nothing was removed then.
     """
     path = Path(folder)
-    try:
+    with system_errors(f"Cannot remove {path / MANIFEST}", "Close programs that use it; nothing was removed."):
         (path / MANIFEST).unlink(missing_ok=True)  # first: without it nothing that is left passes for a set
-    except OSError as cause:
-        raise FileFormatError(
-            f"Cannot remove {path / MANIFEST}: {cause.strerror or cause}. Close programs that use it; nothing was "
-            "removed."
-        ) from cause
     _remove_own_files(path, keep=())
     with contextlib.suppress(OSError):  # not empty
         path.rmdir()
@@ -488,7 +462,7 @@ def holds_other_files(folder: PathLike) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    return bool(_OWN_PICTURE.fullmatch(name) or _OLD_TEMPORARY.fullmatch(name))
+    return _OWN_PICTURE.fullmatch(name) is not None
 
 
 def _remove_own_files(path: Path, keep: Iterable[str]) -> None:

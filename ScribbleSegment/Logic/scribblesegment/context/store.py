@@ -31,7 +31,7 @@ from scribblesegment.context.files import (
 )
 from scribblesegment.errors import ContextError, FileFormatError
 from scribblesegment.io.fields import Fields, parse_json
-from scribblesegment.io.storage import PathLike, atomic_file, file_lock, user_folder
+from scribblesegment.io.storage import PathLike, atomic_file, file_lock, system_errors, user_folder
 
 FOLDER_VARIABLE = "SCRIBBLESEGMENT_CONTEXTS_DIR"
 
@@ -106,12 +106,8 @@ class ContextStore:
         """Delete a task with its pictures. Other files in its folder stay, and so does the folder then."""
         with self._locked():
             folder = self._existing(task)
-            try:
+            with system_errors(f"Cannot delete the task {task!r} in {folder}", "Check its permissions."):
                 (folder / _TASK).unlink()  # first: without it there is no task
-            except OSError as cause:
-                raise FileFormatError(
-                    f"Cannot delete the task {task!r} in {folder}: {cause.strerror or cause}. Check its permissions."
-                ) from cause
             remove_context_folder(folder)
 
     def import_file(self, path: PathLike, task: str | None = None) -> str:
@@ -138,13 +134,9 @@ class ContextStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
+        remedy = f"Check its permissions, or name another one by the environment variable {FOLDER_VARIABLE}."
+        with system_errors(f"Cannot create the folder {self.folder}", remedy):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise FileFormatError(
-                f"Cannot create the folder {self.folder}: {cause.strerror or cause}. Check its permissions, or name "
-                f"another one by the environment variable {FOLDER_VARIABLE}."
-            ) from cause
         with file_lock(self.folder / _LOCK):
             yield
 

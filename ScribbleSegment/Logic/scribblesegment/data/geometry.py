@@ -313,14 +313,9 @@ def nearest_voxels(grid: Grid, plane: SlicePlane) -> tuple[list[IntArray], NDArr
 def sample(
     array: NDArray[Any], grid: Grid, plane: SlicePlane, *, nearest: bool = False, outside: float = 0
 ) -> NDArray[Any]:
-    """Read the values of a volume at the pixels of a plane.
+    """Read the values (K, J, I) of a volume on a grid at the pixels of a plane, `outside` where there is no voxel.
 
-    Args:
-        array: (K, J, I) values on `grid`.
-        grid: Where the voxels are.
-        plane: Where the pixels are.
-        nearest: Take the voxel that holds the pixel's centre; otherwise interpolate linearly between voxels.
-        outside: Value of pixels outside the grid's voxels.
+    `nearest` takes the voxel that holds the pixel's centre; otherwise values are interpolated linearly between voxels.
 
     Returns:
         (H, W). A slice of the grid is the view itself, neither copied nor converted. Otherwise of the array's type if
@@ -361,17 +356,12 @@ class PlaneVoxels:
 
 
 def plane_voxels(grid: Grid, plane: SlicePlane, region: Box2D | None = None) -> PlaneVoxels:
-    """Find the voxels that a plane cuts.
+    """Find the voxels that a plane cuts, or only those that belong to a region of its pixels.
 
     A voxel belongs to the plane when the signed distance d of its centre is within -h/2 < d <= h/2, where h is the sum
     over the axes of |normal . step|: the thickness of a voxel seen along the normal. The normal is oriented such that
     a tie goes to the lower index. So a plane along the axes holds exactly one slice, an oblique plane leaves no hole,
     and of parallel planes h apart no two share a voxel.
-
-    Args:
-        grid: The voxels.
-        plane: The plane.
-        region: Only voxels that belong to these pixels; what reaches beyond the raster is ignored. All by default.
 
     Raises:
         GeometryError: The plane is a slice of another grid.

@@ -429,7 +429,7 @@ class NetworkGrid:
         round after round do not blur.
         """
         rows, columns = self._axes
-        values = self._float32(logits, "logits")
+        values = _contiguous(self._cropped(validation.numeric_array(logits, name="logits"), "logits"))
         return self._padded(separable_product(rows.to_grid_matrix, values, columns.to_grid_matrix))
 
     def logits_from_grid(self, logits: ArrayLike, inside: Box2D | None = None) -> FloatArray:
@@ -530,9 +530,6 @@ class NetworkGrid:
                 "for the shape at hand."
             )
         return values[(..., *self.slices)]
-
-    def _float32(self, array: ArrayLike, what: str) -> FloatArray:
-        return _contiguous(self._cropped(validation.numeric_array(array, name=what), what))
 
     def _padded(self, content: NDArray[Any]) -> FloatArray:
         grid = np.zeros((*content.shape[:-2], self.size, self.size), np.float32)

@@ -137,11 +137,7 @@ def source_files(source: PathLike, series: str | int | None = None) -> tuple[lis
         if not any(header.frames > 1 for header in chosen):
             return [header.path for header in _ordered(chosen)], np.arange(len(chosen))
         source = chosen[0].path
-    header = _read_header(Path(source))
-    if header is None:
-        raise FileFormatError(f"Cannot read {source}: it is damaged, or holds no image. Copy or export it again.")
-    groups = [_groups(header.data, frame) for frame in range(header.frames)]
-    placed = _placed_frames(header.data, groups, source) if header.frames > 1 else None
+    header, _, placed = _read_frames(source)
     return [header.path], np.arange(header.frames) if placed is None else placed[0]
 
 
@@ -153,12 +149,7 @@ def read_dicom_file(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
         GeometryError: frames are missing, not evenly spaced, or not parallel.
         ImageError: several frames at one position (a time series).
     """
-    header = _read_header(Path(path))
-    if header is None:
-        raise FileFormatError(f"Cannot read {path}: it is damaged, or holds no image. Copy or export it again.")
-    _pixel_spacing(header.data, path)
-    groups = [_groups(header.data, frame) for frame in range(header.frames)]
-    placed = _placed_frames(header.data, groups, path) if header.frames > 1 else None
+    header, groups, placed = _read_frames(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     with simpleitk_errors(path, "read", "Copy or export it again."):
@@ -267,6 +258,18 @@ def _ordered(headers: list[_Header]) -> list[_Header]:
     _check_parallel(orientations, headers[0].path.parent, "slices")
     order = np.argsort(np.array(positions) @ _normal(first), kind="stable")
     return [headers[index] for index in order]
+
+
+def _read_frames(
+    path: PathLike,
+) -> tuple[_Header, list[dict[str, Any]], tuple[NDArray[np.intp], NDArray[np.float64]] | None]:
+    """Read the header of an image, the functional groups of its frames, and where several of them lie."""
+    header = _read_header(Path(path))
+    if header is None:
+        raise FileFormatError(f"Cannot read {path}: it is damaged, or holds no image. Copy or export it again.")
+    _pixel_spacing(header.data, path)
+    groups = [_groups(header.data, frame) for frame in range(header.frames)]
+    return header, groups, _placed_frames(header.data, groups, path) if header.frames > 1 else None
 
 
 def _placed_frames(

@@ -145,12 +145,9 @@ def _geometry(path: PathLike, header: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def write_nifti(path: Path, array: NDArray[Any], ijk_to_ras: NDArray[np.float64]) -> None:
-    """Write an unsigned label map as NIfTI-1, compressed if the name ends in .gz.
+    """Write a label map (K, J, I), uint8, uint16 or uint32, as NIfTI-1, compressed if the name ends in .gz.
 
-    Args:
-        path: file to create.
-        array: (K, J, I) uint8, uint16 or uint32.
-        ijk_to_ras: (4, 4) voxel index to RAS millimetres; stored as float32 in both of the header's forms.
+    The matrix is stored as float32 in both of the header's forms.
 
     Raises:
         GeometryError: a sheared matrix, which ITK and Slicer would straighten, or more than 32767 voxels along a side.

@@ -36,13 +36,9 @@ _OFF_GRID = 0.01  # of a voxel: what float32 headers (NIfTI) make of a matrix
 def write_nrrd(
     path: Path, array: NDArray[Any], ijk_to_ras: NDArray[np.float64], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write an unsigned label map with the geometry of `ijk_to_ras`, gzip-compressed, one plane in memory at a time.
+    """Write a label map (K, J, I), uint8, uint16 or uint32, gzip-compressed, one plane in memory at a time.
 
-    Args:
-        path: file to create.
-        array: (K, J, I) uint8, uint16 or uint32.
-        ijk_to_ras: (4, 4) voxel index to RAS millimetres; any shear is kept.
-        metadata: key/value pairs for the header; line breaks and backslashes in the values are escaped.
+    Any shear is kept. Line breaks and backslashes in the values of `metadata` are escaped.
 
     Raises:
         OSError: the operating system refuses to write.
@@ -256,11 +252,6 @@ def placed_on(labels: LabelVolume, grid: Volume, path: PathLike) -> LabelVolume:
 
     The file may count voxels from other corners or along other axes. 3D Slicer saves only the part of the grid that is
     painted on, and one voxel in no particular place for a segmentation without any.
-
-    Args:
-        labels: on its own grid.
-        grid: the image.
-        path: where the labels come from, for messages.
 
     Raises:
         GeometryError: voxels that are not those of the grid, or labels outside of it.

@@ -25,6 +25,17 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
+def system_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn a refusal of the operating system into a FileFormatError: what failed, its reason, and the remedy."""
+    try:
+        yield
+    except OSError as cause:
+        if isinstance(cause, ScribbleSegmentError):
+            raise
+        raise FileFormatError(f"{what}: {cause.strerror or cause}. {remedy}") from cause
+
+
+@contextmanager
 def atomic_file(path: PathLike, extension: str, *, follow_link: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the place of `path` when the block ends without an error.
 
@@ -49,18 +60,13 @@ def atomic_file(path: PathLike, extension: str, *, follow_link: bool = True) -> 
         raise FileFormatError(f"Cannot write {path}: the folder {target.parent} does not exist. Create it first.")
     remove_abandoned(target.parent)
     temporary = target.parent / f".scribblesegment-{uuid.uuid4().hex}{extension}"
+    remedy = "Check free space and permissions of the folder; nothing was changed."
     try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())  # else a power cut after the rename could leave an empty file under the new name
-        os.replace(temporary, target)
-    except OSError as cause:
-        if isinstance(cause, ScribbleSegmentError):
-            raise
-        raise FileFormatError(
-            f"Cannot write {path}: {cause.strerror or cause}. Check free space and permissions of the folder; nothing "
-            "was changed."
-        ) from cause
+        with system_errors(f"Cannot write {path}", remedy):
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())  # else a power cut after the rename could leave an empty file of that name
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,12 +97,8 @@ def file_lock(path: PathLike, *, timeout_s: float = 10.0) -> Iterator[None]:
     Raises:
         FileFormatError: the lock was not free in time, or the file cannot be opened; its folder must exist.
     """
-    try:
+    with system_errors(f"Cannot open the lock file {path}", "Check the folder and its permissions."):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except OSError as cause:
-        raise FileFormatError(
-            f"Cannot open the lock file {path}: {cause.strerror or cause}. Check the folder and its permissions."
-        ) from cause
     deadline = time.monotonic() + timeout_s
     try:
         while not _is_locked(handle, path):

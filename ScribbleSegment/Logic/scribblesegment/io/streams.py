@@ -80,15 +80,10 @@ def read_voxels(
     file_bytes: int,
     exact: bool = True,
 ) -> NDArray[Any]:
-    """Fill one array from a stream, and read a compressed stream to its end.
+    """Fill one array from a stream that is at the first voxel, and read a compressed stream to its end.
 
-    Args:
-        stream: at the first voxel.
-        shape: of the array.
-        dtype: as stored; the result has the processor's byte order.
-        path: for messages.
-        file_bytes: size of the file behind the stream; an array it cannot hold takes no memory.
-        exact: whether nothing may follow the voxels.
+    The array has the processor's byte order. One that a file of `file_bytes` cannot hold takes no memory. If `exact`,
+    nothing may follow the voxels.
 
     Raises:
         FileFormatError: the stream is damaged, or holds fewer or more voxels than announced.
@@ -120,9 +115,7 @@ def read_voxels(
 def read_after_header(path: PathLike, reader: sitk.ImageFileReader) -> NDArray[Any] | None:
     """Read the voxels of a NRRD or MetaImage file, whose damage SimpleITK does not notice where they are compressed.
 
-    Args:
-        path: the file.
-        reader: knows its size and type of voxels.
+    The reader knows their number and type.
 
     Returns:
         (K, J, I), or (K, J, I, C) with several components; None where the voxels are text, or lie somewhere else than

@@ -33,7 +33,7 @@ from scribblesegment.io.segmentation import (
     write_segmentation,
 )
 from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
-from scribblesegment.io.storage import PathLike, atomic_file
+from scribblesegment.io.storage import PathLike, atomic_file, system_errors
 from scribblesegment.io.streams import read_after_header
 
 _JPEG = (".jpg", ".jpeg")
@@ -66,14 +66,13 @@ class _Voxels(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_volume(path: PathLike, *, series: str | int | None = None, series_id: str | None = None) -> Volume:
+def read_volume(path: PathLike, *, series: str | int | None = None) -> Volume:
     """Read an image.
 
     Args:
         path: .nrrd, .nhdr, .nii, .nii.gz, .mha, .mhd, .dcm, .png, .jpg, .tif file, or a folder with a DICOM series.
             Colours become luminance (Rec. 601), transparency is ignored; a 2D image becomes one slice (1, H, W).
         series: Series Number or Series Instance UID, where a folder holds several series.
-        series_id: the same, by its older name.
 
     Returns:
         The image, in the file's own type and geometry. Its voxels are read-only.
@@ -83,7 +82,7 @@ def read_volume(path: PathLike, *, series: str | int | None = None, series_id: s
         ImageError: four-dimensional, empty, or with components that are not colours.
         GeometryError: a degenerate matrix, or slices that are missing, unevenly spaced or not parallel.
     """
-    array, ijk_to_ras, _ = _read(path, series_id if series is None else series)
+    array, ijk_to_ras, _ = _read(path, series)
     return Volume(_luminance(array, path) if array.ndim == 4 else array, ijk_to_ras)
 
 
@@ -169,12 +168,8 @@ def _read(path: PathLike, series: str | int | None) -> _Voxels:
     is_folder = os.path.isdir(path)
     if series is not None and not is_folder:
         raise FileFormatError(f"{path} is a file; a series is chosen among those of a folder. Leave out the choice.")
-    try:
+    with system_errors(f"Cannot read {path}", "Check its permissions."):
         voxels = _Voxels(*read_series(path, series), metadata={}) if is_folder else _read_file(path)
-    except OSError as cause:
-        if isinstance(cause, FileFormatError):
-            raise
-        raise FileFormatError(f"Cannot read {path}: {cause.strerror or cause}. Check its permissions.") from cause
     spacings = np.linalg.norm(voxels.ijk_to_ras[:3, :3], axis=0)
     low, high = _SPACING_RANGE_MM
     if not ((spacings >= low) & (spacings <= high)).all():  # written so that NaN is caught as well

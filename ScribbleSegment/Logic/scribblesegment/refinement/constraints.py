@@ -105,14 +105,8 @@ class ScribbleConstraints:
     ) -> None:
         """Take every window that sees a scribbled pixel.
 
-        Args:
-            network: The split network.
-            windows: Those windows.
-            targets: What the scribbles ask for.
-            output: How the network's channels are labels.
-            config: Which losses there are, and the number format (not "auto").
-            start: Weights whose prediction is held where nothing was drawn.
-            known_labels: Number of the labels that the network was trained for.
+        The number format of `config` is decided (not "auto"). The prediction with the weights `start` is held where
+        nothing was drawn; `known_labels` is the number of labels that the network was trained for.
         """
         self._network = network
         self._windows = tuple(windows)

@@ -238,13 +238,8 @@ def minimise(
 ) -> Optimum:
     """Run algorithm 1.
 
-    Args:
-        evaluate: The constraints, as a function of the refined weights.
-        pretrained: Weights that the result stays close to; they are copied, never written to.
-        config: How.
-        start: Weights to begin with; the pretrained ones if not given.
-        on_iteration: Called with the number of updates so far and g.
-        cancelled: Called before each iteration.
+    It begins with the weights `start`, by default the pretrained ones, which the result stays close to; it copies both.
+    `on_iteration` is called with the number of updates so far and g, `cancelled` before each iteration.
 
     Returns:
         The refined weights. Where a gradient or g is not finite, those with the least g so far.

@@ -168,9 +168,7 @@ class TracedNetwork:
         """The graph from the input to the boundary."""
         graph = fx.Graph()
         copied: dict[fx.Node, fx.Node] = {}
-        for node in self._module.graph.nodes:
-            if node.op != "output":
-                copied[node] = graph.node_copy(node, lambda argument: copied[argument])
+        graph.graph_copy(self._module.graph, copied)
         return self._completed(graph, tuple(copied[node] for node in boundary))
 
     def _suffix(
@@ -296,12 +294,9 @@ def _chosen_layers(layers: tuple[Layer, ...], choice: int | tuple[str, ...]) -> 
 def prepare_network(
     module: nn.Module, example: Tensor, output: Output
 ) -> tuple[TracedNetwork | WholeNetwork, Output, int, tuple[str, ...]]:
-    """Check a network, run it once, and trace it; it is as before afterwards, training flags included.
+    """Check a network, run it once on an example (1, C, *spatial), which decides the device, and trace it.
 
-    Args:
-        module: The network.
-        example: (1, C, *spatial) float32; decides the device.
-        output: How to read what it returns.
+    It is as before afterwards, training flags included.
 
     Returns:
         The network as a graph, or as a whole where it cannot be traced; the output with everything decided; the number

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scribblesegment.data.prompts import box_of
 from scribblesegment.errors import ConfigError
-from scribblesegment.simulation.scribbles import BoolArray, bounding_slices, gaussian_blur, require_region
+from scribblesegment.simulation.scribbles import BoolArray, gaussian_blur, require_region
 
 IndexArray = NDArray[np.int64]
 
@@ -100,7 +101,7 @@ def enclosing_box(
             f"A box is never tighter than its region: the enlargement is at least 0, got {max_enlargement}."
         )
     box = np.empty((2, 2), dtype=np.int64)
-    for axis, tight in enumerate(bounding_slices(region)):
+    for axis, tight in enumerate(box_of(region)):
         growth = int(rng.integers(0, max_enlargement + 1))
         before = int(rng.integers(0, growth + 1))
         box[0, axis] = max(tight.start - before, 0)
@@ -110,7 +111,7 @@ def enclosing_box(
 
 def _center(component: BoolArray) -> IndexArray:
     """Find the pixel of a component (H, W) furthest from its boundary, which the image's border is part of; (2,)."""
-    box = bounding_slices(component)
+    box = box_of(component)
     distance = ndimage.distance_transform_edt(np.pad(component[box], 1))[1:-1, 1:-1]
     # Elongated structures have a whole ridge of deepest pixels: its middle is the center, not its upper left end.
     deepest = np.argwhere(distance >= distance.max() - 1e-6)

@@ -14,7 +14,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil, isfinite, pi, sqrt
+from math import ceil, pi, sqrt
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from skimage.morphology import skeletonize
 
+from scribblesegment.data.prompts import box_of
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
-from scribblesegment.simulation.scribbles import BoolArray, FloatArray, bounding_slices, require_mask, require_region
+from scribblesegment.simulation.scribbles import BoolArray, FloatArray, require_mask, require_region
 
 IndexArray = NDArray[np.int64]
 
@@ -36,31 +39,27 @@ _TEMPLATE_QUANTUM = 16  # half-sizes of cached distance templates are rounded up
 class GraphScribbleConfig:
     """Parameters of a graph scribble; lengths are in pixels of the mask. ConfigError if a value is out of range."""
 
-    radius: float = 2.0  # pixels within this distance of a spline are drawn (section 2.3: 2)
-    tiles_per_axis: int = 5  # most tiles along one side of a component's bounding box (not given in the paper)
-    min_tile_size: int = 8  # tiles are not made smaller, so a small component gets fewer tiles (not given)
+    # Pixels within this distance of a spline are drawn (section 2.3: 2).
+    radius: Annotated[float, Range(0, exclusive=True)] = 2.0
+    # Most tiles along one side of a component's bounding box (not given in the paper).
+    tiles_per_axis: Annotated[int, Range(1)] = 5
+    # Tiles are not made smaller, so a small component gets fewer tiles (not given).
+    min_tile_size: Annotated[int, Range(1)] = 8
     # A tile is skipped unless the sum of its distance field exceeds this number times the pixel count of the whole
     # label (not given).
-    tile_threshold: float = 0.02
+    tile_threshold: Annotated[float, Range(0)] = 0.02
     # Radius by which the skeleton is dilated, as a fraction of the component's greatest depth, at least one pixel (not
     # given).
-    skeleton_dilation: float = 0.35
-    point_separation: float = 5.0  # pixels this near to a sampled point become background: the paper's r (not given)
-    outside_penalty: float = 3.0  # factor on the part of an edge that lies outside the label (section 2.3: 3)
-    drop_probability: float = 0.2  # share of graphs that lose edges (section 2.3: 20 %)
+    skeleton_dilation: Annotated[float, Range(0)] = 0.35
+    # Pixels this near to a sampled point become background: the paper's r (not given).
+    point_separation: Annotated[float, Range(0)] = 5.0
+    # Factor on the part of an edge that lies outside the label (section 2.3: 3).
+    outside_penalty: Annotated[float, Range(1)] = 3.0
+    drop_probability: Annotated[float, Range(0, 1)] = 0.2  # share of graphs that lose edges (section 2.3: 20 %)
     drop_count_probabilities: tuple[float, ...] = (1 / 2, 1 / 3, 1 / 6)  # of losing 1, 2, 3 edges (section 2.3)
 
     def __post_init__(self) -> None:
-        for name, lowest in (
-            *(("tiles_per_axis", 1), ("min_tile_size", 1), ("outside_penalty", 1)),
-            *(("tile_threshold", 0), ("skeleton_dilation", 0), ("point_separation", 0)),
-        ):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= lowest):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a finite number of at least {lowest}.")
-        if not (isfinite(self.radius) and self.radius > 0):
-            raise ConfigError(f"radius is {self.radius}; give a positive number of pixels.")
-        if not 0 <= self.drop_probability <= 1:
-            raise ConfigError(f"drop_probability is {self.drop_probability}; give a probability in [0, 1].")
+        check_ranges(self)
         shares = self.drop_count_probabilities
         if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"drop_count_probabilities are {shares}; give non-negative numbers that sum to 1.")
@@ -157,7 +156,7 @@ def build_graph(
         PromptError: If the mask is not a two-dimensional bool array, or is empty.
     """
     require_region(mask)
-    outer = bounding_slices(mask)
+    outer = box_of(mask)
     corner = np.array([outer[0].start, outer[1].start])
     # A margin of background makes the image border a border of the label, as it is for a person drawing.
     label = np.pad(mask[outer], 1)

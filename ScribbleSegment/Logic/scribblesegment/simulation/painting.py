@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours
 from skimage.morphology import skeletonize
+
+from scribblesegment.data.prompts import box_of
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -139,15 +141,15 @@ class _Field:
     def __init__(self, region: BoolArray) -> None:
         self.region = region
         self.signed: FloatArray | None = None
-        rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+        rows, columns = box_of(region)
         margin = 30
-        if len(rows) == 0:
+        if rows.stop == 0:
             self.start, self.part = np.zeros(2), region
             self.depth: FloatArray = np.zeros(region.shape, np.float32)
             return
-        top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+        top, left = max(0, rows.start - margin), max(0, columns.start - margin)
         self.start = np.array([top, left], float)
-        self.part = region[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
+        self.part = region[top : rows.stop + margin, left : columns.stop + margin]
         depth = ndimage.distance_transform_edt(np.pad(self.part, 1))[1:-1, 1:-1]
         self.depth = np.asarray(depth, np.float32)
 
@@ -217,16 +219,8 @@ def _along_skeleton(field: _Field, rng: np.random.Generator) -> list[Points]:
     return [_wavering(line, rng, 0.6) for line in lines]
 
 
-def _zigzag(field: _Field, rng: np.random.Generator) -> list[Points]:
-    return _filled(field, rng, joined=True)
-
-
-def _hatching(field: _Field, rng: np.random.Generator) -> list[Points]:
-    return _filled(field, rng, joined=False)
-
-
 def _filled(field: _Field, rng: np.random.Generator, *, joined: bool) -> list[Points]:
-    """Fill with parallel lines, joined at alternating ends or each for itself."""
+    """Fill with parallel lines, joined at alternating ends (a zigzag) or each for itself (hatching)."""
     most = float(field.depth.max())
     if most < _THIN_DEPTH:
         return _along_skeleton(field, rng)
@@ -382,7 +376,13 @@ def _disc(radius: float) -> NDArray[np.intp]:
 
 
 _Painter = Callable[[_Field, np.random.Generator], list[Points]]
-_POSITIVE: tuple[_Painter, ...] = (_through, _zigzag, _hatching, _inner_outline, _random_lines)
+_POSITIVE: tuple[_Painter, ...] = (
+    _through,
+    partial(_filled, joined=True),
+    partial(_filled, joined=False),
+    _inner_outline,
+    _random_lines,
+)
 _POSITIVE_SHARES = (0.3, 0.22, 0.13, 0.17, 0.18)
 _NEGATIVE: tuple[_Painter, ...] = (_outer_outline, _far_lines, _near_strokes)
 _NEGATIVE_SHARES = (0.5, 0.23, 0.27)

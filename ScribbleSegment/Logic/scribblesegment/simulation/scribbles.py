@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, isfinite
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scribblesegment.data.prompts import box_of
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
 
 BoolArray = NDArray[np.bool_]
@@ -62,12 +65,6 @@ def require_region(region: BoolArray, *, count: int = 1) -> None:
         raise ConfigError(f"At least one prompt is drawn at a time, got a count of {count}.")
 
 
-def bounding_slices(region: BoolArray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around a region (H, W) that is not empty."""
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 # Smooth random fields. Smoothing is a product with one matrix per axis: on the 128 x 128 grids of training this is
 # several times faster than a separable filter, and a whole stack of fields is smoothed in one call.
 
@@ -105,22 +102,17 @@ def smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator)
     return np.asarray(rows @ nodes @ columns.T, dtype=np.float32)
 
 
-def sample_linear(image: NDArray[np.generic], rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """Read an image (H, W) at fractional positions with bilinear weights, as float32; outside it reads zero."""
-    values = np.asarray(image, dtype=np.float32)
-    sampled = ndimage.map_coordinates(values, (rows, columns), order=1, mode="constant", cval=0.0, prefilter=False)
-    return np.asarray(sampled, dtype=np.float32)
-
-
 def warp_inside(image: NDArray[np.generic], displacement: FloatArray, region: BoolArray) -> FloatArray:
     """Deform an image (H, W) and multiply it by a region, the last two steps of section 3.2; float32.
 
-    The displacement (2, H, W) is where each output pixel reads, in pixels relative to its own row and column.
+    The displacement (2, H, W) is where each output pixel reads, in pixels relative to its own row and column, with
+    bilinear weights; outside of the image it reads zero.
     """
     rows, columns = np.nonzero(region)
+    read_at = rows + displacement[0, rows, columns], columns + displacement[1, rows, columns]
     warped = np.zeros(region.shape, dtype=np.float32)
-    warped[rows, columns] = sample_linear(
-        image, rows + displacement[0, rows, columns], columns + displacement[1, rows, columns]
+    warped[rows, columns] = ndimage.map_coordinates(
+        np.asarray(image, dtype=np.float32), read_at, order=1, mode="constant", cval=0.0, prefilter=False
     )
     return warped
 
@@ -164,7 +156,8 @@ class ScribbleConfig:
     warp_sigma: tuple[float, float] = (4.0, 16.0)  # blur (pixels) of the deformation field
     warp_amplitude: tuple[float, float] = (0.0, 4.0)  # standard deviation of the deformation in pixels
     contour_sigma: tuple[float, float] = (2.0, 8.0)  # blur (pixels) that shrinks a region before its contour is taken
-    max_pixels: int | None = None  # most pixels a scribble may cover; section 5.2 takes the image's larger side
+    # Most pixels a scribble may cover; section 5.2 takes the image's larger side.
+    max_pixels: Annotated[int | None, Range(1)] = None
 
     def __post_init__(self) -> None:
         for name in ("thickness", "break_sigma", "warp_sigma", "warp_amplitude", "contour_sigma"):
@@ -174,8 +167,7 @@ class ScribbleConfig:
                 raise ConfigError(f"{name} must be a range (low, high) with 0 <= low <= high, got {values}.")
         if self.thickness[0] < 1 or any(width != int(width) for width in self.thickness):
             raise ConfigError(f"thickness is in whole pixels and starts at 1, got {self.thickness}.")
-        if self.max_pixels is not None and self.max_pixels < 1:
-            raise ConfigError(f"max_pixels is None or at least 1, got {self.max_pixels}.")
+        check_ranges(self)
 
 
 DEFAULT_SCRIBBLES = ScribbleConfig()
@@ -279,7 +271,7 @@ def _vary(clean: BoolArray, region: BoolArray, rng: np.random.Generator, config:
 def _skeleton(region: BoolArray) -> BoolArray:
     from skimage.morphology import skeletonize
 
-    box = bounding_slices(region)  # most structures are much smaller than the image
+    box = box_of(region)  # most structures are much smaller than the image
     skeleton = np.zeros(region.shape, dtype=bool)
     skeleton[box] = skeletonize(region[box])  # never empty
     return skeleton

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Annotated
 
 import numpy as np
 
 from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.clicks_boxes import (
     MAX_ENLARGEMENT,
@@ -50,20 +52,23 @@ class SimulatedUserConfig:
     ConfigError if weights are negative, of the wrong number, or all zero, or another value is out of range.
     """
 
-    max_interactions: int = 3  # most interactions of one kind and sign in one round
-    min_initial_negative: int = 0  # fewest negative interactions in the first round; positive ones are at least one
+    max_interactions: Annotated[int, Range(1)] = 3  # most interactions of one kind and sign in one round
+    # Fewest negative interactions in the first round; positive ones are at least one.
+    min_initial_negative: Annotated[int, Range(0)] = 0
     scribble_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # relative frequencies of SCRIBBLE_KINDS
     click_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # relative frequencies of CLICK_KINDS
     # Chance that the first round uses scribbles, clicks, boxes, drawn again until one is in use: at 0.5 each, the seven
     # combinations are equally likely.
     type_probabilities: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    correction_scribble_probability: float = 0.5  # chance that a correction round uses scribbles and not clicks
-    box_enlargement: int = MAX_ENLARGEMENT  # largest growth of a box dimension in pixels
+    # Chance that a correction round uses scribbles and not clicks.
+    correction_scribble_probability: Annotated[float, Range(0, 1)] = 0.5
+    box_enlargement: Annotated[int, Range(0)] = MAX_ENLARGEMENT  # largest growth of a box dimension in pixels
     scribbles: ScribbleConfig = field(default_factory=ScribbleConfig)
     # Chance that scribbles are drawn as a hand with a brush draws them (`stroke_jitter`). Where it is above zero,
     # structures thinner than the brush are always marked by strokes wider than they are.
-    slip_p: float = 0.0
-    margin_p: float = 0.0  # chance that the first prompts keep away from the structure's border (`draw_margins`)
+    slip_p: Annotated[float, Range(0, 1)] = 0.0
+    # Chance that the first prompts keep away from the structure's border (`draw_margins`).
+    margin_p: Annotated[float, Range(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
         for name, length in (
@@ -75,21 +80,14 @@ class SimulatedUserConfig:
             object.__setattr__(self, name, values)
             if len(values) != length or not all(map(isfinite, values)) or min(values) < 0 or max(values) == 0:
                 raise ConfigError(f"{name} needs {length} values >= 0, one of them positive; got {values}.")
-        if max(self.type_probabilities) > 1 or not 0 <= self.correction_scribble_probability <= 1:
+        check_ranges(self)
+        if max(self.type_probabilities) > 1:
+            raise ConfigError(f"type_probabilities are probabilities in [0, 1], got {self.type_probabilities}.")
+        if self.min_initial_negative > self.max_interactions:
             raise ConfigError(
-                "type_probabilities and correction_scribble_probability are probabilities in [0, 1], got "
-                f"{self.type_probabilities} and {self.correction_scribble_probability}."
+                f"min_initial_negative is {self.min_initial_negative}; give at most max_interactions, "
+                f"{self.max_interactions}."
             )
-        for name in ("slip_p", "margin_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is a probability in [0, 1], got {getattr(self, name)}.")
-        if self.max_interactions < 1 or not 0 <= self.min_initial_negative <= self.max_interactions:
-            raise ConfigError(
-                "max_interactions must be at least 1 and min_initial_negative between 0 and it, "
-                f"got {self.max_interactions} and {self.min_initial_negative}."
-            )
-        if self.box_enlargement < 0:
-            raise ConfigError(f"box_enlargement must be at least 0, got {self.box_enlargement}.")
 
 
 DEFAULT_USER = SimulatedUserConfig()

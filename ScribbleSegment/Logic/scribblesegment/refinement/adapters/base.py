@@ -346,7 +346,10 @@ class NetworkSettings:
 
         named = isinstance(self.labels, tuple) and all(isinstance(name, str) and name.strip() for name in self.labels)
         for name, fits, expected in (
-            *((name, isinstance(getattr(self, name), str), "a text") for name in _TEXTS),
+            *(
+                (name, isinstance(getattr(self, name), str), "a text")
+                for name in ("name", "function", "weights", "licence")
+            ),
             ("labels", named and len(self.labels) != 1, "a list of at least two names"),
             ("ndim", self.ndim in (None, 2, 3), "2 or 3"),
             ("channels", self.channels is None or _is_count(self.channels), "a whole number from 1"),
@@ -380,9 +383,6 @@ class NetworkSettings:
         if unknown:
             raise ConfigError(f"There are no network settings {', '.join(unknown)}; known are {', '.join(known)}.")
         return dataclasses.replace(self, **changes)
-
-
-_TEXTS = ("name", "function", "weights", "licence")
 
 
 def _is_count(value: object) -> bool:

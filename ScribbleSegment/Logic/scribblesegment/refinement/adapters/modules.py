@@ -54,10 +54,7 @@ class ModuleNetwork:
     def __init__(self, module: nn.Module, settings: NetworkSettings | None = None, **changes: Any) -> None:
         """Take a module that maps (B, C, *spatial) to logits (B, K, *spatial); it is put into evaluation mode.
 
-        Args:
-            module: The module.
-            settings: What is known of it.
-            **changes: Settings that differ from these; fields of `NetworkSettings`.
+        Keyword arguments are fields of `NetworkSettings` that differ from `settings`.
 
         Raises:
             ConfigError: An unknown setting, or a value out of range.
