@@ -224,6 +224,7 @@ class Client:
         (2, [None, ModuleNotFoundError("scribblesegment")], (ClusterError, "same version of the package")),
         (2, [None, "lost"], (ClusterError, "connection to the scheduler was lost")),
         (2, [None, CancelledError], (ClusterError, "connection to the scheduler was lost")),
+        (0, [TimeoutError] * 160, (ClusterError, "All workers are gone")),
     ],
 )
 def test_a_cluster_does_all_images_or_ends_the_batch(folders, monkeypatch, workers, outcomes, result):

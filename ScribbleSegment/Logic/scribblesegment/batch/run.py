@@ -60,6 +60,7 @@ _TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # one and the same from Python
 
 _POLL_S = 2.0  # how often it is looked whether workers have joined
 _PATIENCE_S = 60.0  # for a scheduler and its first worker
+_DESERTED_S = 300.0  # without a worker, after which the batch ends
 _TABLES_EVERY_S = 30.0  # the tables are brought up to date this often, for whoever looks at them meanwhile
 
 # A worker is PyTorch and this package, and an image takes some times its file: compressed voxels, the label map, and
@@ -326,6 +327,7 @@ def run_on_cluster(
     waiting = deque(images)
     under_way: dict[Any, BatchImage] = {}
     killed: dict[str, int] = {}
+    polls_alone = 0
     try:
         while waiting or under_way:
             while waiting and len(under_way) < max(1, len(client.nthreads())):
@@ -334,7 +336,13 @@ def run_on_cluster(
                 under_way[client.submit(process_in_worker, job, image, key=key, pure=False)] = image
             try:
                 finished = distributed.wait(list(under_way), timeout=_POLL_S, return_when="FIRST_COMPLETED").done
-            except _TIMEOUTS:
+            except _TIMEOUTS as cause:
+                polls_alone = 0 if client.nthreads() else polls_alone + 1
+                if polls_alone * _POLL_S > _DESERTED_S:
+                    raise ClusterError(
+                        f"All workers are gone, and none came back for {_DESERTED_S:.0f} s. Look why they ended, and "
+                        "start the same command again to go on."
+                    ) from cause
                 continue
             except distributed.CancelledError as cause:
                 raise ClusterError(_LOST) from cause
