@@ -2,6 +2,7 @@
 
 predict       a prediction on a 512 x 512 slice, against the plain float32 forward pass of its network
 effect        from the end of a stroke to the changed segment, on Slicer's own MRML (needs slicer-core)
+follow        strokes that interrupt a propagation, and others, in turn; and memory (needs slicer-core)
 propagation   slices a second through a volume, from eight accepted slices
 refinement    an iteration and a whole refinement of a slice, in time and memory
 memory        most memory of `scribblesegment segment` on a large volume (Linux and macOS)
@@ -212,6 +213,60 @@ class _Scene:
             if update.problem:
                 raise SystemExit(f"error: {update.problem}")
         return time.perf_counter() - began, blocked
+
+
+def follow(arguments: argparse.Namespace) -> None:
+    """Draw strokes of which every other pair is followed through the volume until the next one interrupts.
+
+    A stroke interrupts where a propagation ran when it began. Holds are calls during which the window waits.
+    """
+    import resource
+
+    from scribblesegment.mrml.propagation import PropagationOptions, VolumePropagation
+    from scribblesegment.mrml.slice_segmenter import SliceSegmenter
+    from scribblesegment.mrml.source_image import SourceImages
+    from scribblesegment.service.service import InferenceService
+
+    service, scene, images = InferenceService(), _Scene(arguments), SourceImages()
+    service.choose(arguments.model)
+    save = scene.logic.SaveStateForUndo
+    controller = SliceSegmenter(service, save_state=save, images=images)
+    propagation = VolumePropagation(service, save_state=save, images=images)
+    service.prepare()
+    while service.state.kind in ("idle", "loading"):
+        service.wait(0.1)
+    answers: dict[bool, list[float]] = {False: [], True: []}
+    stops: list[float] = []
+    starts: list[float] = []
+    peaks, made = [], 0
+    stop, start = _timed(propagation.stop, stops), _timed(propagation.start, starts)
+    for number in range(4 + arguments.gestures):
+        if number == 4:  # what is lazy is loaded
+            for column in (*answers.values(), stops, starts):
+                column.clear()
+        interrupts = propagation.busy
+        if interrupts:
+            stop()
+        answers[interrupts].append(1000 * scene.gesture(controller, service, number)[0])
+        if number % 4 < 2:
+            start(scene.editor, scene.view, PropagationOptions(model=arguments.model), own_step=False)
+        ends = time.perf_counter() + arguments.pause
+        while time.perf_counter() < ends:
+            service.wait(0.012)
+            update = propagation.poll()
+            made += 0 if update.report is None else update.report.made
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / _MB)
+    service.close()
+    with_it, without = answers[True], answers[False]
+    difference = statistics.median(with_it) - statistics.median(without)
+    print(f"{scene.shape} voxels, {arguments.gestures} gestures, {made} slices propagated")
+    print(f"answer to a stroke           {_summary(without)}")
+    print(f"  that interrupts            {_summary(with_it)}")
+    ratio = statistics.median(with_it) / statistics.median(without)
+    print(f"  ratio {ratio:.2f}, difference {difference:.1f} ms")
+    print(f"hold when it is interrupted  {_summary(stops)}")
+    print(f"hold when it begins          {_summary(starts)}")
+    print(f"most memory after a fifth of the gestures {peaks[len(peaks) // 5]:.0f} MB, at the end {peaks[-1]:.0f} MB")
 
 
 def propagation(arguments: argparse.Namespace) -> None:
@@ -638,6 +693,10 @@ def _parser() -> argparse.ArgumentParser:
     threads = ("--threads", 0)  # torch's own choice
     add(predict, ("--model", "default"), ("--side", 512), ("--runs", 30), threads)
     add(effect, ("--shape", (300, 512, 512)), ("--gestures", 60), ("--oblique", False), ("--masked", False))
+    pause = ("--pause", 0.5)  # seconds between strokes
+    scene = (("--oblique", False), ("--masked", False))
+    shape = ("--shape", (120, 256, 256))
+    add(follow, ("--model", "default"), shape, ("--gestures", 500), pause, *scene)
     add(propagation, ("--model", "default"), ("--slices", 80), ("--side", 512), ("--entries", 8), threads)
     features = ("--features", (32, 64, 128, 256, 256))
     add(refinement, ("--side", 256), features, ("--layers", 4), ("--runs", 7), threads)

@@ -101,11 +101,11 @@ class ScribbleSegmentVolumeTest(EffectCase):
         with mock.patch.object(module, "refresh_derived", counted):
             self.press(self.controls.propagateButton)
             ended = time.monotonic()
-            self.wait(lambda: made and made[-1] > ended)
+            self.wait(lambda: not self.effect._underived)
         during = [one for one in made if one < ended]
         self.assertGreater(len(during), 1)
         self.assertGreaterEqual(min(np.diff(during)), 1.0)
-        self.assertEqual(len(made), len(during) + 1)
+        self.assertLessEqual(len(made), len(during) + 1)
         surface = vtk.vtkPolyData()
         self.segmentation.GetClosedSurfaceRepresentation(self.first, surface)
         self.assertGreater(surface.GetBounds()[5] - surface.GetBounds()[4], 20)

@@ -66,6 +66,16 @@ def test_a_wandering_tube_is_followed_in_both_directions(indices):
     assert list(result.slices) == sorted(result.slices)
 
 
+@pytest.mark.parametrize("index", [3, 10, 25])
+def test_both_arms_of_a_fork_are_followed_from_its_stem_and_its_stem_from_both_arms(index):
+    k, j, i = np.indices((30, 40, 60))
+    away = np.maximum(k - 10, 0) * 0.9
+    fork = np.any([(j - 20) ** 2 + (i - 30 - side * away) ** 2 < 16 for side in (-1, 1)], axis=0)
+    result = run(fork, 0, index)
+    assert np.array_equal(assembled(result, fork.shape), fork)
+    assert {end.reason for end in result.stopped} == {StopReason.RANGE}
+
+
 def test_the_structure_ends_where_an_accepted_slice_is_empty_or_the_range_ends():
     structure = tube()
     shown, nothing = cut(structure, 0, 9), np.zeros((24, 30), bool)

@@ -21,13 +21,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
         ("propagation --slices 12 --side 48 --entries 2", r"slices from 2 accepted ones, Dice 0\.[5-9]"),
         ("refinement --side 32 --features 4 8 --layers 2 --runs 1", r"difference of gradients [\d.e-]+"),
         ("effect --shape 12 48 48 --gestures 2 --oblique --masked", r"network, on its thread +[\d.]+"),
+        ("follow --shape 12 48 48 --gestures 8 --pause 0.1", r"ratio [\d.]+, difference -?[\d.]+ ms"),
         ("simulation --processes 1 --seconds 0.5 --data SETS", r"rate +[\d.]+ sets a second"),
         ("memory --shape 8 40 40 --image nrrd mha --output seg.nrrd", r"mha  seg.nrrd +\d+ +\d+"),
         ("context --model none", r"^error: "),
     ],
 )
 def test_a_benchmark_tells_its_figure(capfd, monkeypatch, sets, command, pattern):
-    if command.startswith("effect"):
+    if command.startswith(("effect", "follow")):
         pytest.importorskip("slicer")
     arguments = command.replace("SETS", str(sets)).split()
     if command.startswith("simulation"):  # its processes import the module by its name

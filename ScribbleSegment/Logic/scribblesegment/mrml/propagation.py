@@ -676,7 +676,7 @@ def contents(target: EditTarget, axis: int, *, only: int | None = None) -> dict[
     return found
 
 
-def _limits(editor_node: Any, protect: Sequence[str]) -> Hashable:
+def _limits(editor_node: Any, protect: Sequence[str]) -> tuple[Hashable, ...]:
     """What limits where segments may grow, as far as it is set in the editor."""
     intensities = editor_node.GetSourceVolumeIntensityMask() and tuple(editor_node.GetSourceVolumeIntensityMaskRange())
     return tuple(protect), editor_node.GetMaskMode(), editor_node.GetMaskSegmentID(), intensities

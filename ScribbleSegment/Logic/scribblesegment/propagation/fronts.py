@@ -297,7 +297,7 @@ class SegmentState:
         self._ends: list[PropagationEnd] = []
         self._shape, self._prompts = slice_shape, annotated.prompts
         self._marked = _marked(annotated.prompts, called, axis, axis_length, slice_shape)
-        before = _marked(previous and previous.prompts, called, axis, axis_length, slice_shape)
+        before = _marked(None if previous is None else previous.prompts, called, axis, axis_length, slice_shape)
         # Slices that hold other prompts than before.
         changed = {
             index
