@@ -142,7 +142,13 @@ class TorchEngine:
         """Give what entries say of a part of the image."""
         from scribblesegment.models.context_unet import crop_maps
 
-        return evidence._replace(carried=self._computed(lambda: crop_maps(evidence.carried, rows, columns, size // 2)))
+        carried, heard = self._computed(
+            lambda: (
+                crop_maps(evidence.carried, rows, columns, size // 2),
+                crop_maps(evidence.heard, rows, columns, size // 16),
+            )
+        )
+        return evidence._replace(carried=carried, heard=heard)
 
     def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
         """Predict logits (size, size), and the logit of the structure being there at all."""
