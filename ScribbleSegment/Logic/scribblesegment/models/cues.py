@@ -187,7 +187,6 @@ def _bins(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ratio_table(bins: Tensor, fractions: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Compare the histograms of values (B, K, N) under two weights (B, N); (B, K, bins) in [-1, 1]."""
-
     return _ratios(*(_density(bins, fractions, weights) for weights in (positive, negative)))
 
 

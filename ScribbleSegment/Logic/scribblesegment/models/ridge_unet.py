@@ -292,7 +292,8 @@ class RidgeUNet(nn.Module):
     def _level(self, features: Features, moments: Tensor) -> Tensor:
         """Find the score, of the classifier that a context makes, that as many pixels exceed as its masks cover."""
         with torch.no_grad():
-            scores = (self._solve(_mean(moments[:, 0]), _mean(moments[:, 1]), 2)[:, None] @ features.sparse.flatten(2))[:, 0]
+            factors = self._solve(_mean(moments[:, 0]), _mean(moments[:, 1]), 2)
+            scores = (factors[:, None] @ features.sparse.flatten(2))[:, 0]
             covered = (moments[:, 0, -1, -1] * scores.shape[1]).long().clamp(1, scores.shape[1] - 1)
             return scores.sort(dim=1, descending=True).values.gather(1, covered[:, None])[:, 0]
 
@@ -367,8 +368,9 @@ class RidgeUNet(nn.Module):
         has_previous = (previous.flatten(1).abs().amax(dim=1) > 0).float()
         if evidence is None:
             moments = x.new_zeros((batch, 2, *features.everywhere.shape[1:]))
-            nothing = x.new_zeros((batch, _HEADS, height // 2, width // 2))
-            evidence = Evidence(moments, nothing, x.new_zeros(0), x.new_zeros(batch), x.new_zeros(0), x.new_zeros(batch))
+            nothing, zeros = x.new_zeros(0), x.new_zeros(batch)
+            carried = x.new_zeros((batch, _HEADS, height // 2, width // 2))
+            evidence = Evidence(moments, carried, nothing, zeros, nothing, zeros)
         with without_autocast(x.device):
             halved = functional.avg_pool2d(x, 2)
             scores, valid = x.new_zeros((batch, _SCORES, height // 2, width // 2)), x.new_zeros((batch, _SCORES))
