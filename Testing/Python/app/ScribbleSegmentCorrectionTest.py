@@ -3,6 +3,7 @@
 Run as ScribbleSegmentEffectTest.py. The stand-in labels by brightness, and refines by filling what is painted.
 """
 
+import sys
 import tempfile
 import threading
 import time
@@ -10,10 +11,13 @@ import unittest
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import numpy as np
 import qt
 import slicer
 import vtk
+from effect_case import run
 
 from scribblesegment.errors import CancelledError, MissingPackageError, NetworkError
 from scribblesegment.mrml.corrections import corrections_of, source_of
@@ -640,12 +644,5 @@ class ScribbleSegmentCorrectionTest(unittest.TestCase):
         slicer.util.selectModule("ScribbleSegment")
 
 
-def main():
-    """Run all tests and tell Slicer's exit code."""
-    suite = unittest.defaultTestLoader.loadTestsFromTestCase(ScribbleSegmentCorrectionTest)
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    slicer.util.exit(0 if result.wasSuccessful() else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run(ScribbleSegmentCorrectionTest)

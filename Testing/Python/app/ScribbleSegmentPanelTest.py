@@ -1,14 +1,25 @@
 """The module's panel in the real application: choices, device check, and the way to the Segment Editor.
 
-Run by CTest, or by hand as `ScribbleSegmentEffectTest.py`. Downloads and installs nothing.
+Run by CTest, or by hand as `ScribbleSegmentEffectTest.py`. Installs nothing, and downloads from this computer only.
 """
 
+import sys
+import tempfile
 import time
 import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import numpy as np
 import slicer
+from effect_case import run
+from weights_server import serving, write_registry
 
+from scribblesegment.inference.devices import torch_problem
+from scribblesegment.weights import registry
 from ScribbleSegmentLib import Inference as SharedInference
 from ScribbleSegmentLib.Packages import RequiredPackages
 from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
@@ -86,6 +97,42 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         if RequiredPackages().missing:
             self.assertRegex(self.ui.packagesLabel.text, r"nothing to install.* \d+ MB")
 
+    def test_theButtonDownloadsAPublishedNetwork(self):
+        """After the question; pressed again it cancels, and the next download goes on where it stopped."""
+        if torch_problem() is not None:
+            self.skipTest("published networks need PyTorch")
+        import torch
+
+        from scribblesegment.models.factory import build_network
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.dict("os.environ", {"SCRIBBLESEGMENT_WEIGHTS_DIR": folder}),
+        ):
+            file = Path(folder, "made-up.pt")
+            torch.save(build_network("universeg").state_dict(), file)
+            content = file.read_bytes()
+            with serving(content) as (address, asked):
+                known = write_registry(
+                    Path(folder), name="universeg", url=f"{address}/stall", architecture="universeg", bytes=len(content)
+                )
+                with (
+                    mock.patch.object(registry, "_HERE", known.parent),
+                    mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=True) as question,
+                ):
+                    self.widget.panel.network.showModels("universeg")
+                    self.assertIn("Download", self.ui.licenceLabel.text)
+                    self.ui.downloadModelButton.click()
+                    self.assertIn("CC0-1.0", question.call_args[0][0])
+                    self.waitFor(lambda: "MB" in self.ui.networkStateLabel.text, "Progress")
+                    self.ui.downloadModelButton.click()
+                    self.waitFor(lambda: "cancelled" in self.ui.networkStateLabel.text, "Cancelling")
+                    self.ui.downloadModelButton.click()
+                    self.waitFor(lambda: "SHA-256" in self.ui.licenceLabel.text, "The download")
+                    self.waitFor(lambda: SharedInference.sharedInference().state.kind == "ready", "Loading")
+            self.assertTrue(asked[-1][1])
+            self.assertFalse(self.ui.downloadModelButton.enabled)
+
     def test_closingTheSceneKeepsThePanelUsable(self):
         """It shows the parameters of the new scene."""
         slicer.mrmlScene.Clear()
@@ -93,12 +140,5 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         self.assertGreaterEqual(self.ui.deviceComboBox.currentIndex, 0)
 
 
-def main():
-    """Run all tests and tell Slicer's exit code."""
-    suite = unittest.defaultTestLoader.loadTestsFromTestCase(ScribbleSegmentPanelTest)
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    slicer.util.exit(0 if result.wasSuccessful() else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run(ScribbleSegmentPanelTest)

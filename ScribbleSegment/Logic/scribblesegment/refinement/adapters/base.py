@@ -318,8 +318,8 @@ class NetworkSettings:
     channels: int | None = None  # of its input; by default found from its parameters
     # Size of pixels it was trained with: (row, column) or (K, J, I). Images are resampled to it; None leaves them.
     spacing_mm: tuple[float, ...] | None = None
-    # "robust" maps the volume's 0.5 and 99.5 percentiles to 0 and 1, "zscore" subtracts the volume's mean and divides
-    # by its standard deviation, "none" changes nothing, and (low, high) are mapped to 0 and 1, clipping what is beyond.
+    # "robust" maps the volume's `IntensityRange.estimate` to [0, 1], "zscore" subtracts its mean and divides by its
+    # standard deviation, "none" changes nothing, and (low, high) are mapped to 0 and 1, clipping what is beyond.
     normalise: str | tuple[float, float] = "robust"
     # Pixels it sees at once; by default a whole slice, and of a volume at most 128 along each axis.
     patch_size: tuple[int, ...] | None = None
