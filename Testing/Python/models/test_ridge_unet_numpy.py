@@ -23,6 +23,7 @@ def networks() -> tuple[RidgeUNet, RidgeUNetNumpy]:
     trained.encode(torch.rand(4, 1, SIZE, SIZE))
     for parameter in (trained.log_prior, trained.log_ridge, trained.preferences, trained.score_gain):
         parameter.data += 0.3 * torch.randn(parameter.shape)
+    torch.nn.init.normal_(trained.hear.weight, std=0.3)  # begins at zero
     trained = trained.eval()
     folded = RidgeUNet(dataclasses.replace(trained.config, folded=True)).eval()
     parameters = trained.folded()
@@ -53,7 +54,7 @@ def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None
 
 
 def test_constants_are_the_same() -> None:
-    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS PATCH STEP_COST REACHES SWEEPS FAR SEED"
+    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS LISTENERS PATCH STEP_COST REACHES SWEEPS FAR SEED"
     for name in f"{own} BOX_WEIGHT".split():
         assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
     for name in ["BINS", "SUREST", "RIDGE", "NEWTON_STEPS", "BOX_WEIGHT", "PRIOR_WEIGHT"]:
@@ -69,7 +70,7 @@ def test_every_step_is_the_same(networks: tuple[RidgeUNet, RidgeUNetNumpy], kind
     expected, found = trained.encode(prompts[:, :1]), mine.encode(prompts[0, IMAGE].numpy())
     for level, wanted in zip(found.levels, expected.levels, strict=True):
         close(level, wanted[0])
-    for name in ("embedding", "sparse", "everywhere", "filtered", "keys", "summary"):
+    for name in ("embedding", "sparse", "everywhere", "filtered", "keys", "summary", "coarse"):
         close(getattr(found, name), getattr(expected, name)[0])
     evidence = found_evidence = None
     if entries:
@@ -81,11 +82,11 @@ def test_every_step_is_the_same(networks: tuple[RidgeUNet, RidgeUNetNumpy], kind
             mine.entry(mine.encode(image[0].numpy()), mask[0].numpy())
             for image, mask in zip(images, masks, strict=True)
         ]
-        for name in ("moments", "keys", "values", "summary"):
+        for name in ("moments", "keys", "values", "summary", "densities", "topics", "told"):
             close(getattr(mine_kept[-1], name), getattr(kept, name)[0, -1])
         found_evidence = mine.evidence(found, mine_kept, most=3)
-        close(found_evidence.moments, evidence.moments[0])
-        close(found_evidence.carried, evidence.carried[0])
+        for name in ("moments", "carried", "densities", "level", "heard"):
+            close(getattr(found_evidence, name), getattr(evidence, name)[0])
     output = trained.decode(expected, prompts, evidence)
     logits, presence = mine.decode(found, prompts[0].numpy(), found_evidence)
     close(logits, output.logits[0, 0], 1e-3)

@@ -184,10 +184,11 @@ def test_losses_know_right_from_wrong() -> None:
     target[:, :, 2:5, 2:5] = 1
     right = 20 * (2 * target - 1)
     for loss in (soft_dice_loss, focal_loss):
-        assert loss(right, target) < 0.01 < 0.5 < loss(-right, target)
+        assert (loss(right, target) < 0.01).all()
+        assert (loss(-right, target) > 0.5).all()
     logits = torch.randn(2, 1, 8, 8, requires_grad=True)
     cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
-    torch.testing.assert_close(focal_loss(logits, target, gamma=0.0), cross_entropy)
-    focal_loss(logits, target, gamma=0.5).backward()
+    torch.testing.assert_close(focal_loss(logits, target, gamma=0.0).mean(), cross_entropy)
+    focal_loss(logits, target, gamma=0.5).mean().backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()

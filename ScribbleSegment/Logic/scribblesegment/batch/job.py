@@ -8,20 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scribblesegment.batch.images import BatchImage
 from scribblesegment.batch.records import ImageRecord, RecordFolder
 from scribblesegment.batch.segmentation import BatchConfig
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.errors import ConfigError, WeightsError
-from scribblesegment.inference.devices import torch_problem
+from scribblesegment.inference.devices import ExecutionPlan, resolve_device, torch_problem
 from scribblesegment.inference.predictor import Network, Predictor, read_network
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from scribblesegment.inference.devices import ExecutionPlan
 
 # `load_for_batch`, or a stand-in for it. Other processes import it by its name.
 LoadNetwork = Callable[..., Predictor]
@@ -86,7 +80,9 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         ConfigError: The network takes no context sets.
     """
     network, description = read_network(weights)
-    plan = repeatable_plan(network, device, threads) if torch_problem() is None else None
+    # Measured choices would differ from time to time, and with them the last digits of the logits: an image segmented
+    # after an interruption would not be as without it.
+    plan = ExecutionPlan.usual(resolve_device(device), threads=threads) if torch_problem() is None else None
     predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor
@@ -98,23 +94,6 @@ def check_takes_context(predictor: Predictor, called: str) -> None:
         raise ConfigError(
             f"The network {called} takes no context sets. Give --weights a network that does: see scribblesegment info."
         )
-
-
-def repeatable_plan(network: nn.Module, device: str, threads: int) -> ExecutionPlan:
-    """Choose how a network is run, without measuring.
-
-    Measurements differ from time to time, and with another number format, layout or number of threads the last digits
-    of the logits differ: an image segmented after an interruption would not be as without it.
-    """
-    import torch
-
-    from scribblesegment.inference.devices import ExecutionPlan, choose_plan, has_bfloat16_units, resolve_device
-    from scribblesegment.models.encoding import CHANNELS
-
-    resolved = resolve_device(device)
-    if torch.device(resolved).type != "cpu":  # where nothing is measured
-        return choose_plan(network, torch.zeros((1, CHANNELS, 16, 16)), device=resolved)
-    return ExecutionPlan(resolved, bfloat16=has_bfloat16_units(), channels_last=True, threads=threads)
 
 
 @dataclass

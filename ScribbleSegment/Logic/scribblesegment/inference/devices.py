@@ -1,7 +1,6 @@
-"""Where and how a network runs: the device, and the fastest number format, memory layout and thread count on it.
+"""Where and how a network runs: the device, and the number format, memory layout and thread count on it.
 
-Choices are made by running the network, not by reading model numbers: a processor may know bfloat16 and still be slower
-with it, and a graphics driver may list a device that cannot run a kernel.
+What a device can do is found by computing, not by its name: a graphics driver may list one that cannot run a kernel.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,20 +26,11 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-# Runs of each candidate; the fastest counts, because a busy machine only ever adds time.
-_MIN_TRIALS, _MAX_TRIALS = 3, 8
-
-# Beyond the fewest, no further round of trials is begun after this many seconds.
-_BUDGET_S = 0.5
-
 # Runs with either number of threads; the first of them also warms up.
 _THREAD_TRIALS = 3
 
 # How long a choice between one thread and all holds.
 _CHOICE_HOLDS_S = 20.0
-
-# A candidate that takes this many times the best so far is not tried again.
-_HOPELESS = 4.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,11 @@ class ExecutionPlan:
     bfloat16: bool = False  # whether parameters and activations are bfloat16 instead of float32
     channels_last: bool = False  # whether activations are stored with channels last
     threads: int | None = None  # of one operation on the processor; None leaves torch's own setting
-    milliseconds: float | None = None  # of one forward pass when the plan was chosen; None when it was given
+
+    @classmethod
+    def usual(cls, device: str, *, threads: int | None = None) -> ExecutionPlan:
+        """The fastest way nearly everywhere: bfloat16 where the hardware multiplies it, channels last."""
+        return cls(device, bfloat16=computes_bfloat16(device), channels_last=True, threads=threads)
 
 
 @lru_cache(maxsize=1)
@@ -122,33 +115,6 @@ def computes_bfloat16(device: str) -> bool:
 
     kind = torch.device(device).type
     return has_bfloat16_units() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
-
-
-def choose_plan(network: nn.Module, example: torch.Tensor, *, device: str = "cpu") -> ExecutionPlan:
-    """Measure the ways to run a network and take the fastest, which is never slower than plain float32.
-
-    Args:
-        network: The network, with float32 parameters; it is not changed.
-        example: An input of the size that will be used, (1, C, H, W) float32.
-        device: A torch device name.
-    """
-    import torch
-
-    plain = ExecutionPlan(device)
-    if torch.device(device).type != "cpu":
-        return ExecutionPlan(device, bfloat16=computes_bfloat16(device), channels_last=True)
-    formats = [plain, ExecutionPlan(device, channels_last=True)]
-    if has_bfloat16_units():
-        formats.append(ExecutionPlan(device, bfloat16=True, channels_last=True))
-    # Small networks lose more to the hand-over between threads than they gain, big ones need all; and beside other
-    # work one thread can be many times faster, because nobody has to wait for a second one that is not running.
-    cores = torch.get_num_threads()
-    counts = [None, *sorted({1, cores // 2})] if cores > 1 else [None]
-    return _fastest(
-        network,
-        example,
-        [dataclasses.replace(candidate, threads=count) for candidate in formats for count in counts],
-    )
 
 
 def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:
@@ -269,26 +235,3 @@ def limited_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _fastest(network: nn.Module, example: torch.Tensor, candidates: list[ExecutionPlan]) -> ExecutionPlan:
-    """Time the candidates in turn, again and again, so that a moment of other load slows all of them alike."""
-    ready = [(candidate, prepare(network, candidate)) for candidate in candidates]
-
-    def timed(index: int) -> float:
-        candidate, prepared = ready[index]
-        started = time.perf_counter()
-        run(prepared, example, candidate)
-        return 1000.0 * (time.perf_counter() - started)
-
-    # The first run also allocates and compiles, so it only tells which candidates are out of the question.
-    shortest = [timed(index) for index in range(len(ready))]
-    began = time.perf_counter()
-    for trial in range(1, _MAX_TRIALS + 1):
-        for index in range(len(ready)):
-            if shortest[index] <= _HOPELESS * min(shortest):
-                shortest[index] = min(shortest[index], timed(index))
-        if trial >= _MIN_TRIALS and time.perf_counter() - began > _BUDGET_S:
-            break
-    best = shortest.index(min(shortest))
-    return dataclasses.replace(candidates[best], milliseconds=shortest[best])

@@ -28,7 +28,6 @@ from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.inference.devices import (
     ExecutionPlan,
-    choose_plan,
     compute,
     prepare,
     resolve_device,
@@ -98,7 +97,7 @@ class Network:
         plan: ExecutionPlan | None = None,
         name: str = "",
     ) -> None:
-        """Bring a module to a device and find the fastest way to run it there.
+        """Bring a module to a device.
 
         Args:
             module: Maps (B, 5, H, W) to logits (B, 1, H, W); channels as in `scribblesegment.models.encoding`.
@@ -109,7 +108,7 @@ class Network:
             temperature: What its logits are divided by, so that probabilities mean something (Guo et al. 2017).
                 Predictions, and what is fed back, are calibrated logits.
             device: "auto" or a torch device name.
-            plan: How to run it; measured when not given.
+            plan: How to run it; the usual way when not given.
             name: What it is called.
 
         Raises:
@@ -126,13 +125,8 @@ class Network:
 
     def _make_ready(self, module: Any, device: str, plan: ExecutionPlan | None) -> None:
         """Bring the module to its device."""
-        import torch
-
-        from scribblesegment.models.encoding import CHANNELS
-
         self.module = module.eval()
-        example = torch.zeros((1, CHANNELS, self.size, self.size))
-        self.plan = plan or choose_plan(self.module, example, device=resolve_device(device))
+        self.plan = plan or ExecutionPlan.usual(resolve_device(device))
         self._prepared: Any = prepare(self.module, self.plan)
 
     @classmethod
@@ -761,9 +755,9 @@ def load_predictor(
     """
     from scribblesegment.weights.registry import default_weights, find_weights, is_weights_path, weights_file
 
-    def load(name: str | os.PathLike[str], plan: ExecutionPlan | None = None) -> Network:
+    def load(name: str | os.PathLike[str]) -> Network:
         path = weights_file(name, weights_dir=weights_dir, progress=progress)
-        return Network.described(*read_network(path), device=device, plan=plan, name=path.stem)
+        return Network.described(*read_network(path), device=device, name=path.stem)
 
     if str(name) == "default":
         name = default_weights(torch=torch_problem() is None)
@@ -776,4 +770,4 @@ def load_predictor(
         return Predictor(network, context_network, context_first=True, least_context=least)
     network = load(name)
     partner = "" if is_weights_path(name) else find_weights(str(name), weights_dir).in_context
-    return Predictor(network, (lambda: load(partner, network.plan)) if partner else None)
+    return Predictor(network, (lambda: load(partner)) if partner else None)

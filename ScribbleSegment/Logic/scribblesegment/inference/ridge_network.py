@@ -25,7 +25,6 @@ from scribblesegment.models.ridge_unet_numpy import (
     NEGATIVE,
     POSITIVE,
     PREVIOUS,
-    Evidence,
     RidgeUNetNumpy,
 )
 
@@ -84,7 +83,10 @@ class NumpyEngine:
 
     def cropped(self, evidence: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:
         """Give what entries say of a part of the image."""
-        return Evidence(evidence.moments, crop_map(evidence.carried, rows, columns, size // 2))
+        return evidence._replace(
+            carried=crop_map(evidence.carried, rows, columns, size // 2),
+            heard=crop_map(evidence.heard, rows, columns, size // 16),
+        )
 
     def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
         """Predict logits (size, size), and the logit of the structure being there at all."""
@@ -142,7 +144,13 @@ class TorchEngine:
         """Give what entries say of a part of the image."""
         from scribblesegment.models.context_unet import crop_maps
 
-        return evidence._replace(carried=self._computed(lambda: crop_maps(evidence.carried, rows, columns, size // 2)))
+        carried, heard = self._computed(
+            lambda: (
+                crop_maps(evidence.carried, rows, columns, size // 2),
+                crop_maps(evidence.heard, rows, columns, size // 16),
+            )
+        )
+        return evidence._replace(carried=carried, heard=heard)
 
     def decode(self, features: Any, prompts: FloatArray, evidence: Any) -> tuple[FloatArray, float]:
         """Predict logits (size, size), and the logit of the structure being there at all."""

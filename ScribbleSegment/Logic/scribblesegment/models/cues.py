@@ -187,16 +187,34 @@ def _bins(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ratio_table(bins: Tensor, fractions: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Compare the histograms of values (B, K, N) under two weights (B, N); (B, K, bins) in [-1, 1]."""
+    return _ratios(*(_density(bins, fractions, weights) for weights in (positive, negative)))
 
-    def density(weights: Tensor) -> Tensor:
-        counts = torch.zeros((*bins.shape[:2], _BINS), device=bins.device)
-        counts.scatter_add_(2, bins, weights[:, None] * (1.0 - fractions))
-        counts.scatter_add_(2, bins + 1, weights[:, None] * fractions)
-        smoothed = counts @ _smoothing(counts.device)
-        return smoothed / smoothed.sum(dim=2, keepdim=True).clamp(min=1e-6)
 
-    inside, outside = density(positive), density(negative)
+def _density(bins: Tensor, fractions: Tensor, weights: Tensor) -> Tensor:
+    """Histograms (B, K, bins) of values (B, K, N) under weights (B, N), of sum 1."""
+    counts = torch.zeros((*bins.shape[:2], _BINS), device=bins.device)
+    counts.scatter_add_(2, bins, weights[:, None] * (1.0 - fractions))
+    counts.scatter_add_(2, bins + 1, weights[:, None] * fractions)
+    smoothed = counts @ _smoothing(counts.device)
+    return smoothed / smoothed.sum(dim=2, keepdim=True).clamp(min=1e-6)
+
+
+def _ratios(inside: Tensor, outside: Tensor) -> Tensor:
     return 2.0 * inside / (inside + outside).clamp(min=1e-6) - 1.0
+
+
+@torch.no_grad()
+def densities_of(filtered: Tensor, weights: Tensor) -> Tensor:
+    """Histograms (B, M, K, bins) of (B, K, H, W), in [0, 1], under weights (B, M, H, W)."""
+    values = _bins(filtered.flatten(2))
+    return torch.stack([_density(*values, one) for one in weights.flatten(2).unbind(dim=1)], dim=1)
+
+
+@torch.no_grad()
+def compare_densities(densities: Tensor, filtered: Tensor) -> Tensor:
+    """How much pixels of (B, K, H, W) look like the first rather than the second of (B, 2, K, bins), in [-1, 1]."""
+    ratios = _ratios(*densities.unbind(dim=1))
+    return _read(ratios, *_bins(filtered.flatten(2))).unflatten(2, filtered.shape[2:])
 
 
 def _read(table: Tensor, bins: Tensor, fractions: Tensor) -> Tensor:

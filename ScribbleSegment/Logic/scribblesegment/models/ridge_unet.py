@@ -21,7 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scribblesegment.models.cues import compare_with_prompts, local_mean, top_hat
+from scribblesegment.models.cues import (
+    compare_densities,
+    compare_with_prompts,
+    densities_of,
+    local_mean,
+    top_hat,
+)
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.models.layers import without_autocast
 
@@ -30,6 +36,8 @@ _TOP_HATS = (3, 9)  # sides of the squares, at full resolution, that a pixel is 
 _LOCAL = 4 + len(_LOCAL_WINDOWS) + len(_TOP_HATS)  # channels; see _local
 _LOCAL_GAIN = 3.0  # by which the classifiers see them
 _HEADS = 2  # of the attention between patches
+_LISTENERS, _HEARD = 4, 32  # heads of the attention between places at 1/16, and what each brings
+_FIRST_NEARNESS = (8.0, 3.0, 1.0, 0.3)  # of their preferences for the same place
 _PATCH = 4  # side of a patch of a mask at 1/2, which is one place at 1/8
 _FIRST_PREFERENCES = (50.0, 4.0)  # for the same place, the image's side being one
 _TAUGHT = 5  # every so many patches gradients flow through in training
@@ -44,6 +52,7 @@ _BOX_WEIGHT = 0.02  # of a pixel in a box, or outside of all, beside one under a
 _FLAGS = 3
 _FILTERS = 6  # of what pixels are compared by: the image, differences, top-hats, spread
 _COMPARED = _FILTERS + 1  # with what a regression makes of them
+_EXAMPLED = _FILTERS + 1  # how likely values are under the context's masks, and the score beside its usual area
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Features(NamedTuple):
     keys: Tensor  # (B, heads, H/8 W/8, key), of length one; float32
     places: Tensor  # (1, 1, H/8 W/8, 2), from -0.5 to 0.5
     summary: Tensor  # (B, key): of the whole image, of length one
+    coarse: Tensor  # (B, C, H/16, W/16): what the attention at 1/16 sees
 
 
 class Entries(NamedTuple):
@@ -83,6 +93,9 @@ class Entries(NamedTuple):
     places: Tensor  # (1, 1, patches, 2)
     values: Tensor  # (G, S, patches, PATCH ** 2), masks at 1/2
     summary: Tensor  # (G, S, key)
+    densities: Tensor  # (G, S, 2, 6, bins): of values inside and outside the mask
+    topics: Tensor  # (G, S, listeners, H/16 W/16, key): what places at 1/16 are found by
+    told: Tensor  # (G, S, listeners, H/16 W/16, heard): and what they say
 
 
 class Evidence(NamedTuple):
@@ -90,6 +103,9 @@ class Evidence(NamedTuple):
 
     moments: Tensor  # (B, 2, d + 1, d + 1)
     carried: Tensor  # (B, heads, H/2, W/2) in [-1, 1]
+    densities: Tensor  # (B, 2, 6, bins)
+    level: Tensor  # (B,): the score that as many pixels exceed as masks cover on average
+    heard: Tensor  # (B, C, H/16, W/16)
     present: Tensor  # (B,): 1 where there is a context, else 0
 
 
@@ -140,6 +156,15 @@ class RidgeUNet(nn.Module):
         self.embed = nn.Conv2d(d, d, 1)
         self.key_laterals = nn.ModuleList(nn.Conv2d(w, _HEADS * config.key, 1) for w in widths[2:4])
         self.summarise = nn.Linear(widths[3], config.key)
+        heard = _LISTENERS * _HEARD
+        self.ask = nn.Conv2d(widths[3], _LISTENERS * config.key, 1)
+        self.tell = nn.Conv2d(widths[3] + 4, heard, 1)
+        self.tell_again = nn.Conv2d(heard, heard, 1)
+        self.hear = nn.Conv2d(heard, decoder[3], 1)
+        nn.init.zeros_(self.hear.weight)
+        nn.init.zeros_(self.hear.bias)
+        self.nearness = nn.Parameter(torch.tensor(_FIRST_NEARNESS).log())
+        self.topic_scale = nn.Parameter(torch.full((_LISTENERS,), 10.0).log())
         # Attention and classifiers.
         self.preferences = nn.Parameter(torch.tensor(_FIRST_PREFERENCES).log())
         self.key_scale = nn.Parameter(torch.tensor([30.0, 30.0]).log())
@@ -148,7 +173,7 @@ class RidgeUNet(nn.Module):
         # Weights: all pixels as background, the previous prediction, strokes beside a context.
         self.log_prior = nn.Parameter(torch.tensor([0.7, 0.5, 1.0]).log())
         # Decoder.
-        inputs = 4 * 5 + _SCORES + 3 * _TERRAINS + _HEADS + _FLAGS + _COMPARED
+        inputs = 4 * 5 + _SCORES + 3 * _TERRAINS + _HEADS + _FLAGS + _COMPARED + _EXAMPLED
         self.enter = _Convolution(inputs, decoder[0], 1, relu=False, folded=folded)
         self.fuse = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(widths, decoder, strict=True))
         steps = list(itertools.pairwise(decoder))
@@ -191,7 +216,7 @@ class RidgeUNet(nn.Module):
         rows, columns = ((torch.arange(n, device=image.device) + 0.5) / n - 0.5 for n in described.shape[-2:])
         places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)[None, None]
         fused = tuple(fuse(level) for fuse, level in zip(self.fuse, levels, strict=True))
-        return Features(fused, embedding, sparse, everywhere, filtered, keys, places, summary)
+        return Features(fused, embedding, sparse, everywhere, filtered, keys, places, summary, levels[3])
 
     def entries(self, features: Features, masks: Tensor, groups: int = 1) -> Entries:
         """Make context entries.
@@ -206,7 +231,11 @@ class RidgeUNet(nn.Module):
             near = local_mean(inside, 15).clamp(0.0, 1.0).sqrt()
             weights = torch.cat([inside, (1.0 - inside) * (0.2 + near)], dim=1)
             moments = _moments(features.sparse, weights[..., ::2, ::2]) * 4 / weights[0, 0].numel()
+            densities = densities_of(features.filtered, weights)
         values = functional.pixel_unshuffle(2.0 * inside - 1.0, _PATCH).flatten(2).mT
+        quarters = functional.pixel_unshuffle(functional.avg_pool2d(2.0 * inside - 1.0, 4), 2)
+        said = self.tell(torch.cat([features.coarse, quarters.to(features.coarse.dtype)], dim=1))
+        said = self.tell_again(functional.relu(said)).float().unflatten(1, (_LISTENERS, -1)).flatten(3).mT
         split = (groups, -1)
         return Entries(
             moments.unflatten(0, split),
@@ -214,7 +243,14 @@ class RidgeUNet(nn.Module):
             features.places,
             values.unflatten(0, split),
             features.summary.unflatten(0, split),
+            densities.unflatten(0, split),
+            self._topics(features).unflatten(0, split),
+            said.unflatten(0, split),
         )
+
+    def _topics(self, features: Features) -> Tensor:
+        topics = self.ask(features.coarse).float().unflatten(1, (_LISTENERS, -1)).flatten(3).mT
+        return functional.normalize(topics - topics.mean(dim=2, keepdim=True), dim=-1)
 
     def evidence(
         self, features: Features, entries: Entries, allowed: Tensor | None = None, *, most: int = 0
@@ -241,13 +277,47 @@ class RidgeUNet(nn.Module):
             likeness = likeness.masked_fill(~allowed, -torch.inf)
             shares = likeness.softmax(dim=1).unflatten(0, (groups, each))
             moments = (shares @ entries.moments.flatten(2)).flatten(0, 1).unflatten(1, entries.moments.shape[2:])
+            densities = (shares @ entries.densities.flatten(2)).flatten(0, 1).unflatten(1, entries.densities.shape[2:])
+            level = self._level(features, moments)
+            heard = self._listen(features, entries, likeness, groups)
             if 0 < most < size and batch == 1:
                 likeness, chosen = likeness.topk(most, dim=1)
                 entries = entries._replace(keys=entries.keys[:, chosen[0]], values=entries.values[:, chosen[0]])
             carried = self._attend(features, entries, likeness, groups, each)
         height, width = (side // _PATCH for side in features.embedding.shape[-2:])
         carried = functional.pixel_shuffle(carried.mT.unflatten(3, (height, width)).flatten(1, 2), _PATCH)
-        return Evidence(moments, carried * present[:, None, None, None], present.float())
+        known = present[:, None, None, None]
+        return Evidence(moments, carried * known, densities, level, heard * known, present.float())
+
+    def _level(self, features: Features, moments: Tensor) -> Tensor:
+        """Find the score, of the classifier that a context makes, that as many pixels exceed as its masks cover."""
+        with torch.no_grad():
+            factors = self._solve(_mean(moments[:, 0]), _mean(moments[:, 1]), 2)
+            scores = (factors[:, None] @ features.sparse.flatten(2))[:, 0]
+            covered = (moments[:, 0, -1, -1] * scores.shape[1]).long().clamp(1, scores.shape[1] - 1)
+            return scores.sort(dim=1, descending=True).values.gather(1, covered[:, None])[:, 0]
+
+    def _solve(self, inside: Tensor, outside: Tensor, which: int) -> Tensor:
+        """Regress 1 inside and -1 outside, both alike in weight; (B, d + 1)."""
+        penalty = torch.ones(inside.shape[-1], device=inside.device)
+        penalty[-1] = 1e-2
+        matrix = inside + outside + torch.diag(penalty) * self.log_ridge[which].exp()
+        return torch.linalg.solve(matrix, inside[..., -1:] - outside[..., -1:])[..., 0]
+
+    def _listen(self, features: Features, entries: Entries, likeness: Tensor, groups: int) -> Tensor:
+        """Attend to what entries' places at 1/16 say, (B, C, H/16, W/16)."""
+        batch, (height, width) = len(likeness), features.coarse.shape[-2:]
+        rows, columns = (torch.arange(n, device=likeness.device) / n for n in (height, width))
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+        apart = (places[:, None] - places).square().sum(dim=-1)  # of patches and patches
+        asked = self._topics(features).unflatten(0, (groups, -1))  # (G, T, L, P, K)
+        alike = torch.einsum("gtlpk,gslqk->gtlpsq", asked, entries.topics) * self.topic_scale.exp()[:, None, None, None]
+        alike = alike - self.nearness.exp()[:, None, None, None] * apart[:, None]
+        alike = alike + likeness.clamp(min=-_FAR).unflatten(0, (groups, -1))[:, :, None, None, :, None]
+        shares = alike.flatten(4).softmax(dim=-1)
+        told = entries.told.transpose(1, 2).flatten(2, 3)  # (G, L, S P, heard)
+        heard = torch.einsum("gtlpn,glnc->gtlcp", shares, told)
+        return heard.flatten(0, 1).flatten(1, 2).unflatten(2, (height, width)).reshape(batch, -1, height, width)
 
     def _attend(self, features: Features, entries: Entries, likeness: Tensor, groups: int, each: int) -> Tensor:
         """Carry patches of masks over, (B, heads, patches, PATCH ** 2)."""
@@ -298,7 +368,9 @@ class RidgeUNet(nn.Module):
         has_previous = (previous.flatten(1).abs().amax(dim=1) > 0).float()
         if evidence is None:
             moments = x.new_zeros((batch, 2, *features.everywhere.shape[1:]))
-            evidence = Evidence(moments, x.new_zeros((batch, _HEADS, height // 2, width // 2)), x.new_zeros(batch))
+            nothing, zeros = x.new_zeros(0), x.new_zeros(batch)
+            carried = x.new_zeros((batch, _HEADS, height // 2, width // 2))
+            evidence = Evidence(moments, carried, nothing, zeros, nothing, zeros)
         with without_autocast(x.device):
             halved = functional.avg_pool2d(x, 2)
             scores, valid = x.new_zeros((batch, _SCORES, height // 2, width // 2)), x.new_zeros((batch, _SCORES))
@@ -312,6 +384,11 @@ class RidgeUNet(nn.Module):
             compared = x.new_zeros((batch, _COMPARED, *scores.shape[2:]))
             if self.config.compared:
                 compared = compare_with_prompts(features.filtered, halved)
+            exampled = x.new_zeros((batch, _EXAMPLED, *scores.shape[2:]))
+            if len(evidence.densities):
+                beside = (scores[:, 2:3] - evidence.level[:, None, None, None]).clamp(-3.0, 3.0)
+                alike = compare_densities(evidence.densities, features.filtered)
+                exampled = torch.cat([alike, beside], dim=1) * evidence.present[:, None, None, None]
             clamped = scores.clamp(-3.0, 3.0)
             inputs = torch.cat(
                 [
@@ -322,6 +399,7 @@ class RidgeUNet(nn.Module):
                     evidence.carried,
                     flags.expand(-1, -1, height // 2, width // 2),
                     compared,
+                    exampled,
                 ],
                 dim=1,
             ).contiguous(memory_format=torch.channels_last)
@@ -333,6 +411,8 @@ class RidgeUNet(nn.Module):
                 x = self.downs[index - 1](x)
             if self.config.fused:
                 x = x + features.levels[index]
+            if index == 3 and len(evidence.heard):
+                x = x + self.hear(evidence.heard) * evidence.present[:, None, None, None]
             x = mix(functional.relu(x))
             skips.append(x)
         with without_autocast(x.device):

@@ -20,7 +20,7 @@ IMAGE, BOX, POSITIVE, NEGATIVE, PREVIOUS = range(5)  # as in scribblesegment.mod
 
 # As in scribblesegment.models.ridge_unet, which needs torch; the test compares them.
 LOCAL_WINDOWS, TOP_HATS, LOCAL_GAIN = (7, 21), (3, 9), 3.0
-HEADS, PATCH = 2, 4
+HEADS, PATCH, LISTENERS = 2, 4, 4
 STEP_COST, REACHES, SWEEPS, FAR, SEED = 0.002, (0.5, 0.5, 0.06), 3, 1e4, 0.2
 BOX_WEIGHT = 0.02
 # As in scribblesegment.models.cues.
@@ -38,6 +38,7 @@ class Features(NamedTuple):
     keys: FloatArray  # (heads, H/8 W/8, key)
     places: FloatArray  # (H/8 W/8, 2)
     summary: FloatArray  # (key,)
+    coarse: FloatArray  # (H/16, W/16, C)
 
 
 class Entry(NamedTuple):
@@ -47,6 +48,9 @@ class Entry(NamedTuple):
     keys: FloatArray  # (heads, patches, key)
     values: FloatArray  # (patches, PATCH ** 2)
     summary: FloatArray  # (key,)
+    densities: FloatArray  # (2, 6, bins)
+    topics: FloatArray  # (listeners, H/16 W/16, key)
+    told: FloatArray  # (listeners, H/16 W/16, heard)
 
 
 class Evidence(NamedTuple):
@@ -54,6 +58,9 @@ class Evidence(NamedTuple):
 
     moments: FloatArray  # (2, d + 1, d + 1)
     carried: FloatArray  # (H/2, W/2, heads)
+    densities: FloatArray  # (2, 6, bins)
+    level: float
+    heard: FloatArray  # (H/16, W/16, C)
 
 
 class RidgeUNetNumpy:
@@ -92,28 +99,40 @@ class RidgeUNetNumpy:
         described = _add_doubled(
             self._pointwise("key_laterals.0", levels[2]), self._pointwise("key_laterals.1", levels[3])
         )
-        height, width, count = described.shape
-        keys = described.reshape(height * width, HEADS, count // HEADS).transpose(1, 0, 2)
+        height, width = described.shape[:2]
+        keys = _by_head(described, HEADS)
         keys = _unit(keys - keys.mean(axis=1, keepdims=True))
-        places = np.stack(
-            np.meshgrid(*((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width)), indexing="ij"),
-            axis=-1,
-        ).reshape(-1, 2)
+        places = _places(height, width)
         mean = levels[3].mean(axis=(0, 1))
         summary = _unit(self._other["summarise.weight"] @ mean + self._other["summarise.bias"])
         fused = tuple(self._pointwise(f"fuse.{index}", level) for index, level in enumerate(levels))
         everywhere = rows.T @ rows / np.float32(len(rows))
-        return Features(fused, embedding, sparse, everywhere, _filters(local), keys, places, summary)
+        return Features(fused, embedding, sparse, everywhere, _filters(local), keys, places, summary, levels[3])
 
     def entry(self, features: Features, mask: FloatArray) -> Entry:
         """Make a context entry of an image's features and its mask (H, W) in [0, 1]."""
         inside = _halved(mask)
         near = np.sqrt(np.clip(_local_mean(inside, 15), 0.0, 1.0))
-        weights = np.stack([inside, (1.0 - inside) * (0.2 + near)])[:, ::2, ::2]
-        moments = _moments(features.sparse, weights) * np.float32(4 / inside.size)
+        weights = np.stack([inside, (1.0 - inside) * (0.2 + near)])
+        moments = _moments(features.sparse, weights[:, ::2, ::2]) * np.float32(4 / inside.size)
         height, width = (side // PATCH for side in inside.shape)
-        values = (2.0 * inside - 1.0).reshape(height, PATCH, width, PATCH).transpose(0, 2, 1, 3)
-        return Entry(moments, features.keys, values.reshape(height * width, PATCH**2), features.summary)
+        signed = np.float32(2.0) * inside - np.float32(1.0)
+        values = signed.reshape(height, PATCH, width, PATCH).transpose(0, 2, 1, 3).reshape(height * width, PATCH**2)
+        quarters = _unshuffled(_halved(_halved(signed))[None])
+        said = np.maximum(self._pointwise("tell", np.concatenate([features.coarse, quarters], axis=2)), 0.0)
+        return Entry(
+            moments,
+            features.keys,
+            values,
+            features.summary,
+            np.stack([_densities(*_bins(features.filtered), one.ravel()) for one in weights]),
+            self._topics(features),
+            _by_head(self._pointwise("tell_again", said), LISTENERS),
+        )
+
+    def _topics(self, features: Features) -> FloatArray:
+        topics = _by_head(self._pointwise("ask", features.coarse), LISTENERS)
+        return _unit(topics - topics.mean(axis=1, keepdims=True))
 
     def evidence(self, features: Features, entries: Sequence[Entry], *, most: int = 0) -> Evidence:
         """Compute what context entries, at least one, say of an image; see `RidgeUNet.evidence`."""
@@ -121,22 +140,37 @@ class RidgeUNetNumpy:
         shares = np.exp(likeness - likeness.max())
         shares = shares / shares.sum()
         moments = np.tensordot(shares, np.stack([one.moments for one in entries]), 1)
+        densities = np.tensordot(shares, np.stack([one.densities for one in entries]), 1)
+        covered = int(np.clip(moments[0, -1, -1] * features.sparse[..., 0].size, 1, features.sparse[..., 0].size - 1))
+        scores = features.sparse @ self._solve(_mean(moments[0]), _mean(moments[1]), 2)
+        level = -np.partition(-scores.ravel(), covered)[covered]
         chosen = np.argsort(-likeness, kind="stable")[: most or None]
-        scale, preference = (np.exp(self._other[name])[:, None, None] for name in ("key_scale", "preferences"))
-        places = features.places
-        apart = ((places[:, None] - places[None]) ** 2).sum(axis=2)  # (patches, patches)
-        keys = np.concatenate([entries[n].keys for n in chosen], axis=1)
-        scores = scale * (features.keys @ keys.transpose(0, 2, 1))  # (heads, patches, S patches)
-        bias = -preference * apart
-        scores = scores.reshape(HEADS, len(places), len(chosen), len(places))
-        scores += bias[:, :, None] + likeness[chosen][:, None]
-        scores = scores.reshape(HEADS, len(places), -1)
-        scores = np.exp(scores - scores.max(axis=2, keepdims=True))
-        values = np.concatenate([entries[n].values for n in chosen])
-        taken = (scores @ values) / scores.sum(axis=2, keepdims=True)
         height, width = (side // PATCH for side in features.embedding.shape[:2])
+        taken = _attend(
+            np.exp(self._other["key_scale"])[:, None, None] * features.keys,
+            np.stack([entries[n].keys for n in chosen], axis=1),
+            np.stack([np.broadcast_to(entries[n].values, (HEADS, *entries[n].values.shape)) for n in chosen], axis=1),
+            np.exp(self._other["preferences"]),
+            features.places,
+            likeness[chosen],
+        )
         carried = taken.reshape(HEADS, height, width, PATCH, PATCH).transpose(1, 3, 2, 4, 0)
-        return Evidence(moments, carried.reshape(height * PATCH, width * PATCH, HEADS).astype(np.float32))
+        rows, columns, _ = features.coarse.shape
+        heard = _attend(
+            np.exp(self._other["topic_scale"])[:, None, None] * self._topics(features),
+            np.stack([one.topics for one in entries], axis=1),
+            np.stack([one.told for one in entries], axis=1),
+            np.exp(self._other["nearness"]),
+            _places(rows, columns),
+            likeness,
+        )
+        return Evidence(
+            moments,
+            carried.reshape(height * PATCH, width * PATCH, HEADS),
+            densities,
+            float(level),
+            heard.transpose(1, 0, 2).reshape(rows, columns, -1),
+        )
 
     def decode(
         self, features: Features, prompts: FloatArray, evidence: Evidence | None = None
@@ -160,6 +194,7 @@ class RidgeUNetNumpy:
                 np.zeros((height, width, HEADS), np.float32) if evidence is None else evidence.carried,
                 np.broadcast_to(flags, (height, width, len(flags))),
                 _compare(features.filtered, halved),
+                self._exampled(features, scores, evidence),
             ],
             axis=2,
             dtype=np.float32,
@@ -169,6 +204,8 @@ class RidgeUNetNumpy:
         for index, level in enumerate(features.levels):
             if index > 0:
                 x = self._downsampled(f"downs.{index - 1}", x)
+            if index == 3 and evidence is not None:
+                x = x + self._pointwise("hear", evidence.heard)
             x = self._block(f"mixes.{index}", np.maximum(x + level, 0.0))
             skips.append(x)
         carried = np.zeros(HEADS) if evidence is None else evidence.carried.max(axis=(0, 1))
@@ -214,14 +251,26 @@ class RidgeUNetNumpy:
         has_inside = bool(labelled[0, -1, -1] > 1e-6)
         has_example = evidence is not None and bool(evidence.moments[0, -1, -1] > 1e-6)
         valid = has_inside, has_inside or has_previous, has_example, has_example or has_inside
-        penalty = np.ones(len(everywhere), np.float32)
-        penalty[-1] = 1e-2
         scores = np.zeros((*features.embedding.shape[:2], len(pairs)), np.float32)
         for index, (first, second) in enumerate(pairs):
             if valid[index]:
-                matrix = first + second + np.diag(penalty * np.exp(self._other["log_ridge"][index]))
-                scores[..., index] = features.embedding @ np.linalg.solve(matrix, first[:, -1] - second[:, -1])
+                scores[..., index] = features.embedding @ self._solve(first, second, index)
         return scores, valid
+
+    def _solve(self, inside: FloatArray, outside: FloatArray, which: int) -> FloatArray:
+        penalty = np.ones(len(inside), np.float32)
+        penalty[-1] = 1e-2
+        matrix = inside + outside + np.diag(penalty * np.exp(self._other["log_ridge"][which]))
+        return np.asarray(np.linalg.solve(matrix, inside[:, -1] - outside[:, -1]), np.float32)
+
+    def _exampled(self, features: Features, scores: FloatArray, evidence: Evidence | None) -> FloatArray:
+        """How pixels look beside the context's masks, and the score beside the masks' usual area."""
+        height, width, count = features.filtered.shape
+        if evidence is None:
+            return np.zeros((height, width, count + 1), np.float32)
+        alike = _read(_ratios(*evidence.densities), *_bins(features.filtered))
+        beside = np.clip(scores[..., 2:3] - np.float32(evidence.level), -3.0, 3.0)
+        return np.concatenate([alike.reshape(height, width, count), beside], axis=2)
 
     # Layers.
 
@@ -333,23 +382,8 @@ def _compare(filtered: FloatArray, halved: FloatArray) -> FloatArray:
     negative = (halved[NEGATIVE] + BOX_WEIGHT * (box.max() - box) + PRIOR_WEIGHT).ravel()
     if not positive.any():
         return np.zeros((height, width, count + 1), np.float32)
-    position = filtered.reshape(-1, count) * np.float32(BINS - 1)
-    lower = np.minimum(position.astype(np.intp), BINS - 2)
-    share = position - lower
-    bins = np.arange(BINS)
-    smoothing = np.exp(-0.5 * (bins[:, None] - bins) ** 2.0)
-    smoothing /= smoothing.sum(axis=1, keepdims=True)
-    ratios = np.empty_like(position)
-    for index in range(count):
-        below, part = lower[:, index], share[:, index]
-        densities = []
-        for weights in (positive, negative):
-            counts = np.bincount(below, weights * (1 - part), BINS) + np.bincount(below + 1, weights * part, BINS)
-            counts = counts @ smoothing
-            densities.append(counts / max(counts.sum(), 1e-6))
-        inside, outside = densities
-        table = (2 * inside / np.maximum(inside + outside, 1e-6) - 1).astype(np.float32)
-        ratios[:, index] = table[below] * (1 - part) + table[below + 1] * part
+    values = _bins(filtered)
+    ratios = _read(_ratios(_densities(*values, positive), _densities(*values, negative)), *values)
     odds = np.ones((len(ratios), count + 1), np.float32)
     odds[:, :count] = 2 * np.arctanh(np.clip(ratios, -SUREST, SUREST))
     # A logistic regression, by Newton's method.
@@ -365,6 +399,43 @@ def _compare(filtered: FloatArray, halved: FloatArray) -> FloatArray:
         factors = factors - np.linalg.solve(curvature, gradient)
     both = np.concatenate([ratios, np.tanh(0.5 * (odds @ factors))[:, None]], axis=1)
     return both.reshape(height, width, count + 1).astype(np.float32)
+
+
+def _bins(filtered: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
+    """The lower of the two bins between which each value of (h, w, K) lies, (h w, K), and how far towards the upper."""
+    position = filtered.reshape(-1, filtered.shape[2]) * np.float32(BINS - 1)
+    lower = np.minimum(position.astype(np.intp), BINS - 2)
+    return lower, position - lower
+
+
+def _densities(lower: NDArray[np.intp], share: FloatArray, weights: FloatArray) -> FloatArray:
+    """Histograms (K, bins) under weights (h w,), of sum 1."""
+    bins = np.arange(BINS)
+    smoothing = np.exp(-0.5 * (bins[:, None] - bins) ** 2.0)
+    smoothing /= smoothing.sum(axis=1, keepdims=True)
+    counts = np.stack(
+        [
+            np.bincount(below, weights * (1 - part), BINS) + np.bincount(below + 1, weights * part, BINS)
+            for below, part in zip(lower.T, share.T, strict=True)
+        ]
+    )
+    counts = counts @ smoothing
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def _ratios(inside: FloatArray, outside: FloatArray) -> FloatArray:
+    return np.asarray(2 * inside / np.maximum(inside + outside, 1e-6) - 1, np.float32)
+
+
+def _read(tables: FloatArray, lower: NDArray[np.intp], share: FloatArray) -> FloatArray:
+    """Interpolate tables (K, bins) at positions (h w, K)."""
+    return np.stack(
+        [
+            table[below] * (1 - part) + table[below + 1] * part
+            for table, below, part in zip(tables, lower.T, share.T, strict=True)
+        ],
+        axis=1,
+    )
 
 
 def _local_mean(image: FloatArray, window: int) -> FloatArray:
@@ -411,6 +482,40 @@ def _moments(embedding: FloatArray, weights: FloatArray) -> FloatArray:
 
 def _mean(moments: FloatArray) -> FloatArray:
     return moments / np.maximum(moments[-1, -1], np.float32(1e-6))
+
+
+def _places(height: int, width: int) -> FloatArray:
+    """Places of a map, (height width, 2), from -0.5 to 0.5."""
+    axes = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _by_head(x: FloatArray, heads: int) -> FloatArray:
+    """Bring a map (h, w, heads * n) to (heads, h w, n)."""
+    return x.reshape(-1, heads, x.shape[2] // heads).transpose(1, 0, 2)
+
+
+def _attend(
+    queries: FloatArray,
+    keys: FloatArray,
+    values: FloatArray,
+    preference: FloatArray,
+    places: FloatArray,
+    likeness: FloatArray,
+) -> FloatArray:
+    """Attend from places of an image (heads, P, key) to those of S entries (heads, S, P, key); (heads, P, n).
+
+    Nearer places are preferred, as strongly as a head wants, and entries that are more alike.
+    """
+    heads, count, each = keys.shape[:3]
+    apart = ((places[:, None] - places) ** 2).sum(axis=2)
+    scores = queries @ keys.reshape(heads, count * each, -1).transpose(0, 2, 1)
+    scores = scores.reshape(heads, -1, count, each)
+    scores += (-preference[:, None, None] * apart)[:, :, None] + likeness[:, None]
+    scores = scores.reshape(heads, -1, count * each)
+    scores = np.exp(scores - scores.max(axis=2, keepdims=True))
+    found = scores @ values.reshape(heads, count * each, -1) / scores.sum(axis=2, keepdims=True)
+    return np.asarray(found, np.float32)
 
 
 def _unit(x: FloatArray) -> FloatArray:

@@ -260,8 +260,8 @@ class InferenceService:
         else:
             self._network = network = _LoadedNetwork(predictor)
             self._durations.clear()
-            plan, in_context = predictor.plan, network.takes_context
-            self._publish(ServiceState("ready", choice.model, plan.device, notice, plan.milliseconds, in_context))
+            in_context = network.takes_context
+            self._publish(ServiceState("ready", choice.model, predictor.plan.device, notice, None, in_context))
             return network
         return self._load(choice, "cpu", fall_back)
 

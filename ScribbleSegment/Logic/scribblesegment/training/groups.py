@@ -148,7 +148,7 @@ class GroupDataset(Dataset[Batch]):
         config = self._config
         torch.set_num_threads(1)
         groups, each = config.kinds[int(rng.choice(len(config.kinds), p=config.kind_shares))]
-        rounds = int(rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25]))
+        rounds = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
         fine = bool(rng.random() < config.focus_p)
         samples = [
             self._group(each, fine, np.random.default_rng((self._seed, step, number))) for number in range(groups)

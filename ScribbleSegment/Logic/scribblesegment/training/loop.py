@@ -78,6 +78,7 @@ class TrainingConfig:
     focal_weight: float = 5.0
     score_weight: float = 0.2  # of the loss of the classifiers' scores
     presence_weight: float = 1.0  # of the loss of the structure being there at all
+    empty_weight: float = 0.15  # of the mask's loss where there is no structure and nothing positive is drawn
     absent_weight: float = 1.5  # in it, of images without the structure, which are the fewer
     # Weights file, or another run's checkpoint, whose parameters this one starts from; relative to the working folder.
     initial: str = ""
@@ -222,7 +223,7 @@ def keep_freed_memory() -> bool:
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """One minus the soft Dice overlap, averaged over the batch.
+    """One minus the soft Dice overlap of each image.
 
     Args:
         logits: (B, 1, H, W), unthresholded.
@@ -230,18 +231,18 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Te
         smooth: Pixels added to both sides of the ratio, so that tiny structures give a bounded gradient.
 
     Returns:
-        Scalar in [0, 1].
+        (B,), in [0, 1].
     """
     logits = _full_precision(logits)
     probabilities = torch.sigmoid(logits).flatten(1)
     target = target.to(logits.dtype).flatten(1)
     overlap = (probabilities * target).sum(dim=1)
     total = probabilities.sum(dim=1) + target.sum(dim=1)
-    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()
+    return 1.0 - (2.0 * overlap + smooth) / (total + smooth)
 
 
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor:
-    """Cross entropy weighted by (1 - p_t) ** gamma (Lin et al. 2017, equation 4), averaged over all pixels.
+    """Cross entropy weighted by (1 - p_t) ** gamma (Lin et al. 2017, equation 4), averaged over an image.
 
     With the large gamma used here only pixels that are wrong with confidence still count: beside the Dice loss, which
     weighs a region as a whole, it removes confident mistakes.
@@ -252,14 +253,15 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor
         gamma: Focusing exponent; zero is plain cross entropy.
 
     Returns:
-        Scalar >= 0.
+        (B,), >= 0.
     """
     logits = _full_precision(logits)
     target = target.to(logits.dtype)
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability_of_truth = torch.exp(-cross_entropy)
     # Kept off zero, where powers below one have no finite derivative.
-    return ((1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy).mean()
+    losses = (1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy
+    return losses.flatten(1).mean(dim=1)
 
 
 def _full_precision(values: Tensor) -> Tensor:
@@ -382,11 +384,14 @@ class Run:
                 previous = output.logits.detach()
             if batch.fine_images is not None and batch.fine_masks is not None:
                 fine, fine_masks = batch.fine_images.to(device).float() / 255, batch.fine_masks.to(device).float()
-                first = _windowed(previous, batch.windows)  # type: ignore[arg-type]
+                first = _windowed(previous, batch.windows, images.shape[-1], fine.shape[-1])  # type: ignore[arg-type]
                 fine_features = self.network.encode(fine.contiguous(memory_format=torch.channels_last))
                 seen = None
                 if evidence is not None:
-                    seen = evidence._replace(carried=_windowed(evidence.carried, batch.windows, fine.shape[-1] // 2))
+                    seen = evidence._replace(
+                        carried=_windowed(evidence.carried, batch.windows, fine.shape[-1], fine.shape[-1] // 2),
+                        heard=_windowed(evidence.heard, batch.windows, fine.shape[-1], fine.shape[-1] // 16),
+                    )
                 prompts = self._prompts(fine, batch, first, batch.windows)
                 output = self.network.decode(fine_features, prompts, seen)
                 total = total + 0.7 * self._loss(output, fine_masks, _marked(prompts), values, "fine") / looks
@@ -440,7 +445,7 @@ class Run:
         prompts = torch.from_numpy(drawn).to(images.device)
         if batch.extra is not None:
             extra = torch.from_numpy(batch.extra).to(images.device)
-            seen = extra if windows is None else (_windowed(extra, windows) > 0.5).float()
+            seen = extra if windows is None else (_windowed(extra, windows, extra.shape[-1], size) > 0.5).float()
             prompts[:, POSITIVE : NEGATIVE + 1] = torch.maximum(prompts[:, POSITIVE : NEGATIVE + 1], seen)
         prompts[:, IMAGE] = images[:, 0]
         if previous is not None:
@@ -455,16 +460,22 @@ class Run:
 
     def _loss(self, output: Output, masks: Tensor, marked: Tensor, values: dict[str, float], name: str) -> Tensor:
         config = self.config
-        loss = soft_dice_loss(output.logits, masks, smooth=10.0) + config.focal_weight * focal_loss(
-            output.logits, masks, gamma=config.focal_gamma
-        )
+        target = masks.flatten(1).amax(dim=1)
+        # Where nothing positive is drawn, the presence says whether there is a structure, and the logits where it is.
+        counts = torch.where(marked | (target > 0.0), 1.0, config.empty_weight)
+        loss = (
+            counts
+            * (
+                soft_dice_loss(output.logits, masks, smooth=10.0)
+                + config.focal_weight * focal_loss(output.logits, masks, gamma=config.focal_gamma)
+            )
+        ).mean()
         values[f"loss_{name}"] = loss.item()
         with torch.no_grad():
             mask, truth = (output.logits > 0).flatten(1), masks.flatten(1) > 0.5
             dice = (2.0 * (mask & truth).sum(1) + 1e-6) / (mask.sum(1) + truth.sum(1) + 1e-6)
             shown = truth.any(dim=1)
             values[f"dice_{name}"] = dice[shown].mean().item()
-        target = masks.flatten(1).amax(dim=1)
         # Where nothing positive is drawn, which is rare, the network has to find out for itself.
         weights = torch.where(marked, 0.1, 1.0) * torch.where(target > 0.0, 1.0, config.absent_weight)
         losses = functional.binary_cross_entropy_with_logits(output.presence, target, weight=weights)
@@ -663,11 +674,8 @@ def _marked(prompts: Tensor) -> Tensor:
     return (prompts[:, [POSITIVE, BOX]] > 0).flatten(1).any(dim=1)
 
 
-def _windowed(maps: Tensor, windows: Tensor, size: int | None = None) -> Tensor:
-    """Cut windows (B, 3) of the grid out of maps (B, C, H, W), on `size` pixels a side (the maps' own by default)."""
-    side = maps.shape[-1]
-    size = size or side
-    grid_side = side if size == side else 2 * side  # windows are in pixels of the grid; maps may be at 1/2
+def _windowed(maps: Tensor, windows: Tensor, grid_side: int, size: int) -> Tensor:
+    """Cut windows (B, 3), in pixels of a grid, out of maps (B, C, H, W) of it, on `size` places a side."""
     steps = (torch.arange(size, device=maps.device) + 0.5) / size
     axes = [
         ((windows[:, n, None].to(maps.device) + windows[:, 2, None].to(maps.device) * steps) / grid_side) * 2 - 1
