@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-_ATTENDED = 6  # entries whose masks are carried over place by place; all speak for the rest
+_ATTENDED = 3  # entries whose masks are carried over place by place; all speak for the rest. With 6 Dice is the same
 _KEPT_ENTRIES = 512  # encoded ones, some 150 kB each
 _CLICK_RADIUS = 1.14  # on a grid of 192
 

@@ -53,6 +53,7 @@ class GroupConfig:
     copies_p: float = 0.1  # the other images of a group are copies of the first
     silent_p: float = 0.4  # an image with a context has no prompts in the first round
     alone_p: float = 0.25  # an image of a group is segmented without its context
+    poor_p: float = 0.0  # an image has a poor mask where it is context of the others
     focus_p: float = 0.5  # a step ends with a second look at finer pixels
     published_p: float = 0.0  # the published simulation's scribbles instead of strokes as people paint them
     clicks_p: float = 0.2  # clicks beside, or instead of, strokes

@@ -424,7 +424,8 @@ class Run:
         features = self.network.encode(images.contiguous(memory_format=torch.channels_last))
         if not batch.allowed.any():
             return features, None
-        entries = self.network.entries(features, masks, batch.groups)
+        shown = _poorer(masks, batch.seeds, self.config.groups.poor_p)
+        entries = self.network.entries(features, shown, batch.groups)
         return features, self.network.evidence(features, entries, batch.allowed.to(images.device))
 
     def _prompts(self, images: Tensor, batch: Batch, previous: Tensor | None, windows: Tensor | None) -> Tensor:
@@ -667,6 +668,27 @@ def _calm_worker(_: int) -> None:
     # What asks for an end reaches all processes; the one that trains finishes its step and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _poorer(masks: Tensor, seeds: Sequence[int], share: float) -> Tensor:
+    """Move, grow or halve some masks (B, 1, S, S), as those of examples that nobody corrected."""
+    masks, side = masks.clone(), masks.shape[-1]
+    for index, seed in enumerate(seeds):
+        rng = np.random.default_rng((seed, 0))
+        if rng.random() >= share:
+            continue
+        kind, mask = rng.integers(3), masks[index]
+        if kind == 0:
+            shift = rng.integers(-side // 6, side // 6 + 1, size=2).tolist()
+            masks[index] = torch.roll(mask, shift, dims=(1, 2))
+        elif kind == 1:
+            reach = int(rng.integers(side // 32 + 1, side // 8 + 1))
+            masks[index] = functional.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
+        elif mask.any():
+            places = mask[0].nonzero()[:, int(rng.integers(2))].float()
+            cut, axis = int(places.median()), int(rng.integers(2))
+            mask.narrow(axis + 1, 0, min(cut, side)).zero_()
+    return masks
 
 
 def _marked(prompts: Tensor) -> Tensor:
