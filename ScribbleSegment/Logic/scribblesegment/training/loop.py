@@ -685,9 +685,8 @@ def _poorer(masks: Tensor, seeds: Sequence[int], share: float) -> Tensor:
             reach = int(rng.integers(side // 32 + 1, side // 8 + 1))
             masks[index] = functional.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
         elif mask.any():
-            places = mask[0].nonzero()[:, int(rng.integers(2))].float()
-            cut, axis = int(places.median()), int(rng.integers(2))
-            mask.narrow(axis + 1, 0, min(cut, side)).zero_()
+            axis = int(rng.integers(2))
+            mask.narrow(axis + 1, 0, int(mask[0].nonzero()[:, axis].float().median())).zero_()
     return masks
 
 
