@@ -50,14 +50,15 @@ LINES = {
         overlay=None, model="default", threshold=0.5, all_pieces=False, device="auto", series=None, window=None,
     ),
     "propagate v --annotated s --output o --axis J --range 20-90 --complete --context a --context b --weights w "
-    "--threshold .1 --device mps --window -600/1500 --series 1.2.840": dict(
+    "--threshold .1 --device mps --window -600/1500 --series 1.2.840 --no-crossing": dict(
         image=Path("v"), annotated=Path("s"), scribbles=None, output=Path("o"), axis=1, index_range=(20, 91),
         complete=True, contexts=("a", "b"), model="w", threshold=0.1, device="mps", series="1.2.840",
-        window=(-1350, 150),
+        window=(-1350, 150), crossing=False,
     ),
     "propagate v --scribbles s -o o": dict(
         image=Path("v"), annotated=None, scribbles=Path("s"), output=Path("o"), axis=None, index_range=None,
         complete=False, contexts=(), model="default", threshold=0.5, device="auto", series=None, window=None,
+        crossing=True,
     ),
     "batch in --context Liver --context s.zip -o out -r --axis i --weights w.pt --threshold 0.3 --device cpu "
     "--workers 3 --scheduler tcp://a:1 --threads 2 --redo --series 2 --window 40/400": dict(
