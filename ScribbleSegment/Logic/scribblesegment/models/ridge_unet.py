@@ -161,8 +161,8 @@ class RidgeUNet(nn.Module):
         self.tell = nn.Conv2d(widths[3] + 4, heard, 1)
         self.tell_again = nn.Conv2d(heard, heard, 1)
         self.hear = nn.Conv2d(heard, decoder[3], 1)
-        nn.init.zeros_(self.hear.weight)
-        nn.init.zeros_(self.hear.bias)
+        for parameter in self.hear.parameters():
+            nn.init.zeros_(parameter)
         self.nearness = nn.Parameter(torch.tensor(_FIRST_NEARNESS).log())
         self.topic_scale = nn.Parameter(torch.full((_LISTENERS,), 10.0).log())
         # Attention and classifiers.

@@ -487,7 +487,7 @@ def _mean(moments: FloatArray) -> FloatArray:
 def _places(height: int, width: int) -> FloatArray:
     """Places of a map, (height width, 2), from -0.5 to 0.5."""
     axes = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width))
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def _by_head(x: FloatArray, heads: int) -> FloatArray:
