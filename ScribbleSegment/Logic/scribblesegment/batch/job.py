@@ -80,8 +80,8 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         ConfigError: The network takes no context sets.
     """
     network, description = read_network(weights)
-    # Measured choices would differ from time to time, and with them the last digits of the logits: an image segmented
-    # after an interruption would not be as without it.
+    # With another number of threads the last digits of the logits differ: an image segmented after an interruption
+    # would not be as without it.
     plan = ExecutionPlan.usual(resolve_device(device), threads=threads) if torch_problem() is None else None
     predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))

@@ -131,13 +131,7 @@ class TorchEngine:
 
         from scribblesegment.models.ridge_unet import Entries
 
-        first = entries[0]
-        joined = Entries(
-            *(
-                first.places if name == "places" else torch.cat([getattr(entry, name) for entry in entries], dim=1)
-                for name in Entries._fields
-            )
-        )
+        joined = Entries(*(torch.cat(parts, dim=1) for parts in zip(*entries, strict=True)))
         return self._computed(lambda: self._network.evidence(features, joined, most=_ATTENDED))
 
     def cropped(self, evidence: Any, rows: tuple[float, float], columns: tuple[float, float], size: int) -> Any:

@@ -80,7 +80,6 @@ class Features(NamedTuple):
     everywhere: Tensor  # (B, d + 1, d + 1): second moments of those, mean
     filtered: Tensor  # (B, 6, H/2, W/2), in [0, 1]: what pixels are compared by; float32
     keys: Tensor  # (B, heads, H/8 W/8, key), of length one; float32
-    places: Tensor  # (1, 1, H/8 W/8, 2), from -0.5 to 0.5
     summary: Tensor  # (B, key): of the whole image, of length one
     coarse: Tensor  # (B, C, H/16, W/16): what the attention at 1/16 sees
 
@@ -90,7 +89,6 @@ class Entries(NamedTuple):
 
     moments: Tensor  # (G, S, 2, d + 1, d + 1): second moments inside and outside the mask, over the number of pixels
     keys: Tensor  # (G, S, heads, patches, key)
-    places: Tensor  # (1, 1, patches, 2)
     values: Tensor  # (G, S, patches, PATCH ** 2), masks at 1/2
     summary: Tensor  # (G, S, key)
     densities: Tensor  # (G, S, 2, 6, bins): of values inside and outside the mask
@@ -210,13 +208,10 @@ class RidgeUNet(nn.Module):
         with without_autocast(image.device):
             x = sparse.flatten(2)
             everywhere = x @ x.mT / x.shape[2]
-            keys = described.float().unflatten(1, (_HEADS, -1)).flatten(3).mT
-            keys = functional.normalize(keys - keys.mean(dim=2, keepdim=True), dim=-1)
+            keys = _unit_keys(described, _HEADS)
             summary = functional.normalize(self.summarise(levels[3].float().mean(dim=(2, 3))), dim=-1)
-        rows, columns = ((torch.arange(n, device=image.device) + 0.5) / n - 0.5 for n in described.shape[-2:])
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)[None, None]
         fused = tuple(fuse(level) for fuse, level in zip(self.fuse, levels, strict=True))
-        return Features(fused, embedding, sparse, everywhere, filtered, keys, places, summary, levels[3])
+        return Features(fused, embedding, sparse, everywhere, filtered, keys, summary, levels[3])
 
     def entries(self, features: Features, masks: Tensor, groups: int = 1) -> Entries:
         """Make context entries.
@@ -240,17 +235,12 @@ class RidgeUNet(nn.Module):
         return Entries(
             moments.unflatten(0, split),
             features.keys.unflatten(0, split),
-            features.places,
             values.unflatten(0, split),
             features.summary.unflatten(0, split),
             densities.unflatten(0, split),
-            self._topics(features).unflatten(0, split),
+            _unit_keys(self.ask(features.coarse), _LISTENERS).unflatten(0, split),
             said.unflatten(0, split),
         )
-
-    def _topics(self, features: Features) -> Tensor:
-        topics = self.ask(features.coarse).float().unflatten(1, (_LISTENERS, -1)).flatten(3).mT
-        return functional.normalize(topics - topics.mean(dim=2, keepdim=True), dim=-1)
 
     def evidence(
         self, features: Features, entries: Entries, allowed: Tensor | None = None, *, most: int = 0
@@ -279,12 +269,29 @@ class RidgeUNet(nn.Module):
             moments = (shares @ entries.moments.flatten(2)).flatten(0, 1).unflatten(1, entries.moments.shape[2:])
             densities = (shares @ entries.densities.flatten(2)).flatten(0, 1).unflatten(1, entries.densities.shape[2:])
             level = self._level(features, moments)
-            heard = self._listen(features, entries, likeness, groups)
+            rows, columns = features.coarse.shape[-2:]
+            heard = _attend(
+                self.topic_scale.exp()[:, None, None] * _unit_keys(self.ask(features.coarse), _LISTENERS),
+                entries.topics,
+                entries.told,
+                self.nearness.exp(),
+                _places(rows, columns, likeness.device),
+                likeness,
+            )
+            heard = heard.mT.flatten(1, 2).unflatten(2, (rows, columns))
             if 0 < most < size and batch == 1:
                 likeness, chosen = likeness.topk(most, dim=1)
                 entries = entries._replace(keys=entries.keys[:, chosen[0]], values=entries.values[:, chosen[0]])
-            carried = self._attend(features, entries, likeness, groups, each)
-        height, width = (side // _PATCH for side in features.embedding.shape[-2:])
+            height, width = (side // _PATCH for side in features.embedding.shape[-2:])
+            carried = _attend(
+                self.key_scale.exp()[:, None, None] * features.keys,
+                entries.keys,
+                entries.values[:, :, None].expand(-1, -1, _HEADS, -1, -1),
+                self.preferences.exp(),
+                _places(height, width, likeness.device),
+                likeness,
+                every=_TAUGHT if self.training else 1,
+            )
         carried = functional.pixel_shuffle(carried.mT.unflatten(3, (height, width)).flatten(1, 2), _PATCH)
         known = present[:, None, None, None]
         return Evidence(moments, carried * known, densities, level, heard * known, present.float())
@@ -292,67 +299,10 @@ class RidgeUNet(nn.Module):
     def _level(self, features: Features, moments: Tensor) -> Tensor:
         """Find the score, of the classifier that a context makes, that as many pixels exceed as its masks cover."""
         with torch.no_grad():
-            factors = self._solve(_mean(moments[:, 0]), _mean(moments[:, 1]), 2)
+            factors = _regress(_mean(moments[:, 0]), _mean(moments[:, 1]), self.log_ridge[2].exp())
             scores = (factors[:, None] @ features.sparse.flatten(2))[:, 0]
             covered = (moments[:, 0, -1, -1] * scores.shape[1]).long().clamp(1, scores.shape[1] - 1)
             return scores.sort(dim=1, descending=True).values.gather(1, covered[:, None])[:, 0]
-
-    def _solve(self, inside: Tensor, outside: Tensor, which: int) -> Tensor:
-        """Regress 1 inside and -1 outside, both alike in weight; (B, d + 1)."""
-        penalty = torch.ones(inside.shape[-1], device=inside.device)
-        penalty[-1] = 1e-2
-        matrix = inside + outside + torch.diag(penalty) * self.log_ridge[which].exp()
-        return torch.linalg.solve(matrix, inside[..., -1:] - outside[..., -1:])[..., 0]
-
-    def _listen(self, features: Features, entries: Entries, likeness: Tensor, groups: int) -> Tensor:
-        """Attend to what entries' places at 1/16 say, (B, C, H/16, W/16)."""
-        batch, (height, width) = len(likeness), features.coarse.shape[-2:]
-        rows, columns = (torch.arange(n, device=likeness.device) / n for n in (height, width))
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-        apart = (places[:, None] - places).square().sum(dim=-1)  # of patches and patches
-        asked = self._topics(features).unflatten(0, (groups, -1))  # (G, T, L, P, K)
-        alike = torch.einsum("gtlpk,gslqk->gtlpsq", asked, entries.topics) * self.topic_scale.exp()[:, None, None, None]
-        alike = alike - self.nearness.exp()[:, None, None, None] * apart[:, None]
-        alike = alike + likeness.clamp(min=-_FAR).unflatten(0, (groups, -1))[:, :, None, None, :, None]
-        shares = alike.flatten(4).softmax(dim=-1)
-        told = entries.told.transpose(1, 2).flatten(2, 3)  # (G, L, S P, heard)
-        heard = torch.einsum("gtlpn,glnc->gtlcp", shares, told)
-        return heard.flatten(0, 1).flatten(1, 2).unflatten(2, (height, width)).reshape(batch, -1, height, width)
-
-    def _attend(self, features: Features, entries: Entries, likeness: Tensor, groups: int, each: int) -> Tensor:
-        """Carry patches of masks over, (B, heads, patches, PATCH ** 2)."""
-        preferences = self.preferences.exp()[None, :, None, None]
-        batch, size = likeness.shape
-        patches = entries.keys.shape[3]
-        places = features.places.expand(batch, _HEADS, -1, -1)
-        queries = torch.cat(
-            [
-                self.key_scale.exp()[None, :, None, None] * features.keys,
-                2.0 * preferences * places,
-                torch.ones_like(places[..., :1]),
-                likeness.clamp(min=-_FAR)[:, None, None].expand(-1, _HEADS, patches, -1),  # of the entry keys are of
-            ],
-            dim=-1,
-        )
-        queries = queries.unflatten(0, (groups, each)).transpose(1, 2).flatten(2, 3)
-        places = entries.places.expand(groups, _HEADS, -1, -1)
-        places = torch.cat([places, -preferences * places.square().sum(dim=-1, keepdim=True)], dim=-1)
-        own = torch.eye(size, device=likeness.device).repeat_interleave(patches, dim=0).expand(groups, _HEADS, -1, -1)
-        keys = torch.cat([entries.keys.transpose(1, 2).flatten(2, 3), places.repeat(1, 1, size, 1), own], dim=-1)
-        values = entries.values.flatten(1, 2)[:, None].expand(-1, _HEADS, -1, -1)
-        width = max(keys.shape[-1], values.shape[-1])  # the fast way wants them alike
-        queries, keys, values = (functional.pad(one, (0, width - one.shape[-1])) for one in (queries, keys, values))
-        attend = functional.scaled_dot_product_attention
-        if self.training and torch.is_grad_enabled():
-            # Differentiating takes six times as long as computing, and some of the patches teach as much as all.
-            with torch.no_grad():
-                found = attend(queries, keys, values, scale=1.0)
-            taught = torch.arange(_TAUGHT // 2, queries.shape[2], _TAUGHT, device=queries.device)
-            found = found.index_copy(2, taught, attend(queries[:, :, taught], keys, values, scale=1.0))
-        else:
-            found = attend(queries, keys, values, scale=1.0)
-        found = found[..., : _PATCH**2]
-        return found.unflatten(2, (each, patches)).transpose(1, 2).flatten(0, 1)
 
     def decode(self, features: Features, prompts: Tensor, evidence: Evidence | None = None) -> Output:
         """Predict logits.
@@ -457,12 +407,8 @@ class RidgeUNet(nn.Module):
             [has_inside, torch.maximum(has_inside, has_previous), has_example, torch.maximum(has_example, has_inside)],
             dim=1,
         )
-        # Ridge regression of 1 inside and -1 outside, both alike in weight.
         first, second = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
-        penalty = torch.ones(first.shape[-1], device=first.device)
-        penalty[-1] = 1e-2
-        matrix = first + second + torch.diag(penalty) * self.log_ridge.exp()[None, :, None, None]
-        factors = torch.linalg.solve(matrix, first[..., -1:] - second[..., -1:])[..., 0]
+        factors = _regress(first, second, self.log_ridge.exp()[:, None, None])
         scores = factors @ features.embedding.flatten(2)
         return scores.unflatten(2, features.embedding.shape[-2:]) * valid[..., None, None], valid
 
@@ -479,6 +425,72 @@ class RidgeUNet(nn.Module):
                 state[f"{name}.0.bias"] = norm.bias - norm.running_mean * scale
                 state = {key: value for key, value in state.items() if not key.startswith(f"{name}.1.")}
         return {key: value.detach() for key, value in state.items()}
+
+
+def _places(height: int, width: int, device: torch.device) -> Tensor:
+    """Places of a map, (height width, 2), from -0.5 to 0.5."""
+    rows, columns = ((torch.arange(n, device=device) + 0.5) / n - 0.5 for n in (height, width))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _unit_keys(x: Tensor, heads: int) -> Tensor:
+    """Bring maps (B, heads * K, h, w) to keys (B, heads, h w, K), of length one around their mean."""
+    keys = x.float().unflatten(1, (heads, -1)).flatten(3).mT
+    return functional.normalize(keys - keys.mean(dim=2, keepdim=True), dim=-1)
+
+
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    preference: Tensor,
+    places: Tensor,
+    likeness: Tensor,
+    *,
+    every: int = 1,
+) -> Tensor:
+    """Attend from places of targets (B, heads, P, K) to those of entries (G, S, heads, P, K); (B, heads, P, n).
+
+    Nearer places are preferred, as strongly as a head wants, and entries that are more alike: both are products of
+    further channels of queries and keys. Gradients flow through one of `every` places.
+    """
+    groups, size, heads, patches = keys.shape[:4]
+    split, preference = (groups, len(queries) // groups), preference[:, None, None]
+    queries = torch.cat(
+        [
+            queries,
+            (2.0 * preference * places).expand(len(queries), -1, -1, -1),
+            queries.new_ones((*queries.shape[:3], 1)),
+            likeness.clamp(min=-_FAR)[:, None, None].expand(-1, heads, patches, -1),  # of the entry keys are of
+        ],
+        dim=-1,
+    )
+    queries = queries.unflatten(0, split).transpose(1, 2).flatten(2, 3)
+    there = torch.cat([places.expand(heads, -1, -1), -preference * places.square().sum(dim=-1, keepdim=True)], dim=-1)
+    own = torch.eye(size, device=keys.device).repeat_interleave(patches, dim=0).expand(groups, heads, -1, -1)
+    there = there.repeat(1, size, 1).expand(groups, -1, -1, -1)
+    keys = torch.cat([keys.transpose(1, 2).flatten(2, 3), there, own], dim=-1)
+    values, count = values.transpose(1, 2).flatten(2, 3), values.shape[-1]
+    width = max(keys.shape[-1], count)  # the fast way wants them alike
+    queries, keys, values = (functional.pad(one, (0, width - one.shape[-1])) for one in (queries, keys, values))
+    attend = functional.scaled_dot_product_attention
+    if every > 1 and torch.is_grad_enabled():
+        # Differentiating takes six times as long as computing, and some of the patches teach as much as all.
+        with torch.no_grad():
+            found = attend(queries, keys, values, scale=1.0)
+        taught = torch.arange(every // 2, queries.shape[2], every, device=queries.device)
+        found = found.index_copy(2, taught, attend(queries[:, :, taught], keys, values, scale=1.0))
+    else:
+        found = attend(queries, keys, values, scale=1.0)
+    return found[..., :count].unflatten(2, (split[1], patches)).transpose(1, 2).flatten(0, 1)
+
+
+def _regress(inside: Tensor, outside: Tensor, ridge: Tensor) -> Tensor:
+    """Regress 1 inside and -1 outside, both alike in weight, on their moments (..., d + 1, d + 1); (..., d + 1)."""
+    penalty = torch.ones(inside.shape[-1], device=inside.device)
+    penalty[-1] = 1e-2
+    matrix = inside + outside + torch.diag(penalty) * ridge
+    return torch.linalg.solve(matrix, inside[..., -1:] - outside[..., -1:])[..., 0]
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ class Features(NamedTuple):
     everywhere: FloatArray  # (d + 1, d + 1)
     filtered: FloatArray  # (H/2, W/2, 6)
     keys: FloatArray  # (heads, H/8 W/8, key)
-    places: FloatArray  # (H/8 W/8, 2)
     summary: FloatArray  # (key,)
     coarse: FloatArray  # (H/16, W/16, C)
 
@@ -99,15 +98,12 @@ class RidgeUNetNumpy:
         described = _add_doubled(
             self._pointwise("key_laterals.0", levels[2]), self._pointwise("key_laterals.1", levels[3])
         )
-        height, width = described.shape[:2]
-        keys = _by_head(described, HEADS)
-        keys = _unit(keys - keys.mean(axis=1, keepdims=True))
-        places = _places(height, width)
+        keys = _unit_keys(described, HEADS)
         mean = levels[3].mean(axis=(0, 1))
         summary = _unit(self._other["summarise.weight"] @ mean + self._other["summarise.bias"])
         fused = tuple(self._pointwise(f"fuse.{index}", level) for index, level in enumerate(levels))
         everywhere = rows.T @ rows / np.float32(len(rows))
-        return Features(fused, embedding, sparse, everywhere, _filters(local), keys, places, summary, levels[3])
+        return Features(fused, embedding, sparse, everywhere, _filters(local), keys, summary, levels[3])
 
     def entry(self, features: Features, mask: FloatArray) -> Entry:
         """Make a context entry of an image's features and its mask (H, W) in [0, 1]."""
@@ -126,13 +122,9 @@ class RidgeUNetNumpy:
             values,
             features.summary,
             np.stack([_densities(*_bins(features.filtered), one.ravel()) for one in weights]),
-            self._topics(features),
+            _unit_keys(self._pointwise("ask", features.coarse), LISTENERS),
             _by_head(self._pointwise("tell_again", said), LISTENERS),
         )
-
-    def _topics(self, features: Features) -> FloatArray:
-        topics = _by_head(self._pointwise("ask", features.coarse), LISTENERS)
-        return _unit(topics - topics.mean(axis=1, keepdims=True))
 
     def evidence(self, features: Features, entries: Sequence[Entry], *, most: int = 0) -> Evidence:
         """Compute what context entries, at least one, say of an image; see `RidgeUNet.evidence`."""
@@ -151,13 +143,14 @@ class RidgeUNetNumpy:
             np.stack([entries[n].keys for n in chosen], axis=1),
             np.stack([np.broadcast_to(entries[n].values, (HEADS, *entries[n].values.shape)) for n in chosen], axis=1),
             np.exp(self._other["preferences"]),
-            features.places,
+            _places(height, width),
             likeness[chosen],
         )
         carried = taken.reshape(HEADS, height, width, PATCH, PATCH).transpose(1, 3, 2, 4, 0)
         rows, columns, _ = features.coarse.shape
         heard = _attend(
-            np.exp(self._other["topic_scale"])[:, None, None] * self._topics(features),
+            np.exp(self._other["topic_scale"])[:, None, None]
+            * _unit_keys(self._pointwise("ask", features.coarse), LISTENERS),
             np.stack([one.topics for one in entries], axis=1),
             np.stack([one.told for one in entries], axis=1),
             np.exp(self._other["nearness"]),
@@ -493,6 +486,12 @@ def _places(height: int, width: int) -> FloatArray:
 def _by_head(x: FloatArray, heads: int) -> FloatArray:
     """Bring a map (h, w, heads * n) to (heads, h w, n)."""
     return x.reshape(-1, heads, x.shape[2] // heads).transpose(1, 0, 2)
+
+
+def _unit_keys(x: FloatArray, heads: int) -> FloatArray:
+    """Bring a map (h, w, heads * K) to keys (heads, h w, K), of length one around their mean."""
+    keys = _by_head(x, heads)
+    return _unit(keys - keys.mean(axis=1, keepdims=True))
 
 
 def _attend(
