@@ -383,9 +383,7 @@ class _Segment:
 
     def drawn(self) -> VoxelPrompts:
         """Voxels under strokes, lassos and clicks of any view; those of accepted slices count nowhere."""
-        grid = self.target.reference.grid
-        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
-        positive = [np.zeros(0, bool)]
+        grid, parts = self.target.reference.grid, []
         for drawn in self.target.gestures.slices:
             prompts = rasterize((one for one in drawn.gestures if not isinstance(one, Box)), drawn.plane)
             clicks = prompts.point_coords
@@ -394,20 +392,17 @@ class _Segment:
                 marked = np.concatenate([pixels, clicks[prompts.point_labels == value]])
                 voxels = nearest_index(grid.to_kji(drawn.plane.to_mm(marked)))
                 voxels = voxels[((voxels >= 0) & (voxels < grid.shape)).all(axis=1)]
-                kji.append(voxels)
-                positive.append(np.full(len(voxels), value))
-        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+                parts.append((voxels, np.full(len(voxels), value)))
+        return VoxelPrompts.joined(parts)
 
     def known(self, axis: int) -> VoxelPrompts:
         """All voxels of the slices accepted along other axes, which stay as they are."""
-        kji: list[NDArray[np.int64]] = [np.zeros((0, 3), np.int64)]
-        positive = [np.zeros(0, bool)]
+        parts = []
         for other, indices in enumerate(self.accepted.indices):
             for index in indices if other != axis else ():
                 content = _on_slice(self.target, other, index)
-                kji.append(np.insert(np.argwhere(np.ones_like(content)), other, index, axis=1))
-                positive.append(content.ravel())
-        return VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+                parts.append((np.insert(np.argwhere(np.ones_like(content)), other, index, axis=1), content.ravel()))
+        return VoxelPrompts.joined(parts)
 
     def note(self, plane: SlicePlane) -> None:
         """Take down what is on a slice that was written."""
@@ -647,10 +642,10 @@ def other_view_prompts(segments: Mapping[int, _Segment], axis: int) -> dict[int,
     prompts = {}
     for label, own in marked.items():
         others = [part.kji[part.positive] for other, parts in marked.items() if other != label for part in parts]
-        kji = [*others, *(part.kji for part in own)]
-        positive = [*(np.zeros(len(part), bool) for part in others), *(part.positive for part in own)]
-        if any(len(part) for part in kji):
-            prompts[label] = VoxelPrompts(np.concatenate(kji), np.concatenate(positive))
+        background = [(kji, np.zeros(len(kji), bool)) for kji in others]
+        found = VoxelPrompts.joined([*background, *((part.kji, part.positive) for part in own)])
+        if len(found.kji):
+            prompts[label] = found
     return prompts
 
 

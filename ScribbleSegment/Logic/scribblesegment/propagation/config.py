@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
@@ -67,6 +67,12 @@ class VoxelPrompts:
 
     kji: NDArray[np.int64]  # (N, 3)
     positive: NDArray[np.bool_]  # (N,), whether each belongs to the structure; the last holds where a voxel comes twice
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[NDArray[np.int64], NDArray[np.bool_]]]) -> VoxelPrompts:
+        """One after the other: voxels (N, 3), and whether each belongs to the structure."""
+        kji, positive = zip(*parts, (np.zeros((0, 3), np.int64), np.zeros(0, bool)), strict=True)
+        return cls(np.concatenate(kji), np.concatenate(positive))
 
     def by_slice(self, axis: int, slice_shape: tuple[int, int]) -> dict[int, NDArray[np.int64]]:
         """Marked pixels of each slice that has any: ascending, twice the flat index, plus 1 where positive."""
