@@ -15,8 +15,6 @@ from scribblesegment.context.context_set import ContextEntry, ContextSet, SliceC
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.errors import (
     DeviceError,
-    GeometryError,
-    ImageError,
     PromptError,
     ScribbleSegmentError,
     WeightsError,
@@ -103,7 +101,7 @@ def service(service_of, loader):
 
 def a_request(value=1.0, context=None, **changes):
     fields = {
-        "image": np.full(SHAPE, value),
+        "read": lambda: np.full(SHAPE, value),
         "image_token": value,
         "spacing_mm": (1.0, 1.0),
         "intensity_range": IntensityRange(0.0, 10.0),
@@ -128,22 +126,6 @@ def failure(service, request=None):
 
 
 # Slices -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "error"),
-    [
-        ({"image": np.zeros((1, *SHAPE))}, ImageError),
-        ({"image": np.zeros(SHAPE, complex)}, ImageError),
-        ({"spacing_mm": (1.0, 0.0)}, GeometryError),
-        ({"prompts": Prompts.empty(SHAPE[::-1])}, PromptError),
-    ],
-)
-def test_requests_whose_parts_do_not_fit_are_refused(fields, error):
-    with pytest.raises(error):
-        a_request(**fields)
-    volume = np.zeros((3, *SHAPE), np.int16)
-    assert np.shares_memory(a_request(image=volume[1]).image, volume)
 
 
 def test_nothing_is_loaded_before_the_first_request_and_again_only_after_another_choice(service, loader):

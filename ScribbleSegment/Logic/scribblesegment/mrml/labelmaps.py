@@ -187,7 +187,7 @@ class ObliqueCut:
     def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The voxel nearest to each pixel: int64 (N, 3), for the pixels, bool (H, W), that lie in the grid."""
         voxels, inside = nearest_voxels(self.grid, self.plane)
-        return np.stack([index[inside] for index in voxels], axis=1), inside
+        return np.stack([index[inside] for index in voxels]).T, inside  # columns are faster to work on than rows
 
 
 def oblique_cut(grid: Grid, plane: SlicePlane) -> ObliqueCut:

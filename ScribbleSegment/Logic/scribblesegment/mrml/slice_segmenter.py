@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,6 @@ class SliceSegmenter:
         self._reapplied: SliceTask | None = None  # whose undo step goes on
         self._open: tuple[EditTarget, SlicePlane, bool] | None = None  # being worked on; whether it was accepted
         self._told: dict[Hashable, set[int]] = {}  # indices of the slices told of, by segment and axis
-        # The newest slice with its token: interpolating an oblique one takes as long as predicting it.
-        self._image: tuple[Hashable, NDArray[Any]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -309,7 +308,7 @@ class SliceSegmenter:
     def leave(self) -> None:
         """The user turns to something else; what is under way is asked for again by the next `poll`."""
         self.slice_viewed()
-        self._reapplied = self._image = None
+        self._reapplied = None
         for task in self._unanswered:
             task.own_step = True
 
@@ -320,7 +319,7 @@ class SliceSegmenter:
         for kept in (self._waiting, self._failed, self._results, self._told):
             kept.clear()
         self._images.clear()
-        self._running = self.preview = self._reapplied = self._open = self._image = None
+        self._running = self.preview = self._reapplied = self._open = None
 
     # Accepted slices ------------------------------------------------------------------------------------------------
 
@@ -505,13 +504,9 @@ class SliceSegmenter:
             prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
-        token = (source.token, *_raster_key(plane))
-        if self._image is None or self._image[0] != token:
-            outside = source.intensity_range.low
-            self._image = token, sample(source.array, target.reference.grid, plane, outside=outside)
         return SliceRequest(
-            image=self._image[1],
-            image_token=token,
+            read=partial(sample, source.array, target.reference.grid, plane, outside=source.intensity_range.low),
+            image_token=(source.token, *_raster_key(plane)),
             spacing_mm=plane.spacing_mm,
             intensity_range=source.intensity_range,
             prompts=prompts.with_mask_input(_prior_logits(previous, content)),

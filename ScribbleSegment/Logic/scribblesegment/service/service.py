@@ -14,17 +14,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet, SliceContext
-from scribblesegment.data import validation
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import DeviceError, PromptError, ScribbleSegmentError, WeightsError, is_installed
+from scribblesegment.errors import DeviceError, ScribbleSegmentError, WeightsError, is_installed
 from scribblesegment.service.worker import Task, Worker
 
 if TYPE_CHECKING:
@@ -41,26 +41,19 @@ _DURATIONS = 15
 
 @dataclass(frozen=True, eq=False)
 class SliceRequest:
-    """One slice to segment.
+    """One slice to segment."""
 
-    Raises:
-        ImageError: The image is not 2D, empty or not numeric.
-        GeometryError: A spacing that is not above zero.
-        PromptError: Prompts for an image of another shape.
-    """
-
-    image: NDArray[Any]  # (H, W) real numbers; may be a view into a volume, and is not copied
+    read: Callable[[], NDArray[Any]]  # gives (H, W) real numbers; called on the thread that segments, if at all
     image_token: Hashable  # equal for equal image, spacing and intensity range; their part is computed once
     spacing_mm: tuple[float, float]  # distance of neighbouring (rows, columns)
     intensity_range: IntensityRange | None  # of the whole volume; None to estimate it from the slice
     prompts: Prompts  # on the pixels of the image
     context: SliceContext | None = None  # examples; not used by networks that take none
 
-    def __post_init__(self) -> None:
-        image = validation.image_array(self.image, ndim=(2,))
-        validation.same_shape(self.prompts.shape, image.shape, name="prompts", error=PromptError)
-        object.__setattr__(self, "image", image)
-        object.__setattr__(self, "spacing_mm", validation.spacing_mm(self.spacing_mm, 2))
+    @cached_property
+    def image(self) -> NDArray[Any]:
+        """The pixels, read when they are first asked for: to interpolate an oblique slice takes a while."""
+        return self.read()
 
 
 @dataclass(frozen=True, eq=False)
