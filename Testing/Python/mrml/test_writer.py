@@ -17,7 +17,7 @@ from vtkmodules.vtkCommonDataModel import vtkPolyData
 from scribblesegment.data.geometry import plane_through, plane_voxels
 from scribblesegment.errors import GeometryError, PromptError
 from scribblesegment.mrml.geometry import reference_geometry
-from scribblesegment.mrml.labelmaps import blank_labelmap, oblique_cut, segment_at, segment_on_plane, voxels_of
+from scribblesegment.mrml.labelmaps import blank_labelmap, oblique_pixels, segment_at, segment_on_plane, voxels_of
 from scribblesegment.mrml.target import grid_slice
 from scribblesegment.mrml.writer import slice_voxels, write_mask, write_slices, write_voxels
 
@@ -439,4 +439,4 @@ def test_on_an_oblique_plane_just_the_voxels_it_cuts_become_what_the_mask_says_a
         assert np.array_equal(editor.mask(segment_id), expected)
         if mask.all() or not mask.any():
             shown = segment_on_plane(target.segmentation_node, segment_id, target.reference, plane)
-            assert np.array_equal(shown, oblique_cut(grid, plane).pixels[1] & mask)
+            assert np.array_equal(shown, oblique_pixels(grid, plane)[1] & mask)

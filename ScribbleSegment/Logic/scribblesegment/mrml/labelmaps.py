@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from slicer import (
 )
 from vtkmodules.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
-from scribblesegment.data.geometry import Grid, PlaneVoxels, SlicePlane, nearest_voxels, plane_voxels
+from scribblesegment.data.geometry import Grid, SlicePlane, nearest_voxels
 from scribblesegment.errors import GeometryError, ImageError, PromptError
 from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, image_to_mm, transformed
 
@@ -166,39 +166,25 @@ def checked_kji(kji: ArrayLike, grid: Grid, *, name: str = "kji") -> NDArray[np.
     return array.astype(np.int64, copy=False)
 
 
-# Each takes some 15 MB in a CT.
-_KEPT = 4
-
-
 @dataclass(frozen=True)
-class ObliqueCut:
+class _Cut:
     """A plane through a grid; equal to another one with the same numbers."""
 
-    numbers: tuple[object, ...]  # what it is recognised by
+    numbers: tuple[object, ...]
     grid: Grid = field(compare=False)
     plane: SlicePlane = field(compare=False)
 
-    @cached_property
-    def voxels(self) -> PlaneVoxels:
-        """All voxels that the plane cuts."""
-        return plane_voxels(self.grid, self.plane)
 
-    @cached_property
-    def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The voxel nearest to each pixel: int64 (N, 3), for the pixels, bool (H, W), that lie in the grid."""
-        voxels, inside = nearest_voxels(self.grid, self.plane)
-        return np.stack([index[inside] for index in voxels]).T, inside  # columns are faster to work on than rows
-
-
-def oblique_cut(grid: Grid, plane: SlicePlane) -> ObliqueCut:
-    """Give the cut of a plane through a grid, the same one as last time when the numbers are the same."""
+def oblique_pixels(grid: Grid, plane: SlicePlane) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The voxel nearest to each pixel of a plane: int64 (N, 3), for the pixels, bool (H, W), that lie in the grid."""
     arrays = (grid.ijk_to_mm, plane.origin_mm, plane.row_step_mm, plane.column_step_mm)
-    return _kept(ObliqueCut((grid.shape, plane.shape, *(array.tobytes() for array in arrays)), grid, plane))
+    return _pixels(_Cut((grid.shape, plane.shape, *(array.tobytes() for array in arrays)), grid, plane))
 
 
-@lru_cache(maxsize=_KEPT)
-def _kept(cut: ObliqueCut) -> ObliqueCut:
-    return cut
+@lru_cache(maxsize=4)  # each takes some 10 MB in a CT
+def _pixels(cut: _Cut) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    voxels, inside = nearest_voxels(cut.grid, cut.plane)
+    return np.stack([index[inside] for index in voxels]).T, inside  # columns are faster to work on than rows
 
 
 BINARY_LABELMAP = vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
@@ -285,7 +271,7 @@ def segments_on_plane(
             shown[pixels] |= _has_label(values, labels.values())
             continue
         if kji is None:
-            kji, inside = oblique_cut(reference.grid, plane).pixels
+            kji, inside = oblique_pixels(reference.grid, plane)
         shown[inside] |= _has_label(values_at(labelmap, reference, kji), labels.values())
     return shown
 

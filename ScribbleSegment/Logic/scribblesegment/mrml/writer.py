@@ -8,6 +8,7 @@ protected segments.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,9 @@ from slicer import (
 )
 
 from scribblesegment.data.geometry import Grid, PlaneVoxels, SlicePlane, plane_voxels
+from scribblesegment.data.masks import bounding_box
 from scribblesegment.errors import GeometryError
-from scribblesegment.mrml.geometry import BoxKji, Extent, ReferenceGeometry
+from scribblesegment.mrml.geometry import BoxKji, Extent, ReferenceGeometry, image_to_mm, transformed
 from scribblesegment.mrml.labelmaps import (
     BINARY_LABELMAP,
     blank_labelmap,
@@ -33,7 +35,8 @@ from scribblesegment.mrml.labelmaps import (
     edit_as_labelmaps,
     flat_index,
     is_empty,
-    oblique_cut,
+    labelmap_of,
+    oblique_pixels,
     offset_kji,
     on_lattice,
     recut,
@@ -260,7 +263,7 @@ def accepted_elsewhere(grid: Grid, plane: SlicePlane, accepted: AcceptedSlices) 
         return None
     found = np.zeros(plane.shape, bool)
     if axis is None:
-        kji, inside = oblique_cut(grid, plane).pixels
+        kji, inside = oblique_pixels(grid, plane)
         found[inside] = accepted.contain(kji)
         return found
     rows, columns = (list(indices) for other, indices in enumerate(accepted.indices) if other != axis)
@@ -373,12 +376,25 @@ def _write(
 
 def _voxels(target: EditTarget, plane: SlicePlane, mask: NDArray[np.bool_]) -> PlaneVoxels:
     """The voxels of the plane that may change."""
-    grid = target.reference.grid
     if plane.voxel_slice is None:
-        # All of them: a pixel may show a voxel far from where its centre projects to, and some voxels no pixel shows.
-        return oblique_cut(grid, plane).voxels
-    shown = mask | segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
-    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
-    if not rows.size:
+        # A pixel may show a voxel far from where its centre projects to, and some voxels no pixel shows.
+        shown = mask.copy()
+        shown[_shadow(target, plane)] = True
+    else:
+        shown = mask | segment_on_plane(target.segmentation_node, target.segment_id, target.reference, plane)
+    box = bounding_box(shown)
+    if box is None:
         return PlaneVoxels(np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64))
-    return plane_voxels(grid, plane, ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)))
+    return plane_voxels(target.reference.grid, plane, (box[0], box[1]))
+
+
+def _shadow(target: EditTarget, plane: SlicePlane) -> tuple[slice, slice]:
+    """Rows and columns of a plane's raster that the box of the segment's label map projects onto."""
+    labelmap = labelmap_of(target.segmentation_node, target.segment)
+    if is_empty(labelmap):
+        return slice(0), slice(0)
+    sides = np.reshape(labelmap.GetExtent(), (3, 2)) + np.array([-0.5, 0.5])
+    corners = plane.to_pixels(transformed(image_to_mm(labelmap), list(itertools.product(*sides))))
+    # What projects beyond the raster counts as its border, see `PlaneVoxels.pixels`.
+    low, high = (np.clip(edge, 0, np.array(plane.shape) - 1) for edge in (corners.min(axis=0), corners.max(axis=0)))
+    return slice(int(low[0]), int(high[0]) + 2), slice(int(low[1]), int(high[1]) + 2)
