@@ -12,7 +12,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
-from scribblesegment.data.geometry import Grid
+from scribblesegment.data.geometry import Grid, grid_slice
 from scribblesegment.errors import GeometryError
 from scribblesegment.mrml.geometry import (
     array_of,
@@ -24,7 +24,7 @@ from scribblesegment.mrml.geometry import (
 )
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
-from scribblesegment.mrml.target import align_view, grid_slice, show_slice, shown_slice
+from scribblesegment.mrml.target import align_view, show_slice, shown_slice
 
 GEOMETRY = "Reference image geometry"
 SHEARED = np.array([[1, 0.3, 0, 1.0], [0, 1.2, 0, 0], [0.5, -0.3, 0.9, -5.0], [0, 0, 0, 1]])

@@ -12,6 +12,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 
+from scribblesegment.data.geometry import grid_slice
 from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import geometry_of, reference_geometry
 from scribblesegment.mrml.labelmaps import (
@@ -30,7 +31,6 @@ from scribblesegment.mrml.labelmaps import (
 )
 from scribblesegment.mrml.masking import editable_at
 from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volume
-from scribblesegment.mrml.target import grid_slice
 
 SHAPE = (6, 8, 10)
 KJI = np.argwhere(np.ones(SHAPE, bool))

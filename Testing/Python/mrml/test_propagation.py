@@ -26,6 +26,7 @@ from propagation_workplace import (
 )
 
 from scribblesegment.context.context_set import ContextSet
+from scribblesegment.data.geometry import grid_slice
 from scribblesegment.data.masks import CleanUp
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError
 from scribblesegment.mrml.propagation import (
@@ -35,7 +36,7 @@ from scribblesegment.mrml.propagation import (
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.tags import ACCEPTED_TAG
-from scribblesegment.mrml.target import context_entry, grid_slice
+from scribblesegment.mrml.target import context_entry
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Click, Drawing, Stroke
-from scribblesegment.data.geometry import Grid, plane_through
+from scribblesegment.data.geometry import Grid, grid_slice, plane_through
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.source_image import SourceImages
@@ -33,7 +33,6 @@ from scribblesegment.mrml.tags import (
 from scribblesegment.mrml.target import (
     choose_task,
     context_entry,
-    grid_slice,
     kept_task,
     resolve_target,
     slice_context,

@@ -14,11 +14,10 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonDataModel import vtkPolyData
 
-from scribblesegment.data.geometry import plane_through, plane_voxels
+from scribblesegment.data.geometry import grid_slice, plane_through, plane_voxels
 from scribblesegment.errors import GeometryError, PromptError
 from scribblesegment.mrml.geometry import reference_geometry
 from scribblesegment.mrml.labelmaps import blank_labelmap, oblique_pixels, segment_at, segment_on_plane, voxels_of
-from scribblesegment.mrml.target import grid_slice
 from scribblesegment.mrml.writer import slice_voxels, write_mask, write_slices, write_voxels
 
 SHAPE = (6, 8, 10)

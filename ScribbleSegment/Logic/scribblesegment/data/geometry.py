@@ -258,6 +258,26 @@ class SlicePlane:
         return cls(**description)
 
 
+def grid_slice(grid: Grid, axis: int, index: int) -> SlicePlane:
+    """A slice of a grid as a plane whose pixels are voxels.
+
+    Raises:
+        GeometryError: No such slice, or the rows and columns of the slice are not at right angles.
+    """
+    if not 0 <= index < grid.shape[axis]:
+        raise GeometryError(
+            f"Slice {index} along axis {axis} is outside the volume; choose from 0 to {grid.shape[axis] - 1}."
+        )
+    steps, first, second = grid.steps_kji_mm, *(other for other in range(3) if other != axis)
+    if not _orthogonal(steps[first], steps[second]):
+        raise GeometryError(
+            f"The slices along axis {axis} are sheared: their rows and columns are not at right angles. Choose "
+            "another view, or resample the volume."
+        )
+    origin = grid.origin_mm + index * steps[axis]
+    return SlicePlane((grid.shape[first], grid.shape[second]), origin, steps[first], steps[second], (axis, index))
+
+
 def plane_through(
     grid: Grid, point_mm: ArrayLike, normal: ArrayLike, *, column_hint: ArrayLike | None = None
 ) -> SlicePlane:
@@ -443,9 +463,7 @@ def _aligned_plane(grid: Grid, point: FloatArray, unit: FloatArray) -> SlicePlan
     # A tilted plane may cut the outermost slice at its rim and pass beside its middle.
     if not -0.5 - drift / 2 - TIE <= position <= side - 0.5 + drift / 2 + TIE:
         raise _misses(grid, point, unit)
-    index = min(max(int(nearest_index(position)), 0), side - 1)
-    origin = grid.origin_mm + index * grid.steps_kji_mm[axis]
-    return SlicePlane((grid.shape[others[0]], grid.shape[others[1]]), origin, row, column, (axis, index))
+    return grid_slice(grid, axis, min(max(int(nearest_index(position)), 0), side - 1))
 
 
 def _cut_polygon(grid: Grid, point: FloatArray, unit: FloatArray) -> FloatArray:

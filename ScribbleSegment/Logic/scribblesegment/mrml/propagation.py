@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box
-from scribblesegment.data.geometry import SlicePlane, nearest_index
+from scribblesegment.data.geometry import SlicePlane, grid_slice, nearest_index
 from scribblesegment.data.masks import CleanUp
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
@@ -36,7 +36,7 @@ from scribblesegment.mrml.labelmaps import (
 from scribblesegment.mrml.masking import Protect, in_intensity_range, mask_segments, masking_image, protected_segments
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
-from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, shown_slice, source_name, target_of
+from scribblesegment.mrml.target import EditTarget, resolve_target, shown_slice, source_name, target_of
 from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_slices
 from scribblesegment.propagation import AnnotatedSegment, VoxelPrompts
 from scribblesegment.service.service import InferenceService, PropagationJob

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box, Click, Drawing, Gesture, Lasso, SliceDrawing, Stroke
-from scribblesegment.data.geometry import SlicePlane, sample
+from scribblesegment.data.geometry import SlicePlane, grid_slice, sample
 from scribblesegment.data.masks import CleanUp, with_neighbours
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError, ScribbleSegmentError
@@ -36,7 +36,7 @@ from scribblesegment.mrml.masking import Protect, protected_segments
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, read_accepted, write_accepted, write_drawing
-from scribblesegment.mrml.target import EditTarget, grid_slice, resolve_target, slice_context, target_of
+from scribblesegment.mrml.target import EditTarget, resolve_target, slice_context, target_of
 from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_mask
 from scribblesegment.service.service import InferenceService, Logits, SliceRequest
 from scribblesegment.service.worker import Task

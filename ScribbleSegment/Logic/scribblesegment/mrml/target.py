@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet, SliceContext
 from scribblesegment.data.drawing import Drawing
-from scribblesegment.data.geometry import Grid, SlicePlane, plane_through, sample
+from scribblesegment.data.geometry import SlicePlane, grid_slice, sample
 from scribblesegment.errors import GeometryError, ImageError, PromptError
 from scribblesegment.mrml.geometry import (
     ReferenceGeometry,
@@ -226,27 +226,6 @@ def source_name(target: EditTarget) -> str:
 
 
 # Slices and views --------------------------------------------------------------------------------------------------
-
-
-def grid_slice(grid: Grid, axis: int, index: int) -> SlicePlane:
-    """A slice of a grid as a plane whose pixels are voxels.
-
-    Raises:
-        GeometryError: No such slice, or the rows and columns of the slice are not at right angles.
-    """
-    if not 0 <= index < grid.shape[axis]:
-        raise GeometryError(
-            f"Slice {index} along axis {axis} is outside the volume; choose from 0 to {grid.shape[axis] - 1}."
-        )
-    centre_kji = (np.array(grid.shape) - 1) / 2.0
-    centre_kji[axis] = index
-    plane = plane_through(grid, grid.to_mm(centre_kji), slice_normals(grid.steps_kji_mm)[axis])
-    if plane.voxel_slice != (axis, index):
-        raise GeometryError(
-            f"The slices along axis {axis} are sheared: their rows and columns are not at right angles. Choose "
-            "another view, or resample the volume."
-        )
-    return plane
 
 
 def shown_slice(slice_node: Any, target: EditTarget) -> tuple[int, int]:
