@@ -65,7 +65,7 @@ def draw_strokes(
 
 
 def paint_first(
-    mask: BoolArray, rng: np.random.Generator, *, unwanted: BoolArray | None = None, negatives_p: float = 0.88
+    mask: BoolArray, rng: np.random.Generator, *, unwanted: BoolArray | None = None, background_p: float = 0.5
 ) -> list[Stroke]:
     """Paint an image nobody has segmented yet.
 
@@ -73,7 +73,7 @@ def paint_first(
         mask: (H, W) bool, the structure; where it is empty all strokes are negative.
         rng: Source of randomness.
         unwanted: (H, W) bool, what looks like the structure and is not; strokes there are negative.
-        negatives_p: Chance that the background is marked at all.
+        background_p: Chance that the background is marked at all.
     """
     radius = float(rng.uniform(0.6, 2.6)) * max(mask.shape) / 192
     strokes: list[Stroke] = []
@@ -82,7 +82,7 @@ def paint_first(
         strokes += [Stroke(line, radius, True) for line in _painted(mask, field, rng)]
     if unwanted is not None and unwanted.any() and rng.random() < 0.9:
         strokes += [Stroke(line, radius, False) for line in _painted(unwanted, _Field(unwanted), rng)]
-    if not mask.all() and (rng.random() < negatives_p or not strokes):
+    if not mask.all() and (rng.random() < background_p or not strokes):
         for _ in range(int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))):
             draw = _NEGATIVE[int(rng.choice(len(_NEGATIVE), p=_NEGATIVE_SHARES))]
             lines = draw(field, rng) if mask.any() else _far_lines(field, rng)

@@ -56,8 +56,9 @@ class GroupConfig:
     poor_p: float = 0.0  # an image has a poor mask where it is context of the others
     focus_p: float = 0.5  # a step ends with a second look at finer pixels
     published_p: float = 0.0  # the published simulation's scribbles instead of strokes as people paint them
-    clicks_p: float = 0.2  # clicks beside, or instead of, strokes
-    box_p: float = 0.2
+    background_p: float = 0.5  # strokes mark the background from the start, not the structure alone
+    clicks_p: float = 0.25  # clicks beside, or instead of, strokes
+    box_p: float = 0.25
     min_area: int = 24  # fewest pixels of a structure on the grid
     modality_balance: float = 0.4
 
@@ -519,6 +520,9 @@ def _window(mask: BoolArray, strokes: list[Stroke], size: int, rng: np.random.Ge
     return np.array([*np.clip(center - side / 2, 0, size - side), side], np.float32)
 
 
+_CLICKS = (0.6, 0.25, 0.15)  # chances of one, two and three on the structure, of none, one and two on the rest
+
+
 def _prompts(
     mask: BoolArray, unwanted: BoolArray | None, rng: np.random.Generator, config: GroupConfig
 ) -> tuple[list[Stroke], FloatArray]:
@@ -534,15 +538,14 @@ def _prompts(
         box = np.clip(np.rint(box), 0, len(mask)).astype(np.float32)
     if has_clicks:
         for region, positive in ((mask, True), (~mask, False)):
-            pixels = np.argwhere(region)
-            most = int(rng.integers(1, 4)) if positive else int(rng.integers(0, 3))
+            pixels, count = np.argwhere(region), int(rng.choice(3, p=_CLICKS)) + positive
             if len(pixels):
                 strokes += [
                     Stroke(point[None].astype(float), 1.0, positive)
-                    for point in pixels[rng.integers(len(pixels), size=most)]
+                    for point in pixels[rng.integers(len(pixels), size=count)]
                 ]
-    if not (has_box or has_clicks) or rng.random() < 0.4:
-        strokes += paint_first(mask, rng, unwanted=unwanted)
+    if not (has_box or has_clicks) or rng.random() < 0.3:
+        strokes += paint_first(mask, rng, unwanted=unwanted, background_p=config.background_p)
     return strokes, box
 
 
