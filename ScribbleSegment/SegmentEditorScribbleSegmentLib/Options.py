@@ -79,11 +79,10 @@ class Options:
         ui.positiveButton.toggled.connect(lambda checked: self._set("Positive", int(checked)))
         for button, color in ((ui.positiveButton, POSITIVE_COLOR), (ui.negativeButton, NEGATIVE_COLOR)):
             red, green, blue = (round(255 * part) for part in color)
-            button.setStyleSheet(
-                f"QToolButton:checked {{ background-color: rgb({red}, {green}, {blue}); color: black; }}"
-            )
+            _showChecked(button, f"rgb({red}, {green}, {blue})", "black")
         self._toolButtons = [getattr(ui, f"{tool}Button") for tool in TOOLS]
         for number, button in enumerate(self._toolButtons):
+            _showChecked(button, "palette(highlight)", "palette(highlighted-text)")
             button.clicked.connect(lambda checked=False, number=number: self._set("Tool", number))
         ui.othersComboBox.connect("activated(int)", lambda number: self._set("Protect", number))
         # Without tracking, the slider tells apart a value on the way from the one it is left at.
@@ -241,6 +240,11 @@ def show(widget, attribute: str, value) -> None:
     wasBlocked = widget.blockSignals(True)
     setattr(widget, attribute, value)
     widget.blockSignals(wasBlocked)
+
+
+def _showChecked(button, background: str, text: str) -> None:
+    """Colour a button while it is checked, which Slicer's dark style does not show otherwise."""
+    button.setStyleSheet(f"QToolButton:checked {{ background-color: {background}; color: {text}; }}")
 
 
 def _describe(gesture: Gesture) -> str:

@@ -269,6 +269,11 @@ class ScribbleSegmentEffectTest(EffectCase):
             for name, one in vars(ui).items():
                 if name[0].islower() and name.endswith(("Button", "CheckBox", "ComboBox", "Slider", "SpinBox", "List")):
                     self.assertTrue(one.toolTip, name)
+        for kind in ("QLabel", "QPushButton", "QToolButton", "QCheckBox"):  # as in German
+            for one in slicer.util.findChildren(widget, className=kind):
+                one.text += "e" * round(0.3 * len(one.text))
+        slicer.app.processEvents()
+        self.assertLessEqual(widget.minimumSizeHint.width(), 1.2 * narrow)
 
     def test_aLongAnswerIsShownUnderWay(self):
         """After a moment, at the status line and at the cursor."""
