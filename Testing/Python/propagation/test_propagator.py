@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from propagation_phantoms import assembled, ball, cut, dice, tube, volume_of
-from slice_predictors import NETWORK_ALONE, Brightness, Constant
+from slice_predictors import NETWORK_ALONE, Brightness, Constant, Follower
 from torch import Tensor, nn
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
@@ -122,6 +123,21 @@ def test_a_leak_into_everything_is_no_result():
     assert result.slices == {}
     assert {end.reason for end in result.stopped} == {StopReason.UNCERTAIN}
     assert result.next_slice in (3, 5)
+
+
+@pytest.mark.parametrize("brighter", [0.0, -0.4, 0.4])
+def test_another_tissue_is_not_followed_into(brighter):
+    structure = np.zeros((14, 30, 30), bool)
+    structure[:, 10:20, 10:20] = True
+    noise = np.random.default_rng(0).normal(0.0, 0.03, structure.shape)
+    array = 0.5 * structure + noise
+    array[9:] += brighter * structure[9:]
+    volume = Volume(array.astype(np.float32), np.eye(4))
+    config = PropagationConfig(**NETWORK_ALONE)
+    intensities = IntensityRange(-0.2, 1.2)
+    result = Propagator(Follower(), config=config).run(volume, cut(structure, 0, 4), 0, intensity_range=intensities)
+    assert max(result.slices) == (8 if brighter else 13)
+    assert min(result.confidence[index] for index in (0, 8)) > 0.7
 
 
 @pytest.mark.parametrize("axis", [0, 2])

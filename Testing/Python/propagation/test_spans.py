@@ -182,7 +182,7 @@ def state(*accepted, **settings):
 
 def prediction(segment, span, logits, forbidden=None):
     expectation = shape_prior(span.neighbours, span.next_index, spacing_mm=UNIT, config=PropagationConfig())
-    return segment.prediction(span.next_index, expectation, logits.astype(np.float32), forbidden)
+    return segment.prediction(span.next_index, expectation, logits.astype(np.float32), forbidden, lambda mask: 1.0)
 
 
 def test_an_empty_slice_of_a_gap_is_a_result_and_one_of_a_tail_is_none():

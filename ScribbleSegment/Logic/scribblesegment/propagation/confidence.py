@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from scribblesegment.data.masks import expected_dice
@@ -14,14 +15,17 @@ from scribblesegment.propagation.prior import ShapePrior
 # Background this far around mask and expected shape counts, as a part of their extent and in pixels: beyond,
 # thousands of pixels with a probability of a thousandth each would outweigh a small structure.
 _MARGIN, _MARGIN_PIXELS = 0.25, 4
+_BINS, _UNSEEN = 24, 0.5  # of intensities, and pixels that every bin is taken to have, for the sake of small masks
 
 
-def confidence_of(logits: FloatArray, mask: Mask, prior: ShapePrior, *, consistency: float) -> float:
+def confidence_of(
+    logits: FloatArray, mask: Mask, prior: ShapePrior, *, consistency: float, likeness: float = 1.0
+) -> float:
     """Say how far to trust a mask, in [0, 1]; 0 for an empty one, since a structure was expected.
 
     The expected Dice coefficient ``2 * sum(p in the mask) / (sum(p) + area)`` of calibrated logits, times
     ``(1 - d / (a + e)) ** consistency``, where ``a`` and ``e`` are the areas of the mask and of the expected shape and
-    ``d`` the area in which they differ by more than the prior's tolerance.
+    ``d`` the area in which they differ by more than the prior's tolerance, times the square root of `likeness`.
     """
     area = int(mask.sum())
     if area == 0:
@@ -40,7 +44,29 @@ def confidence_of(logits: FloatArray, mask: Mask, prior: ShapePrior, *, consiste
     differs = (inside ^ expected) & (np.abs(prior.distance_mm) > prior.tolerance_mm)
     difference = int(differs.sum()) + area - int(inside.sum())
     agreement = 1.0 - difference / (area + int(expected.sum()))
-    return float(np.clip(expected_dice(expit(logits[around]), mask[around]) * agreement**consistency, 0.0, 1.0))
+    found = expected_dice(expit(logits[around]), mask[around]) * agreement**consistency * likeness**0.5
+    return float(np.clip(found, 0.0, 1.0))
+
+
+class Appearance:
+    """How intensities are distributed in the accepted slices of a segment."""
+
+    def __init__(self, intensities: Mapping[int, FloatArray]) -> None:
+        """Take intensities in [0, 1] of the pixels in each mask, (N,) by index; empty masks do not count."""
+        self._known = {index: _parts(values) for index, values in intensities.items() if values.size}
+
+    def likeness(self, index: int, intensities: FloatArray) -> float:
+        """Compare the pixels (N,) in a mask with those in the nearest accepted slice: 1 alike, 0 nothing in common."""
+        if not intensities.size:
+            return 0.0
+        nearest = min(self._known, key=lambda known: abs(known - index))
+        return float(np.minimum(self._known[nearest], _parts(intensities)).sum())
+
+
+def _parts(intensities: FloatArray) -> NDArray[np.float64]:
+    """The part of pixels in each bin."""
+    counts = np.histogram(intensities, _BINS, (0.0, 1.0))[0] + _UNSEEN
+    return np.asarray(counts / counts.sum())
 
 
 def overlap_of(first: Mask, second: Mask) -> float:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import operator
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Literal
@@ -52,6 +52,7 @@ class SlicePrediction:
     logits: FloatArray  # (H, W)
     mask: Mask  # (H, W)
     confidence: float
+    likeness: float = 1.0  # of what is in the mask to the nearest accepted slice
     marked: bool = False  # whether a prompt says that the structure is where the mask is
 
 
@@ -348,7 +349,14 @@ class SegmentState:
         drawn[1 - pixels % 2, pixels // 2] = True
         return drawn.reshape(2, *self._shape)
 
-    def prediction(self, index: int, prior: ShapePrior, logits: FloatArray, forbidden: Mask | None) -> SlicePrediction:
+    def prediction(
+        self,
+        index: int,
+        prior: ShapePrior,
+        logits: FloatArray,
+        forbidden: Mask | None,
+        likeness: Callable[[Mask], float],
+    ) -> SlicePrediction:
         """Make a mask of logits, float32 (H, W), leaving out the pixels of `forbidden`, bool (H, W)."""
         settled = logits if forbidden is None else _denied(logits, forbidden)
         mask = logits_to_mask(settled, self._config.threshold)
@@ -359,15 +367,17 @@ class SegmentState:
         if self._config.only_connected:
             mask = prior.connected(mask, positive)
         marked = positive is not None and bool((mask & positive).any())
-        confidence = confidence_of(settled, mask, prior, consistency=self._config.consistency)
-        return SlicePrediction(index, prior, settled, mask, confidence, marked)
+        alike = likeness(mask)
+        confidence = confidence_of(settled, mask, prior, consistency=self._config.consistency, likeness=alike)
+        return SlicePrediction(index, prior, settled, mask, confidence, alike, marked)
 
     def without(self, found: SlicePrediction, pixels: Mask) -> SlicePrediction:
         """Leave pixels, bool (H, W), to other segments."""
         if not (found.mask & pixels).any():
             return found
         logits, mask = _denied(found.logits, pixels), found.mask & ~pixels
-        confidence = confidence_of(logits, mask, found.prior, consistency=self._config.consistency)
+        consistency = self._config.consistency
+        confidence = confidence_of(logits, mask, found.prior, consistency=consistency, likeness=found.likeness)
         return dataclasses.replace(found, logits=logits, mask=mask, confidence=confidence)
 
     def settle(self, span: Span, found: SlicePrediction) -> PropagatedSlice | None:

@@ -19,6 +19,7 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
+from scribblesegment.propagation.confidence import Appearance
 from scribblesegment.propagation.config import (
     AnnotatedSegment,
     FloatArray,
@@ -179,6 +180,10 @@ class PropagationRun(Iterator[PropagatedSlice]):
             for state in unfinished
             if in_context
         }
+        self._appearance = {
+            state.label: Appearance({index: self._inside(index, mask) for index, mask in state.accepted.items()})
+            for state in unfinished
+        }
         self._geodesic = {
             state.label: GeodesicPrior(
                 volume, state.accepted, first.axis, intensity_range=self._intensity_range, scribbles=state.scribbles
@@ -297,7 +302,15 @@ class PropagationRun(Iterator[PropagatedSlice]):
         taken = [mask for other in self._states if other is not state if (mask := other.fixed_mask(index)) is not None]
         if self._protected is not None:
             taken.append(self._protected[index])
-        return state.prediction(index, prior, logits, np.logical_or.reduce(taken) if taken else None)
+        forbidden = np.logical_or.reduce(taken) if taken else None
+        appearance = self._appearance[state.label]
+        return state.prediction(
+            index, prior, logits, forbidden, lambda mask: appearance.likeness(index, self._inside(index, mask))
+        )
+
+    def _inside(self, index: int, mask: Mask) -> FloatArray:
+        """The intensities of a slice in [0, 1] where a mask is."""
+        return self._intensity_range.normalize(self._volume.slice(self._axis, index).image[mask])
 
     def _gathered_context(self, state: SegmentState, elsewhere: ContextSet | None) -> ContextSet:
         """The accepted slices that show the structure, and entries from elsewhere."""
