@@ -62,7 +62,9 @@ class Evidence(NamedTuple):
     heard: FloatArray  # (H/16, W/16, C)
 
 
+# As much as stays in the processor's cache.
 _ROWS = 32  # of an image that are convolved at a time
+_QUERIES = 128  # places of an image that attend at a time
 
 
 class RidgeUNetNumpy:
@@ -525,14 +527,22 @@ def _attend(
     Nearer places are preferred, as strongly as a head wants, and entries that are more alike.
     """
     heads, count, each = keys.shape[:3]
-    apart = ((places[:, None] - places) ** 2).sum(axis=2)
-    scores = queries @ keys.reshape(heads, count * each, -1).transpose(0, 2, 1)
-    scores = scores.reshape(heads, -1, count, each)
-    scores += (-preference[:, None, None] * apart)[:, :, None] + likeness[:, None]
-    scores = scores.reshape(heads, -1, count * each)
-    scores = np.exp(scores - scores.max(axis=2, keepdims=True))
-    found = scores @ values.reshape(heads, count * each, -1) / scores.sum(axis=2, keepdims=True)
-    return np.asarray(found, np.float32)
+    one = np.ones((len(places), 1), np.float32)
+    alike = np.repeat(likeness, each)[:, None]
+    found = np.empty((heads, len(places), values.shape[3]), np.float32)
+    for head, near in enumerate(preference):
+        # -near * |query's place - key's place| ** 2 as a product, but for what is the same for all keys.
+        where = np.tile(np.concatenate([places, -near * (places**2).sum(axis=1, keepdims=True)], axis=1), (count, 1))
+        offered = np.concatenate([keys[head].reshape(count * each, -1), where, alike], axis=1, dtype=np.float32)
+        asked = np.concatenate([queries[head], 2 * near * places, one, one], axis=1, dtype=np.float32)
+        told = np.concatenate([values[head].reshape(count * each, -1), np.tile(one, (count, 1))], axis=1)
+        for start in range(0, len(asked), _QUERIES):
+            scores = asked[start : start + _QUERIES] @ offered.T
+            scores -= scores.max(axis=1, keepdims=True)
+            np.exp(scores, out=scores)
+            summed = scores @ told
+            found[head, start : start + _QUERIES] = summed[:, :-1] / summed[:, -1:]
+    return found
 
 
 def _unit(x: FloatArray) -> FloatArray:
