@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _manual(arguments: argparse.Namespace) -> list[str]:
-    examples = data.manual_examples(arguments.data, per_set=arguments.per_set)
+    examples = data.manual_examples(arguments.data, per_set=arguments.per_set, include_only=arguments.include_only)
     compared = _load(arguments)
     frame = _measure(arguments, experiments.manual(examples, compared))
     how: dict[str, Any] = {"levels": ("set",), "redraw": "image", "resamples": 5000}
@@ -427,7 +427,8 @@ def _parser() -> argparse.ArgumentParser:
 
     validation = "validation"
     shown = (None, "most images of a set")
-    add(_manual, "strokes of people", validation, ("default", *methods.CLASSICAL), per_set=shown)
+    command = add(_manual, "strokes of people", validation, ("default", *methods.CLASSICAL), per_set=shown)
+    command.add_argument("--include-only", action="store_true", help="leave out the strokes on the background")
     command = add(
         _simulated,
         "simulated prompts, step by step",

@@ -84,8 +84,10 @@ class Folder:
     examples: tuple[Example, ...]  # those without the structure have an empty reference
 
 
-def manual_examples(folder: Path, *, per_set: int | None = None) -> list[Example]:
+def manual_examples(folder: Path, *, per_set: int | None = None, include_only: bool = False) -> list[Example]:
     """Read the first images of all sets with strokes of people, each with every annotator who drew on its object.
+
+    With `include_only` the strokes on the background are left out.
 
     Raises:
         DatasetError: If there is no set, or one is damaged or of another layout.
@@ -107,6 +109,8 @@ def manual_examples(folder: Path, *, per_set: int | None = None) -> list[Example
         for n, annotator in drawn:
             image, reference = _unit(images[n]), np.asarray(labels[n] > 0)
             strokes = (scribbles[n, annotator] > 0).astype(np.float32)
+            if include_only:
+                strokes[1] = 0.0
             examples.append(Example(task, task, subjects[n] or str(n), n, 1, image, reference, strokes, annotator))
     return examples
 

@@ -7,15 +7,15 @@ import pytest
 
 from scribblesegment.weights.checkpoints import load_network
 from scribblesegment.weights.registry import weights_file
-from studies import refinement
+from studies import data, refinement
 from studies.__main__ import main
 from studies.common import read_rows
 
 WITHOUT_NETWORK = ["--methods", "random-walker"]
 
 
-def run(tmp_path, name, data, *options, rows=True):
-    assert main([name, "-o", str(tmp_path), "--data", str(data), *map(str, options)]) == 0
+def run(tmp_path, name, folder, *options, rows=True):
+    assert main([name, "-o", str(tmp_path), "--data", str(folder), *map(str, options)]) == 0
     return read_rows(tmp_path / f"{name}.csv") if rows else None, (tmp_path / f"{name}.md").read_text("utf-8")
 
 
@@ -30,6 +30,8 @@ def test_manual_scribbles_are_measured_once_and_joined_by_further_methods(tmp_pa
     assert "| make " in text
     assert "random-walker" in text
     assert (tmp_path / "predictions.png").stat().st_size > 10_000
+    shown = data.manual_examples(sets, include_only=True)
+    assert all(one.scribbles[0].any() and not one.scribbles[1].any() for one in shown)
 
 
 def test_simulated_prompts_come_to_the_target(tmp_path, sets, network):
