@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid, crop_prompts, focus_view
+from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid, crop_prompts, focus_view, grey_of_colours
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError, GeometryError, ImageError
 
@@ -500,3 +500,24 @@ def test_a_zoom_pass_shows_all_that_is_marked_at_finer_pixels(data):
         margin = int(6 * first_cell_mm / mm)
         assert 0 <= start <= max(0, extent[0] - margin + 1)
         assert length >= stop >= min(length, extent[-1] + margin)
+
+
+# Colours ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_are_as_bright_as_they_are_unless_they_differ_in_something_else(dtype):
+    rng = np.random.default_rng(0)
+    shade = rng.uniform(0.3, 1.0, (2, 30, 40, 1)) * np.iinfo(dtype).max
+    picture = (shade * (1.0, 0.8, 0.6)).astype(dtype)
+    np.testing.assert_array_equal(grey_of_colours(picture), np.rint(picture @ np.array([0.299, 0.587, 0.114])))
+    np.testing.assert_array_equal(grey_of_colours(np.full((1, 3, 3, 3), 7, dtype)), 7)
+    # Red on a green of the same brightness.
+    disc = np.hypot(*np.ogrid[-15:15, -20:20])[None] < 8
+    red, green = np.array((200, 0, 0)), np.array((0, 102, 0))
+    picture = np.where(disc[..., None], red, green).astype(dtype)
+    grey = grey_of_colours(picture)
+    assert grey.dtype == dtype
+    assert np.ptp(picture @ np.array([0.299, 0.587, 0.114])) < 1
+    assert np.ptp(grey[disc]) == np.ptp(grey[~disc]) == 0
+    assert abs(int(grey[disc][0]) - int(grey[~disc][0])) > 100

@@ -40,6 +40,9 @@ _GAP_STEP = 0.0025  # part of the samples that may lie in the gap before outlier
 _FAR = 0.5 + 1e-6  # of the range, beyond which most outliers lie; a tie does not count, whatever the units
 _FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 8, 1 << 16  # from which the distribution of intensities is known
 
+# Colours are segmented by their brightness, as in training, if its variance is this part of the largest one.
+_BRIGHTNESS, _LEAST_BRIGHTNESS = (0.299, 0.587, 0.114), 0.5
+
 # Voxels that are read at once where a whole volume is.
 _CHUNK_VOXELS = 1 << 20
 
@@ -150,6 +153,32 @@ class IntensityRange:
         if values.dtype.kind == "f":
             scaled[np.isnan(scaled)] = 0.0
         return scaled.astype(np.float32).reshape(values.shape)
+
+
+def grey_of_colours(voxels: NDArray[Any]) -> NDArray[Any]:
+    """Bring colours to one grey value for each voxel.
+
+    That is the brightness (Rec. 601), unless colours differ mostly in something else, as red does from a green that is
+    as bright: then the direction in which they differ most.
+
+    Args:
+        voxels: (K, J, I, C) of unsigned numbers, of which the first three are red, green and blue.
+
+    Returns:
+        (K, J, I) of the same type.
+    """
+    weights = np.array(_BRIGHTNESS)
+    pixels = voxels[..., :3].reshape(-1, 3)
+    spread, directions = np.linalg.eigh(np.cov(pixels[:: len(pixels) // _MOST_SAMPLES + 1], rowvar=False, bias=True))
+    along = directions.T @ weights / np.linalg.norm(weights)
+    if spread @ along**2 < _LEAST_BRIGHTNESS * spread[-1]:
+        main = directions[:, -1]
+        weights = main / abs(main).sum() * np.sign(main[abs(main).argmax()])
+    offset = -np.iinfo(voxels.dtype).max * weights[weights < 0].sum()
+    grey = np.empty(voxels.shape[:3], voxels.dtype)
+    for source, target in zip(voxels, grey, strict=True):  # plane by plane, as the weighted sum is floating point
+        target[...] = np.rint(source[..., :3] @ weights + offset)
+    return grey
 
 
 def _finite_float64(values: NDArray[Any]) -> DoubleArray:

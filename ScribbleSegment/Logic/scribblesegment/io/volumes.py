@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from scribblesegment.data.preprocessing import grey_of_colours
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError
 from scribblesegment.io.dicom import is_dicom_file, read_dicom_file, read_series
@@ -48,9 +49,6 @@ WRITE_EXTENSIONS = (".seg.nrrd", ".nrrd", *_NIFTI, ".mha", *_FLAT)
 
 # From nanometres to kilometres; what lies outside comes from damaged headers, and products of it overflow.
 _SPACING_RANGE_MM = (1e-6, 1e6)
-
-# ITU-R BT.601, the weights by which the training images were made grey.
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 # TIFF 6.0, section 2: code of a type -> its struct code and bytes; 16 to 18 are BigTIFF's. Only integers are looked at.
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -83,7 +81,7 @@ def read_volume(path: PathLike, *, series: str | int | None = None) -> Volume:
         GeometryError: a degenerate matrix, or slices that are missing, unevenly spaced or not parallel.
     """
     array, ijk_to_ras, _ = _read(path, series)
-    return Volume(_luminance(array, path) if array.ndim == 4 else array, ijk_to_ras)
+    return Volume(_grey(array, path) if array.ndim == 4 else array, ijk_to_ras)
 
 
 def read_labelmap(path: PathLike, *, grid: Volume | None = None) -> LabelVolume:
@@ -280,17 +278,14 @@ def _tiff_pages(data: mmap.mmap) -> Iterator[dict[int, tuple[int, ...]]]:
         raise ValueError("it has no page")
 
 
-def _luminance(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
+def _grey(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
     # Colours come as unsigned numbers; three floating point components are a vector field.
     if array.shape[3] not in (3, 4) or array.dtype.kind != "u":
         raise ImageError(
             f"{path} has {array.shape[3]} components of type {array.dtype} in every voxel; only colours (3 or 4 "
             "unsigned components) have a grey value. Extract one component and give that."
         )
-    grey = np.empty(array.shape[:3], array.dtype)
-    for source, target in zip(array, grey, strict=True):  # plane by plane, as the weighted sum is floating point
-        target[...] = np.rint(source[..., :3] @ np.asarray(_LUMINANCE))
-    return grey
+    return grey_of_colours(array)
 
 
 def _single_channel(array: NDArray[Any], path: PathLike) -> NDArray[Any]:

@@ -15,13 +15,10 @@ from vtkmodules.vtkCommonMath import vtkMatrix4x4
 from vtkmodules.vtkCommonTransforms import vtkGeneralTransform, vtkTransform
 
 from scribblesegment.data import validation
-from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.preprocessing import IntensityRange, grey_of_colours
 from scribblesegment.errors import GeometryError, ImageError
 from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, array_of
 from scribblesegment.mrml.labelmaps import overlap, voxels_of
-
-# Rec. 601, the weights that read_volume gives the colours of a file.
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 # Voxels of the volume this much of a voxel beside those of the reference are taken for the same: text headers and
 # chains of transforms leave that behind.
@@ -32,8 +29,8 @@ _SAME_VOXEL = 1e-2
 class SourceImage:
     """The image that is segmented."""
 
-    # (K, J, I) read-only intensities on the reference grid; colours as luminance. Where possible it is the volume's own
-    # memory.
+    # (K, J, I) read-only intensities on the reference grid; colours as `grey_of_colours`. Where possible it is the
+    # volume's own memory.
     array: NDArray[Any]
     masking_array: NDArray[Any]  # the same, but the first component of colours: what the editable range is about
     token: Hashable  # equal for equal content only
@@ -108,7 +105,7 @@ class SourceImages:
         masking = _on_reference(first, extent, placement, background, reference, source_node)
         array, intensities = masking, first
         if voxels.ndim == 4 and _is_color(source_node):
-            intensities = _luminance(voxels)
+            intensities = grey_of_colours(voxels)
             array = _on_reference(intensities, extent, placement, background, reference, source_node)
         if window is None:
             if self._range is None or self._range[0] != content:
@@ -176,13 +173,6 @@ def _is_color(source_node: Any) -> bool:
     kinds = vtkMRMLVectorVolumeNode
     kind = source_node.GetVoxelVectorType()
     return kind in (kinds.VoxelVectorTypeColorRGB, kinds.VoxelVectorTypeColorRGBA, kinds.VoxelVectorTypeUndefined)
-
-
-def _luminance(voxels: NDArray[Any]) -> NDArray[Any]:
-    grey = np.empty(voxels.shape[:3], voxels.dtype)
-    for source, target in zip(voxels, grey, strict=True):  # plane by plane, as the weighted sum is floating point
-        target[...] = np.rint(source[..., :3] @ np.asarray(_LUMINANCE))
-    return grey
 
 
 def _on_reference(
