@@ -49,7 +49,7 @@ class BrightRegionPredictor:
         """Take examples."""
         self.context = context
 
-    def predict(self, prompts):
+    def predict(self, prompts, *, cancelled=None):
         """Segment it."""
         from scipy import ndimage
 

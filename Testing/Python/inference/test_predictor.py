@@ -14,7 +14,7 @@ from torch import nn
 from scribblesegment import IntensityRange, InteractiveSession, Prompts, load_predictor
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.preprocessing import NetworkGrid
-from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError, WeightsError
+from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError, WeightsError
 from scribblesegment.inference import predictor as module
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
@@ -226,6 +226,18 @@ def test_the_zoom_pass_is_given_the_first_logits_and_the_first_pass_those_of_the
         np.testing.assert_array_equal(seen[0, PREVIOUS_LOGITS].numpy(), expected)
     assert prompts.equals(Prompts(*arrays, mask_input=earlier))  # nothing of the caller's is changed
     np.testing.assert_array_equal(first, kept)
+
+
+def test_a_prediction_is_given_up_between_its_parts_and_made_when_asked_again():
+    predictor = a_predictor(ChannelSum(image=2.0, positive=3.0), a_line().astype(float), focus_size=64)
+    whole, asked = predictor.predict(a_stroke((64, 64), 30)).logits, []
+    predictor.predict(a_stroke((64, 64), 30), cancelled=lambda: bool(asked.append(1)))
+    assert len(asked) == 3  # the image is encoded already
+    for most in range(3):
+        times = iter(range(3))
+        with pytest.raises(CancelledError):
+            predictor.predict(a_stroke((64, 64), 30), cancelled=lambda times=times, most=most: next(times) >= most)
+        np.testing.assert_array_equal(predictor.predict(a_stroke((64, 64), 30)).logits, whole)
 
 
 # From a context -----------------------------------------------------------------------------------------------------

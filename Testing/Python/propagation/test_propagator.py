@@ -233,7 +233,7 @@ def test_accepted_and_protected_voxels_stay_and_both_directions_are_reached(data
 def test_a_cancelled_run_is_the_beginning_of_the_full_one_and_goes_on_from_there(indices, allowed):
     structure = STRUCTURES["tube"]
     volume, annotated = volume_of(structure), cut(structure, 0, *indices)
-    asked, told = iter(range(1000)), []
+    told = []
 
     def begin(**options):
         return PropagationRun(Brightness(), volume, {1: AnnotatedSegment(annotated)}, 0, **options)
@@ -244,7 +244,7 @@ def test_a_cancelled_run_is_the_beginning_of_the_full_one_and_goes_on_from_there
     assert (parts[-1], told[-1][1].endswith("per second")) == (1.0, True)
     distances = [min(abs(index - accepted) for accepted in indices) for index, _ in full]
     assert len(indices) > 1 or distances == sorted(distances)  # those next to accepted ones come first
-    run = begin(cancelled=lambda: next(asked) >= allowed)
+    run = begin(cancelled=lambda: run.made >= allowed)
     part = [(piece.index, piece.packed.tobytes()) for piece in run]
     assert part == full[: len(part)]
     assert len(part) >= min(allowed, len(full)) - 1  # one slice may have been predicted and left out
@@ -258,6 +258,17 @@ def test_a_cancelled_run_is_the_beginning_of_the_full_one_and_goes_on_from_there
     assert len(predictor.prompts) == len(full) - len(part)
     assert {index: piece.packed.tobytes() for index, piece in rest.slices.items()} == dict(full)
     assert rest.slices_per_second > 0 or not predictor.prompts
+
+
+@pytest.mark.parametrize(("allowed", "made"), [(0, 0), (1, 0), (50, 0), (175, 7)])
+def test_a_run_is_cancelled_within_a_slice_as_if_it_had_not_begun(allowed, made):
+    structure, asked = STRUCTURES["tube"], iter(range(1000))
+    volume, annotated = volume_of(structure), {1: AnnotatedSegment(cut(structure, 0, 9))}
+    run = PropagationRun(Brightness(), volume, annotated, 0, cancelled=lambda: next(asked) >= allowed)
+    part = [piece.index for piece in run]
+    assert len(part) == made  # paths are looked for in 168 planes
+    result = run.result()[1]
+    assert (result.cancelled, sorted(part)) == (True, list(result.slices))
 
 
 # What is added to the network's logits.

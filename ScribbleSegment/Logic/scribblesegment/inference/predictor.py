@@ -25,7 +25,7 @@ from scribblesegment.data.geometry import Box2D
 from scribblesegment.data.masks import bounding_box, changed_bbox, logits_to_mask
 from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid, crop_prompts, focus_view
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.errors import ConfigError, PromptError
+from scribblesegment.errors import CancelledError, ConfigError, PromptError
 from scribblesegment.inference.devices import (
     ExecutionPlan,
     compute,
@@ -230,6 +230,7 @@ class _Segmenter:
         self._context: ContextSet | None = None
         self._entries: Any = None
         self._maps: Any = None
+        self._cancelled: Callable[[], bool] | None = None
 
     def set_image(self, image: _Image) -> None:
         self._whole = NetworkGrid(image.shape, image.spacing_mm, self.network.size)
@@ -238,8 +239,9 @@ class _Segmenter:
     def set_context(self, context: ContextSet | None) -> None:
         self._context, self._entries, self._maps = context, None, None
 
-    def segment(self, prompts: Prompts, region: Box2D | None) -> _Found:
-        """Segment the slice, or a region of it."""
+    def segment(self, prompts: Prompts, region: Box2D | None, cancelled: Callable[[], bool] | None = None) -> _Found:
+        """Segment the slice, or a region of it, unless it is cancelled between two parts of the work."""
+        self._cancelled = cancelled
         whole = self._whole
         view = whole if region is None else NetworkGrid(whole.shape, whole.spacing_mm, whole.size, region)
         grid_logits = self._pass(view, prompts)
@@ -330,9 +332,16 @@ class _Segmenter:
 
     def _pass(self, view: NetworkGrid, prompts: Prompts) -> FloatArray:
         features = self._whole_features() if view is self._whole else self._encoded(view)
-        return self.network.predict(features, view.prompts_to_grid(prompts), self._context_in(view))
+        context = self._context_in(view)
+        self._go_on()
+        return self.network.predict(features, view.prompts_to_grid(prompts), context)
+
+    def _go_on(self) -> None:
+        if self._cancelled is not None and self._cancelled():
+            raise CancelledError("The prediction was cancelled.")
 
     def _encoded(self, view: NetworkGrid) -> Any:
+        self._go_on()
         return self.network.encode_image(view.image_to_grid(self._image.array, self._image.intensity_range))
 
     def _whole_features(self) -> Any:
@@ -347,7 +356,9 @@ class _Segmenter:
         if self._entries is None:
             self._entries = self.network.encode_context(self._context)
         if self._maps is None:
-            self._maps = self.network.match_context(self._whole_features(), self._entries)
+            features = self._whole_features()
+            self._go_on()
+            self._maps = self.network.match_context(features, self._entries)
         if self._maps is None:
             return self._entries
         if view is self._whole:
@@ -583,23 +594,29 @@ class Predictor:
             if not same_entries(context, work.context):
                 work.set_context(context, self._load_context_network)
 
-    def predict(self, prompts: Prompts, *, region: Box2D | None = None) -> Prediction:
+    def predict(
+        self, prompts: Prompts, *, region: Box2D | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Prediction:
         """Segment the current image.
 
         Args:
             prompts: On the image's own pixels; `mask_input` are the logits of the previous prediction.
             region: Half-open ((row_start, row_stop), (column_start, column_stop)): segment only this part, at finer
                 pixels. Outside of it the logits of `prompts.mask_input` stay, or background where there are none.
+            cancelled: Asked several times whether to give up.
 
         Raises:
+            CancelledError: It was given up; image and context stay set.
             PromptError: No image was set, the prompts are for another shape, of a kind that the network does not
                 understand, or, without a context and previous logits, empty or only negative.
             GeometryError: The region is empty or reaches outside the image.
         """
         with self._lock:
-            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region)
+            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region, cancelled)
 
-    def _predict(self, work: _Work, prompts: Prompts, region: Box2D | None) -> Prediction:
+    def _predict(
+        self, work: _Work, prompts: Prompts, region: Box2D | None, cancelled: Callable[[], bool] | None
+    ) -> Prediction:
         if work.image is None:
             raise PromptError("No image was set; call set_image before predict.")
         shape = work.image.shape
@@ -616,8 +633,8 @@ class Predictor:
             _check_kinds(segmenter.network, prompts_inside)
         in_context = work.in_context if self._context_first and work.context is not None else None
         if in_context is not None and in_context not in segmenters and prompts.mask_input is None:
-            prompts = prompts.with_mask_input(in_context.segment(Prompts.empty(shape), region).logits)
-        found, *other = [segmenter.segment(prompts, region) for segmenter in segmenters]
+            prompts = prompts.with_mask_input(in_context.segment(Prompts.empty(shape), region, cancelled).logits)
+        found, *other = [segmenter.segment(prompts, region, cancelled) for segmenter in segmenters]
         if other:
             found = _Found(
                 np.asarray((found.logits + other[0].logits) / 2, np.float32),

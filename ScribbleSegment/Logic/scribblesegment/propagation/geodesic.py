@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
+from scribblesegment.errors import CancelledError
 from scribblesegment.propagation.config import FloatArray, Mask
 
 _STEP_COST = 0.01  # of a step along the smallest side of a voxel, besides the change of intensity, which is in [0, 1]
@@ -35,12 +36,13 @@ class GeodesicPrior:
         *,
         intensity_range: IntensityRange,
         scribbles: Callable[[int], Mask | None] = lambda index: None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Take the volume and the accepted masks, bool (H, W) by index, of which one at least is not empty.
 
         What is marked in another slice, bool (2, H, W) or None, are seeds as well.
         """
-        self._scribbles = scribbles
+        self._scribbles, self._cancelled = scribbles, cancelled
         self._volume, self._accepted, self._axis, self._intensity_range = volume, accepted, axis, intensity_range
         self._first = 0
         self._box = (slice(0), slice(0))
@@ -49,7 +51,8 @@ class GeodesicPrior:
     def in_slice(self, index: int) -> tuple[tuple[slice, slice], FloatArray] | None:
         """Rows and columns, and float32 (h, w) in [-1, 1]: 1 where the segment is much nearer, -1 where the rest is.
 
-        None far from the accepted slices, and if there is nothing besides the segment in them.
+        None far from the accepted slices, and if there is nothing besides the segment in them. A CancelledError if it
+        was given up; it is computed at the first call.
         """
         if self._nearer is None:
             self._nearer = self._compute()
@@ -86,7 +89,7 @@ class GeodesicPrior:
         for index in scribbles.keys() & set(range(start, stop)).difference(self._accepted):
             for kind, marked in enumerate(scribbles[index]):
                 seeds[kind, index - start] = _averaged(marked[self._box].astype(np.float32), factor) > 0
-        costs = path_costs(intensities, seeds, (between, *(factor * mm for mm in spacing)))
+        costs = path_costs(intensities, seeds, (between, *(factor * mm for mm in spacing)), cancelled=self._cancelled)
         return np.clip((costs[1] - costs[0]) / _DECISIVE, -1.0, 1.0).astype(np.float16)
 
     def _intensities(self, index: int, factor: int) -> FloatArray:
@@ -94,7 +97,13 @@ class GeodesicPrior:
         return _averaged(self._intensity_range.normalize(image), factor)
 
 
-def path_costs(intensities: FloatArray, seeds: Mask, spacing_mm: Sequence[float]) -> FloatArray:
+def path_costs(
+    intensities: FloatArray,
+    seeds: Mask,
+    spacing_mm: Sequence[float],
+    *,
+    cancelled: Callable[[], bool] | None = None,
+) -> FloatArray:
     """Measure the cheapest paths from seeds through a volume.
 
     A path goes from voxel to voxel, to any of the 26 around it; each step costs the change of intensity on it and a
@@ -105,6 +114,7 @@ def path_costs(intensities: FloatArray, seeds: Mask, spacing_mm: Sequence[float]
         intensities: float32 (K, H, W) in [0, 1].
         seeds: bool (n, K, H, W), where the paths of each of n kinds begin.
         spacing_mm: Sides of a voxel, in the order of the axes.
+        cancelled: Asked for every plane whether to give up, with a CancelledError.
 
     Returns:
         float32 (n, K, H, W), 0 at seeds; very large where no path leads.
@@ -115,19 +125,23 @@ def path_costs(intensities: FloatArray, seeds: Mask, spacing_mm: Sequence[float]
         planes = np.ascontiguousarray(np.moveaxis(costs, axis + 1, 0))
         intensity = np.ascontiguousarray(np.moveaxis(intensities, axis, 0))
         sides = [lengths[axis], *(length for other, length in enumerate(lengths) if other != axis)]
-        _sweep(planes, intensity, sides)
-        _sweep(planes[::-1], intensity[::-1], sides)
+        _sweep(planes, intensity, sides, cancelled)
+        _sweep(planes[::-1], intensity[::-1], sides, cancelled)
         costs = np.moveaxis(planes, 0, axis + 1)
     return costs
 
 
-def _sweep(planes: FloatArray, intensity: FloatArray, sides: Sequence[float]) -> None:
+def _sweep(
+    planes: FloatArray, intensity: FloatArray, sides: Sequence[float], cancelled: Callable[[], bool] | None
+) -> None:
     """Let every plane be reached from the one before it; `planes` (K, n, H, W) is changed."""
     height, width = intensity.shape[1:]
     shifts = [(row, column) for row in range(3) for column in range(3)]
     lengths = [math.hypot(sides[0], (row - 1) * sides[1], (column - 1) * sides[2]) for row, column in shifts]
     edges = ((0, 0), (1, 1), (1, 1))
     for index in range(1, len(planes)):
+        if cancelled is not None and cancelled():
+            raise CancelledError("The search for paths was cancelled.")
         before = np.pad(planes[index - 1], edges, constant_values=_FAR)
         ground = np.pad(intensity[index - 1], 1, mode="edge")
         for (row, column), length in zip(shifts, lengths, strict=True):

@@ -18,7 +18,7 @@ from scribblesegment.data.masks import resolve_labels
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import SliceImage, Volume
-from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
+from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.propagation.confidence import Appearance
 from scribblesegment.propagation.config import (
     AnnotatedSegment,
@@ -88,7 +88,7 @@ class Propagator:
             intensity_range: What is mapped to 0 and 1, as for `Predictor.set_image`; estimated if absent.
             keep_logits: Whether the slices of the result have their logits, 4 bytes a pixel.
             progress: Called with the part done and a text with the speed after each slice.
-            cancelled: Asked before each slice whether to stop; what is done is kept.
+            cancelled: Asked before each slice and several times within it whether to stop; whole slices are kept.
 
         Raises:
             PromptError: No accepted slice shows the structure.
@@ -186,7 +186,12 @@ class PropagationRun(Iterator[PropagatedSlice]):
         }
         self._geodesic = {
             state.label: GeodesicPrior(
-                volume, state.accepted, first.axis, intensity_range=self._intensity_range, scribbles=state.scribbles
+                volume,
+                state.accepted,
+                first.axis,
+                intensity_range=self._intensity_range,
+                scribbles=state.scribbles,
+                cancelled=cancelled,
             )
             for state in unfinished
             if config.image_weight > 0
@@ -221,7 +226,10 @@ class PropagationRun(Iterator[PropagatedSlice]):
             if not due or (self._cancelled is not None and self._cancelled()):
                 raise StopIteration
             began = time.perf_counter()
-            self._visit(*due)
+            try:
+                self._visit(*due)
+            except CancelledError:
+                raise StopIteration from None
             self._seconds += time.perf_counter() - began
             if self._progress is not None:
                 done = 1.0 - self.remaining / self._planned
@@ -293,7 +301,9 @@ class PropagationRun(Iterator[PropagatedSlice]):
             scribbles = np.where(marked, painted, 0.0 if scribbles is None else scribbles).astype(np.float32)
         if scribbles is not None:
             prompts = dataclasses.replace(prompts, scribbles=scribbles)
-        logits = self._predictor.predict(prompts).logits + np.float32(config.prior_weight) * prior.logits
+        how = {} if self._cancelled is None else {"cancelled": self._cancelled}
+        logits = self._predictor.predict(prompts, **how).logits
+        logits = logits + np.float32(config.prior_weight) * prior.logits
         geodesic = self._geodesic[state.label].in_slice(index) if self._geodesic else None
         if geodesic is not None:
             box, nearer = geodesic
