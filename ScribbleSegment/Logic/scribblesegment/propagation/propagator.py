@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -301,7 +301,7 @@ class PropagationRun(Iterator[PropagatedSlice]):
             scribbles = np.where(marked, painted, 0.0 if scribbles is None else scribbles).astype(np.float32)
         if scribbles is not None:
             prompts = dataclasses.replace(prompts, scribbles=scribbles)
-        how = {} if self._cancelled is None else {"cancelled": self._cancelled}
+        how: dict[str, Any] = {} if self._cancelled is None else {"cancelled": self._cancelled}
         logits = self._predictor.predict(prompts, **how).logits
         logits = logits + np.float32(config.prior_weight) * prior.logits
         geodesic = self._geodesic[state.label].in_slice(index) if self._geodesic else None
