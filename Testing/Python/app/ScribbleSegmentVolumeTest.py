@@ -115,7 +115,7 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.drag("Green", (10, 35, 20), (20, 35, 34))
         self.segmentBlock(15)
         given, predict = [], self.predictor.predict
-        self.predictor.predict = lambda prompts: given.append(prompts) or predict(prompts)
+        self.predictor.predict = lambda prompts, **how: given.append(prompts) or predict(prompts, **how)
         for wanted in (True, False):
             self.controls.otherViewsCheckBox.checked = wanted
             given.clear()
