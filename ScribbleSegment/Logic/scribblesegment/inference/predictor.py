@@ -242,6 +242,12 @@ class _Segmenter:
     def segment(self, prompts: Prompts, region: Box2D | None, cancelled: Callable[[], bool] | None = None) -> _Found:
         """Segment the slice, or a region of it, unless it is cancelled between two parts of the work."""
         self._cancelled = cancelled
+        try:
+            return self._segment(prompts, region)
+        finally:
+            self._cancelled = None  # it may hold on to much
+
+    def _segment(self, prompts: Prompts, region: Box2D | None) -> _Found:
         whole = self._whole
         view = whole if region is None else NetworkGrid(whole.shape, whole.spacing_mm, whole.size, region)
         grid_logits = self._pass(view, prompts)
@@ -333,15 +339,15 @@ class _Segmenter:
     def _pass(self, view: NetworkGrid, prompts: Prompts) -> FloatArray:
         features = self._whole_features() if view is self._whole else self._encoded(view)
         context = self._context_in(view)
-        self._go_on()
+        self._stop_if_cancelled()
         return self.network.predict(features, view.prompts_to_grid(prompts), context)
 
-    def _go_on(self) -> None:
+    def _stop_if_cancelled(self) -> None:
         if self._cancelled is not None and self._cancelled():
             raise CancelledError("The prediction was cancelled.")
 
     def _encoded(self, view: NetworkGrid) -> Any:
-        self._go_on()
+        self._stop_if_cancelled()
         return self.network.encode_image(view.image_to_grid(self._image.array, self._image.intensity_range))
 
     def _whole_features(self) -> Any:
@@ -357,7 +363,7 @@ class _Segmenter:
             self._entries = self.network.encode_context(self._context)
         if self._maps is None:
             features = self._whole_features()
-            self._go_on()
+            self._stop_if_cancelled()
             self._maps = self.network.match_context(features, self._entries)
         if self._maps is None:
             return self._entries

@@ -65,7 +65,7 @@ def draw_strokes(
 
 
 def paint_first(
-    mask: BoolArray, rng: np.random.Generator, *, unwanted: BoolArray | None = None, background_p: float = 0.5
+    mask: BoolArray, rng: np.random.Generator, *, unwanted: BoolArray | None = None, background_p: float
 ) -> list[Stroke]:
     """Paint an image nobody has segmented yet.
 
