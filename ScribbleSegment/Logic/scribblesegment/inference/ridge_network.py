@@ -36,6 +36,8 @@ FloatArray = NDArray[np.float32]
 _ATTENDED = 3  # entries whose masks are carried over place by place; all speak for the rest. With 6 Dice is the same
 _KEPT_ENTRIES = 512  # encoded ones, some 150 kB each
 _CLICK_RADIUS = 1.14  # on a grid of 192
+# Added to logits where all that is known is a box: fitted on 96 training images, boxes with margins of 0 to 30 %.
+_BOX_ALONE = np.float32(0.5)
 
 
 class EncodedImage(NamedTuple):
@@ -234,4 +236,6 @@ class RidgeNetwork(Network):
         if not drawn[[POSITIVE, BOX]].any():
             # Nobody says that the structure is here.
             logits = np.minimum(logits, np.float32(presence))
+        if context is None and drawn[BOX].any() and not drawn[[POSITIVE, NEGATIVE]].any():
+            logits = logits + _BOX_ALONE
         return np.asarray(logits / np.float32(self.temperature), np.float32)

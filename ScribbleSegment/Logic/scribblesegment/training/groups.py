@@ -103,6 +103,7 @@ class _Source:
     image: FloatArray  # (side, side) in [0, 1]
     mask: BoolArray
     unwanted: BoolArray | None = None  # what looks like the structure and is not wanted
+    shown: bool = True  # whether the image shows where it ends; else the prompts have to say so
 
 
 class GroupDataset(Dataset[Batch]):
@@ -184,7 +185,7 @@ class GroupDataset(Dataset[Batch]):
             if mask is not None:
                 return [_Source(image, mask)] * count, [False] * count
         if rng.random() < config.outline_p:
-            return [_Source(image, smooth_shape(len(image), rng))] * count, [False] * count
+            return [_Source(image, smooth_shape(len(image), rng), shown=False)] * count, [False] * count
         instances = self._sampler.is_instance_set(sample.set_index)
         wanted: tuple[int, ...] | None = (sample.label,)
         if instances and (rng.random() < config.all_objects_p or count > 1):
@@ -234,7 +235,7 @@ class GroupDataset(Dataset[Batch]):
                 mask, unwanted = _halved(mask, split, rng)
             elif wanted is not None and instances and rng.random() < 0.5:
                 unwanted = (labels > 0) & ~mask
-            sources.append(_Source(picture, mask, unwanted))
+            sources.append(_Source(picture, mask, unwanted, shown=reshape is None and split is None))
         return sources, absent
 
     def _others(
@@ -324,7 +325,7 @@ class GroupDataset(Dataset[Batch]):
             strokes.append([])
             if not silent:
                 if not mask.any() or rng.random() >= config.published_p:
-                    strokes[-1], boxes[number] = _prompts(mask, unwanted, rng, config)
+                    strokes[-1], boxes[number] = _prompts(mask, unwanted, source.shown, rng, config)
                 else:
                     if extra is None:
                         extra = np.zeros((count, 2, size, size), np.float32)
@@ -524,7 +525,7 @@ _CLICKS = (0.6, 0.25, 0.15)  # chances of one, two and three on the structure, o
 
 
 def _prompts(
-    mask: BoolArray, unwanted: BoolArray | None, rng: np.random.Generator, config: GroupConfig
+    mask: BoolArray, unwanted: BoolArray | None, shown: bool, rng: np.random.Generator, config: GroupConfig
 ) -> tuple[list[Stroke], FloatArray]:
     """Prompt an image: strokes as people paint them, clicks, a box, in any combination."""
     box = np.full(4, -1.0, np.float32)
@@ -533,7 +534,8 @@ def _prompts(
     has_clicks = rng.random() < config.clicks_p
     if has_box:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        loose = rng.uniform(0, 0.15, 4) * len(mask) * rng.random()
+        extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1  # tight, as people drag, or as published
+        loose = rng.uniform(0, 0.15, 4) * (extent if rng.random() < 0.6 else len(mask) * rng.random())
         box = np.array([rows[0] - loose[0], columns[0] - loose[1], rows[-1] + 1 + loose[2], columns[-1] + 1 + loose[3]])
         box = np.clip(np.rint(box), 0, len(mask)).astype(np.float32)
     if has_clicks:
@@ -544,8 +546,9 @@ def _prompts(
                     Stroke(point[None].astype(float), 1.0, positive)
                     for point in pixels[rng.integers(len(pixels), size=count)]
                 ]
-    if not (has_box or has_clicks) or rng.random() < 0.3:
-        strokes += paint_first(mask, rng, unwanted=unwanted, background_p=config.background_p)
+    if not (has_box or (has_clicks and shown)) or rng.random() < 0.3:
+        background_p = config.background_p if shown else 1.0
+        strokes += paint_first(mask, rng, unwanted=unwanted, background_p=background_p)
     return strokes, box
 
 

@@ -80,6 +80,7 @@ class TrainingConfig:
     presence_weight: float = 1.0  # of the loss of the structure being there at all
     empty_weight: float = 0.15  # of the mask's loss where there is no structure and nothing positive is drawn
     absent_weight: float = 1.5  # in it, of images without the structure, which are the fewer
+    painted_weight: float = 0.3  # of the loss of painted pixels alone, which are few and which users expect to hold
     # Weights file, or another run's checkpoint, whose parameters this one starts from; relative to the working folder.
     initial: str = ""
     precision: str = "auto"  # "float32", "bfloat16", or bfloat16 where the hardware multiplies it
@@ -380,7 +381,7 @@ class Run:
                     self._correct(batch, truth, previous, number)
                 prompts = self._prompts(images, batch, previous, None)
                 output = self.network.decode(features, prompts, evidence)
-                total = total + self._loss(output, masks, _marked(prompts), values, f"{number + 1}") / looks
+                total = total + self._loss(output, masks, prompts, values, f"{number + 1}") / looks
                 previous = output.logits.detach()
             if batch.fine_images is not None and batch.fine_masks is not None:
                 fine, fine_masks = batch.fine_images.to(device).float() / 255, batch.fine_masks.to(device).float()
@@ -394,7 +395,7 @@ class Run:
                     )
                 prompts = self._prompts(fine, batch, first, batch.windows)
                 output = self.network.decode(fine_features, prompts, seen)
-                total = total + 0.7 * self._loss(output, fine_masks, _marked(prompts), values, "fine") / looks
+                total = total + 0.7 * self._loss(output, fine_masks, prompts, values, "fine") / looks
         if not math.isfinite(total.item()):
             raise TrainingError(
                 f"The loss became {total.item()} at step {self.step + 1}. The last checkpoint is intact. Train anew, "
@@ -459,8 +460,8 @@ class Run:
             rng = np.random.default_rng((seed, number))
             batch.strokes[index] = [*batch.strokes[index], *paint_correction(truth[index], predicted[index], rng)]
 
-    def _loss(self, output: Output, masks: Tensor, marked: Tensor, values: dict[str, float], name: str) -> Tensor:
-        config = self.config
+    def _loss(self, output: Output, masks: Tensor, prompts: Tensor, values: dict[str, float], name: str) -> Tensor:
+        config, marked = self.config, _marked(prompts)
         target = masks.flatten(1).amax(dim=1)
         # Where nothing positive is drawn, the presence says whether there is a structure, and the logits where it is.
         counts = torch.where(marked | (target > 0.0), 1.0, config.empty_weight)
@@ -472,6 +473,11 @@ class Run:
             )
         ).mean()
         values[f"loss_{name}"] = loss.item()
+        painted = torch.where(masks > 0.5, prompts[:, [POSITIVE]], prompts[:, [NEGATIVE]])  # without what slipped
+        losses = functional.binary_cross_entropy_with_logits(output.logits, masks, reduction="none")
+        losses = (losses * painted).flatten(1).sum(dim=1) / painted.flatten(1).sum(dim=1).clamp(min=1.0)
+        values[f"painted_{name}"] = losses.mean().item()
+        loss = loss + config.painted_weight * losses.mean()
         with torch.no_grad():
             mask, truth = (output.logits > 0).flatten(1), masks.flatten(1) > 0.5
             dice = (2.0 * (mask & truth).sum(1) + 1e-6) / (mask.sum(1) + truth.sum(1) + 1e-6)

@@ -202,11 +202,27 @@ def _shadows(side: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArra
     return _finish(image, rng), labels
 
 
+def _phantoms(side: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
+    """Put plain ellipses and rectangles on a plain ground, black more often than not: what people try first."""
+    rows, columns = np.mgrid[:side, :side].astype(np.float32)
+    labels = np.zeros((side, side), np.uint8)
+    for number in range(1, int(rng.integers(2, 6))):
+        center, half = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0.04, 0.35, 2) * side
+        angle = float(rng.uniform(0, np.pi)) if rng.random() < 0.5 else 0.0
+        across = np.abs((rows - center[0]) * np.cos(angle) + (columns - center[1]) * np.sin(angle)) / half[0]
+        along = np.abs((columns - center[1]) * np.cos(angle) - (rows - center[0]) * np.sin(angle)) / half[1]
+        labels[(np.hypot(across, along) if rng.random() < 0.5 else np.maximum(across, along)) < 1] = number
+    values = rng.uniform(0.2, 1.0, 8)
+    values[0] = rng.uniform(0.0, 1.0) if rng.random() < 0.4 else 0.0
+    noise = rng.uniform(0.0, 0.12) * (rng.random() < 0.7) * rng.standard_normal((side, side))
+    return np.asarray(np.clip(values[labels] + noise, 0.0, 1.0), np.float32), labels
+
+
 _KINDS: tuple[Callable[[int, np.random.Generator], tuple[FloatArray, LabelArray]], ...] = (
-    *(_regions, _organs, _vessels, _cells, _shadows),
+    *(_regions, _organs, _vessels, _cells, _shadows, _phantoms),
 )
 
-_SHARES = (0.15, 0.2, 0.35, 0.1, 0.2)
+_SHARES = (0.12, 0.18, 0.26, 0.08, 0.16, 0.2)
 
 
 def _blob(side: int, rng: np.random.Generator, *, radius: tuple[float, float]) -> FloatArray:
