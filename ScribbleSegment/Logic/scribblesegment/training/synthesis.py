@@ -204,14 +204,13 @@ def _shadows(side: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArra
 
 def _phantoms(side: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
     """Put plain ellipses and rectangles on a plain ground, black more often than not: what people try first."""
-    rows, columns = np.mgrid[:side, :side].astype(np.float32)
     labels = np.zeros((side, side), np.uint8)
     for number in range(1, int(rng.integers(2, 6))):
         center, half = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0.04, 0.35, 2) * side
         angle = float(rng.uniform(0, np.pi)) if rng.random() < 0.5 else 0.0
-        across = np.abs((rows - center[0]) * np.cos(angle) + (columns - center[1]) * np.sin(angle)) / half[0]
-        along = np.abs((columns - center[1]) * np.cos(angle) - (rows - center[0]) * np.sin(angle)) / half[1]
-        labels[(np.hypot(across, along) if rng.random() < 0.5 else np.maximum(across, along)) < 1] = number
+        across, along = _turned(side, center, half, angle)
+        distance = np.hypot(across, along) if rng.random() < 0.5 else np.maximum(np.abs(across), np.abs(along))
+        labels[distance < 1] = number
     values = rng.uniform(0.2, 1.0, 8)
     values[0] = rng.uniform(0.0, 1.0) if rng.random() < 0.4 else 0.0
     noise = rng.uniform(0.0, 0.12) * (rng.random() < 0.7) * rng.standard_normal((side, side))
@@ -227,15 +226,20 @@ _SHARES = (0.12, 0.18, 0.26, 0.08, 0.16, 0.2)
 
 def _blob(side: int, rng: np.random.Generator, *, radius: tuple[float, float]) -> FloatArray:
     """Give a shape as its depth: above 0 inside, 1 at the center of an ellipse whose outline is bent at random."""
-    rows, columns = np.mgrid[:side, :side].astype(np.float32)
     center = rng.uniform(0.1, 0.9, size=2) * side
     axes = rng.uniform(*radius, size=2) * side
-    angle = rng.uniform(0, np.pi)
-    across = (rows - center[0]) * np.cos(angle) + (columns - center[1]) * np.sin(angle)
-    along = (columns - center[1]) * np.cos(angle) - (rows - center[0]) * np.sin(angle)
-    distance = np.hypot(across / axes[0], along / axes[1])
+    distance = np.hypot(*_turned(side, center, axes, rng.uniform(0, np.pi)))
     bend = rng.uniform(0.0, 0.35) * smooth_noise((side, side), float(rng.uniform(0.3, 1.0) * axes.min()) + 3.0, rng)
     return np.asarray(1.0 - distance + bend * (distance < 2), dtype=np.float32)
+
+
+def _turned(
+    side: int, center: NDArray[np.float64], axes: NDArray[np.float64], angle: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Coordinates of every pixel around a center, in units of two axes that are turned by an angle."""
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) - center[:, None, None]
+    across, along = rows * np.cos(angle) + columns * np.sin(angle), columns * np.cos(angle) - rows * np.sin(angle)
+    return across / axes[0], along / axes[1]
 
 
 def _grow(
