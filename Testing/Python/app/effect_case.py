@@ -49,7 +49,7 @@ class BrightRegionPredictor:
         """Take examples."""
         self.context = context
 
-    def predict(self, prompts, *, cancelled=None):
+    def predict(self, prompts, *, newest=None, cancelled=None):
         """Segment it."""
         from scipy import ndimage
 

@@ -33,7 +33,7 @@ class BrightNetwork(Brightness):
         self.failing = False
         self.entered = 0
 
-    def predict(self, prompts, *, cancelled=None):
+    def predict(self, prompts, *, newest=None, cancelled=None):
         self.entered += 1
         assert self.gate.acquire(timeout=LONG)
         if self.failing:

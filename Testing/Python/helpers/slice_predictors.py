@@ -43,7 +43,7 @@ class SlicePredictor:
         self.contexts.append(context)
         self.context = context
 
-    def predict(self, prompts, *, cancelled=None):
+    def predict(self, prompts, *, newest=None, cancelled=None):
         self.calls.append("predict")
         self.prompts.append(prompts)
         return Prediction(np.asarray(self.see(prompts), np.float32))

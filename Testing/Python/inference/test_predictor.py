@@ -164,6 +164,18 @@ def test_the_changed_box_encloses_what_differs_from_the_last_prediction_for_this
 # A region, and the zoom pass ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("region", [None, ((2, 12), (4, 14))])
+def test_a_correction_of_one_kind_changes_the_prediction_in_its_direction_alone(region):
+    rng = np.random.default_rng(5)
+    former = rng.normal(0, 1, SMALL).astype(np.float32)
+    predictor = a_predictor(ChannelSum(positive=3.0, negative=-3.0, image=4.0, offset=-2.0), rng.random(SMALL))
+    prompts = a_stroke().with_mask_input(former)
+    free, added, taken = (predictor.predict(prompts, newest=newest, region=region) for newest in (None, True, False))
+    assert np.array_equal(added.logits, np.maximum(free.logits, former))
+    assert np.array_equal(taken.logits, np.minimum(free.logits, former))
+    assert np.array_equal(predictor.predict(a_stroke(), newest=False).logits, predictor.predict(a_stroke()).logits)
+
+
 def test_a_region_is_segmented_at_finer_pixels_and_the_rest_stays():
     predictor = a_predictor(ChannelSum(positive=2.0, box=2.0), np.zeros((64, 64)), focus_size=64)
     prompts = Prompts.empty((64, 64)).with_click((20, 20))

@@ -23,7 +23,7 @@ class NearestPrompt:
     """Gives every pixel to the nearest prompt, adds the image, and leans towards the previous logits."""
 
     def __init__(self):
-        self.settings, self.contexts, self.requests = [], [], []
+        self.settings, self.contexts, self.requests, self.newest = [], [], [], []
         self.image = self.image_token = None
 
     def set_image(self, image, **settings):
@@ -33,8 +33,9 @@ class NearestPrompt:
     def set_context(self, context):
         self.contexts.append(context)
 
-    def predict(self, prompts):
+    def predict(self, prompts, *, newest=None):
         self.requests.append(prompts)
+        self.newest.append(newest)
         marks = np.stack([prompts.positive_pixels(), prompts.scribbles[1] > 0])
         marks[1][tuple(prompts.point_coords[prompts.point_labels == 0].T)] = True
         far = np.full(prompts.shape, float(sum(prompts.shape)))
@@ -119,6 +120,21 @@ def test_the_logits_before_the_newest_prompt_are_fed_back(session, predictor):
     assert predictor.requests[-1].mask_input is None
 
 
+def test_prompts_of_one_kind_since_the_last_prediction_change_it_in_their_direction_alone(session, predictor):
+    session.add_click((3, 4))
+    for draw in (
+        lambda: session.add_click((5, 5), positive=False),
+        lambda: (session.add_click((6, 6)), session.add_scribble(stroke(8))),
+        lambda: (session.add_click((7, 7)), session.add_scribble(stroke(9), positive=False), session.add_click((1, 1))),
+        lambda: session.add_box((0, 1), (4, 5)),
+        lambda: (session.undo(), session.add_click((2, 2))),
+    ):
+        session.predict()
+        draw()
+        session.predict()
+    assert predictor.newest[1::2] == [False, True, None, None, True]
+
+
 def test_what_says_nothing_is_refused_and_negative_prompts_may_correct(session, predictor, image):
     with pytest.raises(PromptError, match="nothing to predict from"):
         session.predict()
@@ -158,7 +174,7 @@ def test_refused_prompts_and_failed_predictions_leave_everything_as_it_was(sessi
     ):
         with pytest.raises(PromptError):
             draw()
-    monkeypatch.setattr(predictor, "predict", lambda prompts: prompts.nonsense)
+    monkeypatch.setattr(predictor, "predict", lambda prompts, **how: prompts.nonsense)
     with pytest.raises(AttributeError):
         session.predict()
     assert bits(session.state) == before

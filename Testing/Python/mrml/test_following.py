@@ -40,7 +40,7 @@ class Tapering(BrightNetwork):
             self.left = count
             self.changed.notify_all()
 
-    def predict(self, prompts, *, cancelled=None):
+    def predict(self, prompts, *, newest=None, cancelled=None):
         with self.changed:
             self.waits = True
             assert self.changed.wait_for(lambda: self.left > 0, timeout=LONG)

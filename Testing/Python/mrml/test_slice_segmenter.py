@@ -208,6 +208,21 @@ def test_a_prediction_starts_from_the_logits_before_it_and_from_what_was_painted
     assert (np.abs(prior) > 2).all(), "as sure as a network"
 
 
+def test_a_stroke_on_top_of_an_answer_changes_it_in_its_direction_alone(at_work):
+    at_work.stroke(*ON_LEFT)
+    at_work.stroke(*ON_RIGHT)
+    at_work.stroke((12, 9), (23, 9), positive=False)
+    at_work.draw("box", (8, 10, 5), (20, 22, 5))
+    at_work.settle()
+    at_work.segmenter.remove_gesture(*at_work.here)
+    at_work.settle()
+    at_work.show(6)
+    at_work.by_hand(only(LEFT, 6))
+    at_work.stroke(*ON_LEFT, positive=False)
+    # Not in the first answer to a slice, after a box, or where something is taken back.
+    assert [request.newest for request in at_work.inference.requests] == [None, True, False, None, None, None]
+
+
 @pytest.mark.parametrize("kind", ["one slice", "colours, NaN at the border"])
 def test_unusual_volumes_are_segmented_with_one_prediction(workplace, kind):
     if kind == "one slice":

@@ -40,7 +40,7 @@ class Network(Brightness):
         self.gate, self.entered = threading.Semaphore(10**9), 0
         self.errors, self.fails_after = [], 0
 
-    def predict(self, prompts, *, cancelled=None):
+    def predict(self, prompts, *, newest=None, cancelled=None):
         self.entered += 1
         assert self.gate.acquire(timeout=LONG)
         if self.errors and len(self.prompts) >= self.fails_after:

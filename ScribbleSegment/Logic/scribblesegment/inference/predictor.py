@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -601,7 +601,12 @@ class Predictor:
                 work.set_context(context, self._load_context_network)
 
     def predict(
-        self, prompts: Prompts, *, region: Box2D | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        prompts: Prompts,
+        *,
+        region: Box2D | None = None,
+        newest: bool | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Prediction:
         """Segment the current image.
 
@@ -609,6 +614,9 @@ class Predictor:
             prompts: On the image's own pixels; `mask_input` are the logits of the previous prediction.
             region: Half-open ((row_start, row_stop), (column_start, column_stop)): segment only this part, at finer
                 pixels. Outside of it the logits of `prompts.mask_input` stay, or background where there are none.
+            newest: Whether the prompts that were added since `mask_input` was predicted mark the object: then no logit
+                falls below it, and with False none rises above it, so that a correction changes nothing that it does
+                not ask for. None for both kinds, boxes, or without `mask_input`.
             cancelled: Asked several times whether to give up.
 
         Raises:
@@ -618,14 +626,19 @@ class Predictor:
             GeometryError: The region is empty or reaches outside the image.
         """
         with self._lock:
-            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region, cancelled)
+            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region, newest, cancelled)
 
     def _predict(
-        self, work: _Work, prompts: Prompts, region: Box2D | None, cancelled: Callable[[], bool] | None
+        self,
+        work: _Work,
+        prompts: Prompts,
+        region: Box2D | None,
+        newest: bool | None,
+        cancelled: Callable[[], bool] | None,
     ) -> Prediction:
         if work.image is None:
             raise PromptError("No image was set; call set_image before predict.")
-        shape = work.image.shape
+        shape, former = work.image.shape, prompts.mask_input
         if prompts.shape != shape:
             raise PromptError(
                 f"The prompts are for an image of shape {prompts.shape}, the current one has {shape}. Draw them on "
@@ -648,6 +661,9 @@ class Predictor:
                 _around(found.inside, other[0].inside),
                 found.focus or other[0].focus,
             )
+        if newest is not None and former is not None:
+            (np.maximum if newest else np.minimum)(found.logits, former, out=found.logits)
+            found = replace(found, inside=((0, shape[0]), (0, shape[1])))
         before, mask = work.previous_mask, np.zeros(shape, bool)
         mask[found.slices] = found.logits[found.slices] > 0.0
         work.previous_mask = mask

@@ -36,6 +36,7 @@ class _Step:
 
     prompts: Prompts
     previous: Prediction | None = None  # the newest one made before the newest of the prompts was given
+    newest: bool | None = None  # whether the prompts given since mark the object; None for both kinds, and for boxes
     prediction: Prediction | None = None
     accepted: bool = False
 
@@ -96,15 +97,15 @@ class InteractiveSession:
 
     def add_scribble(self, mask: ArrayLike, positive: bool = True) -> None:
         """Add a stroke: bool, or values in [0, 1], of the image's shape. A PromptError leaves the session unchanged."""
-        self._record(self._step.prompts.with_scribble(mask, positive))
+        self._record(self._step.prompts.with_scribble(mask, positive), positive)
 
     def add_click(self, index: Sequence[int], positive: bool = True) -> None:
         """Add a click at (row, column). A PromptError leaves the session unchanged."""
-        self._record(self._step.prompts.with_click(index, positive))
+        self._record(self._step.prompts.with_click(index, positive), positive)
 
     def add_box(self, start: Sequence[int], stop: Sequence[int]) -> None:
         """Add a box: first (row, column) inside, and one past the last. A PromptError leaves the session unchanged."""
-        self._record(self._step.prompts.with_box(start, stop))
+        self._record(self._step.prompts.with_box(start, stop), None)
 
     def reset_prompts(self) -> None:
         """Start over without prompts or previous logits; `undo` brings them back. Nothing happens without any."""
@@ -115,7 +116,8 @@ class InteractiveSession:
         """Segment the image from all prompts so far; the prediction becomes part of `state`.
 
         The logits of the newest prediction made before the newest prompts are fed back as `mask_input`; predicting
-        twice without a prompt in between therefore gives the same result twice.
+        twice without a prompt in between therefore gives the same result twice. Strokes and clicks that mark the object
+        only add to that prediction, and those that mark background only take away from it.
 
         Raises:
             PromptError: Without a context, there are no prompts, or only negative ones and no earlier prediction that
@@ -132,7 +134,7 @@ class InteractiveSession:
         self._set_inputs()
         logits = None if step.previous is None else step.previous.logits
         prompts = step.prompts.replaced(mask_input=None if logits is None else logits.view())
-        prediction = self._predictor.predict(prompts)
+        prediction = self._predictor.predict(prompts, newest=step.newest)
         self._history[self._position] = replace(step, prediction=prediction, accepted=False)
         return prediction
 
@@ -168,9 +170,13 @@ class InteractiveSession:
     def _step(self) -> _Step:
         return self._history[self._position]
 
-    def _record(self, prompts: Prompts) -> None:
+    def _record(self, prompts: Prompts, positive: bool | None) -> None:
         step = self._step
-        self._append(_Step(prompts, previous=step.previous if step.prediction is None else step.prediction))
+        if step.prediction is not None:
+            # What a context alone gave is a first guess, which any prompt may change everywhere.
+            self._append(_Step(prompts, step.prediction, None if step.prompts.is_empty else positive))
+        else:
+            self._append(_Step(prompts, step.previous, positive if positive == step.newest else None))
 
     def _append(self, step: _Step) -> None:
         self._history = [*self._history[: self._position + 1], step][-(self._max_history + 1) :]

@@ -502,6 +502,9 @@ class SliceSegmenter:
             known |= np.stack([content, ~content]) & frozen
         if known.any():
             prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
+        newest = None
+        if task.added and previous is not None and previous.gestures:
+            newest = getattr(task.gestures[-1], "positive", None)
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
         return SliceRequest(
@@ -511,6 +514,7 @@ class SliceSegmenter:
             intensity_range=source.intensity_range,
             prompts=prompts.with_mask_input(_prior_logits(previous, content)),
             context=slice_context(target, plane, self._context_of(target)),
+            newest=newest,
         )
 
     # From a result to the segment -----------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class SliceRequest:
     intensity_range: IntensityRange | None  # of the whole volume; None to estimate it from the slice
     prompts: Prompts  # on the pixels of the image
     context: SliceContext | None = None  # examples; not used by networks that take none
+    newest: bool | None = None  # see `Predictor.predict`
 
     @cached_property
     def image(self) -> NDArray[Any]:
@@ -289,7 +290,7 @@ class _LoadedNetwork:
             predictor.image_token = request.image_token
         if self.takes_context:
             predictor.set_context(self._chosen(request))
-        return predictor.predict(request.prompts).logits
+        return predictor.predict(request.prompts, newest=request.newest).logits
 
     def _chosen(self, request: SliceRequest) -> ContextSet | None:
         context = request.context
