@@ -53,8 +53,9 @@ def names(folder: Path, **options) -> list[str]:
         ("p1/1DICOM p1/2DICOM p2/1.dcm p3/deep/1.dcm p4/notes", "p1 p2", "p3/deep"),
         ("study/1.dcm study/a.nrrd study/more/b.nrrd", "study", "study/a.nrrd study/more/b.nrrd"),
         ("1.dcm a.nrrd in/2.dcm", "a.nrrd in in_", ""),
+        ("p1/DICOMDIR p1/DICOM/1.dcm", "", "p1/DICOM"),
     ],
-    ids=["extensions", "hidden", "folders", "DICOM series", "DICOM and others", "a series itself"],
+    ids=["extensions", "hidden", "folders", "DICOM series", "DICOM and others", "a series itself", "a disc"],
 )
 def test_images_are_found(tmp_path, files, direct, recursive):
     touch(tmp_path / "in", *files.split())

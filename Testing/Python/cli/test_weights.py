@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,17 +24,20 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_network_is_downloaded_after_its_licence_was_agreed_to(tmp_path, folder, monkeypatch, capsys):
     torch.save(build_network("universeg").state_dict(), tmp_path / "u.pt")
-    content, answers, asked = (tmp_path / "u.pt").read_bytes(), ["n", "yes"], []
+    content, answers, asked = (tmp_path / "u.pt").read_bytes(), ["n\n", "", "yes\n"], []
     with serving(content) as (address, requests):
         facts = {"architecture": "universeg", "bytes": len(content), "authors": "A, B", "citation": "A, B. C."}
         monkeypatch.setattr(registry, "_HERE", write_registry(tmp_path, url=f"{address}/good", **facts).parent)
-        monkeypatch.setattr(builtins, "input", lambda question: asked.append(capsys.readouterr().out) or answers.pop(0))
-        for watched, code in ((False, 2), (True, 2), (True, 0), (False, 0)):
-            monkeypatch.setattr(sys.stdin, "isatty", lambda watched=watched: watched, raising=False)
+        for watched, code in ((False, 2), (True, 2), (True, 2), (True, 0), (False, 0)):
+            console = SimpleNamespace(
+                isatty=lambda watched=watched: watched,
+                readline=lambda: asked.append(capsys.readouterr().out) or answers.pop(0),
+            )
+            monkeypatch.setattr(sys, "stdin", console)
             assert run("weights", "fetch", "large") == code
             assert len(requests) == (code == 0)
     assert all("CC0-1.0" in text and "A, B. C." in text and f"{address}/good" in text for text in asked)
-    assert len(asked) == 2
+    assert len(asked) == 3
     capsys.readouterr()
     assert run("weights", "list") == 0
     assert registry.sha256_of(tmp_path / "u.pt") in capsys.readouterr().out

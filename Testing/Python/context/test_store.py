@@ -61,7 +61,7 @@ def test_case_and_spaces_around_it_make_no_other_task(store):
     assert names(store) == ["Straße"]
     assert len(store.load("strasse")) == 2
     assert "straße" in store
-    assert not {"strass", " ", 7} & set(filter(store.__contains__, ("strass", " ", 7)))
+    assert not any(name in store for name in ("strass", " ", 7, "/a" * 150))
     store.save("Rücken", a_set(1))
     store.save("Ru\u0308cken", a_set(2))
     assert names(store) == ["Rücken", "Straße"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from command_line import error_of, paint, run
 from dicom_files import (
@@ -46,6 +47,15 @@ def test_a_series_is_read_in_the_order_and_at_the_place_of_its_slices(tmp_path, 
     np.testing.assert_array_equal(volume.array, some_voxels())
     np.testing.assert_allclose(volume.ijk_to_ras, expected_matrix(step, axes), atol=1e-5)
     assert volume.is_sheared == (step[1] == 0.6)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("0.37", "0"), ("1", "-1024")])
+def test_slices_may_be_rescaled_each_in_its_own_way(tmp_path, slope, intercept):
+    a_series(tmp_path, some_voxels(), RescaleSlope="1", RescaleIntercept="0")
+    position = (10.0, 20.0, 30.0 + 3.0 * len(some_voxels()))
+    a_slice(tmp_path / "last", some_voxels()[0], position, RescaleSlope=slope, RescaleIntercept=intercept)
+    expected = np.concatenate([some_voxels(), some_voxels()[:1] * float(slope) + float(intercept)])
+    np.testing.assert_allclose(read_volume(tmp_path).array, expected, rtol=1e-6)
 
 
 def test_slices_without_positions_come_in_the_order_of_their_numbers(tmp_path):
@@ -285,6 +295,21 @@ def test_labels_of_a_series_come_back_with_names_patient_and_study(series, tmp_p
     assert names == {1: "Liver", 2: "Spleen"}
     assert np.array_equal(labels, (LABELS == 3) + 2 * (LABELS == 7))
     assert (found.PatientID, found.StudyInstanceUID, found.Modality) == ("P1", "1.2.3", "SEG")
+    with pytest.raises(FileFormatError, match="DICOM segmentation, which is not read as labels"):
+        read_labelmap(tmp_path / "r.dcm")
+
+
+@pytest.mark.parametrize("written_in", [None, "ISO_IR 100", ["", "ISO 2022 IR 87"], "ISO_IR 192"])
+def test_names_in_any_script_are_kept(series, tmp_path, written_in):
+    for file in series.iterdir():
+        data = pydicom.dcmread(file)
+        data.SpecificCharacterSet = written_in
+        data.save_as(file)
+    names = (Segment(3, "\u809d\u81d3", (1, 0, 0)), Segment(7, "a\\b", (0, 1, 0)))
+    labels = LabelVolume(LABELS, read_volume(series).ijk_to_ras, names)
+    write_dicom_segmentation(tmp_path / "r.dcm", labels, series)
+    found, names, _ = read_back(tmp_path / "r.dcm")
+    assert (names, str(found.PatientName)) == ({1: "\u809d\u81d3", 2: "a/b"}, "A^B")
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,14 @@ def test_what_is_only_decoration_never_makes_a_file_damaged(tmp_path, fields, na
     np.testing.assert_allclose(segment.color_rgb, color, atol=1e-6)
 
 
+def test_a_name_in_another_encoding_can_be_written_again(tmp_path):
+    path = a_file(tmp_path / "a.seg.nrrd", np.ones((2, 4, 4), np.uint8), {"Name": "Laesion"})
+    path.write_bytes(path.read_bytes().replace(b"Name:=Laesion", b"Name:=L\xe4sion ", 1))  # Latin-1
+    back = read_labelmap(path)
+    write_labelmap(path, back)
+    assert read_labelmap(path).segments[0].name == back.segments[0].name == "L\ufffdsion"
+
+
 def test_two_segments_may_have_one_name_and_numbers_or_all_of_them_may_be_missing(tmp_path):
     labels = np.zeros((3, 8, 8), np.uint8)
     assert read_labelmap(a_file(tmp_path / "a.seg.nrrd", labels)).segments == ()

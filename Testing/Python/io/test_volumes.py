@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
@@ -108,6 +110,18 @@ def test_a_grey_picture_is_one_slice(tmp_path, extension):
     assert volume.slice("k", 0).spacing_mm[0] == volume.slice("k", 0).spacing_mm[1]
 
 
+def test_transparency_of_a_grey_picture_is_ignored(tmp_path):
+    grey, path = some_voxels((5, 7), np.uint8), tmp_path / "image.png"
+    pixels = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)])
+    pixels.save(path)
+    np.testing.assert_array_equal(read_volume(path).array, grey[None])
+    patched(path, 24, "B", 16)
+    checksum = zlib.crc32(path.read_bytes()[12:29]).to_bytes(4, "big")
+    patched(path, 29, "I", int.from_bytes(checksum, "little"))
+    with pytest.raises(FileFormatError, match="16-bit grey with transparency"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("extension", ["png", "tif", "nrrd", "mha"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colours_become_luminance_and_transparency_is_ignored(tmp_path, extension, channels):
@@ -189,11 +203,22 @@ def test_a_nifti_in_the_other_byte_order_is_read(tmp_path):
     np.testing.assert_allclose(volume.ijk_to_ras, OBLIQUE, atol=1e-5)
 
 
+@pytest.mark.parametrize("extension", [*VOLUME_FORMATS, "png"])
+def test_extensions_may_be_in_capitals(tmp_path, extension):
+    written = a_file(tmp_path / f"a.{extension}", some_voxels((1, 5, 6), np.uint8))
+    expected = read_volume(written)
+    found = read_volume(written.rename(tmp_path / f"B.{extension.upper()}"))
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert found.same_grid(expected)
+
+
 def test_compression_of_a_nifti_is_recognised_by_content_and_may_have_several_members(tmp_path):
     data = a_file(tmp_path / "a.nii").read_bytes()
     for content in (data, gzip.compress(data[:500]) + gzip.compress(data[500:]) + bytes(700)):
-        (tmp_path / "B.NII.GZ").write_bytes(content)
-        np.testing.assert_array_equal(read_volume(tmp_path / "B.NII.GZ").array, some_voxels())
+        for name in ("B.NII.GZ", "b.nii"):
+            (tmp_path / name).write_bytes(content)
+            np.testing.assert_array_equal(read_volume(tmp_path / name).array, some_voxels())
+            np.testing.assert_allclose(read_volume(tmp_path / name).ijk_to_ras, OBLIQUE, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -432,8 +457,9 @@ def test_labels_without_any_voxel_lie_on_every_grid_and_pictures_have_none(tmp_p
     placed = read_labelmap(tmp_path / "a.png", grid=grid)
     np.testing.assert_array_equal(placed.array, mask)
     np.testing.assert_array_equal(placed.ijk_to_ras, OBLIQUE)
-    with pytest.raises(GeometryError, match="not on the grid"):
-        read_labelmap(tmp_path / "a.png", grid=Volume(np.zeros((1, 5, 5)), OBLIQUE))
+    for size in ((1, 5, 5), (1, 8, 10)):
+        with pytest.raises(GeometryError, match=r"has shape \(1, 4, 5\)"):
+            read_labelmap(tmp_path / "a.png", grid=Volume(np.zeros(size), np.eye(4)))
 
 
 # --- Resources -------------------------------------------------------------------------------------------------------

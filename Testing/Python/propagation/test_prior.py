@@ -245,6 +245,14 @@ def test_a_large_region_is_looked_at_in_coarser_pixels_and_nothing_thin_gets_los
     assert nearer_to_it(evidence_of(thin, 0, 4), 4, (40, 40))[20, 21] > 0
 
 
+@pytest.mark.parametrize("most", [300, 400, 600])
+def test_coarse_pixels_of_any_size_come_back_to_their_place(monkeypatch, most):
+    structure = np.zeros((3, 78, 160), bool)
+    structure[:, 20:61, 20:140] = True
+    monkeypatch.setattr(geodesic, "_MOST_VOXELS", most)
+    assert dice(nearer_to_it(evidence_of(structure, 0, 0, 2), 1, structure.shape[1:]) > 0, structure[1]) > 0.85
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_no_path_is_cheaper_than_the_cheapest_and_straight_ones_are_found(seed):

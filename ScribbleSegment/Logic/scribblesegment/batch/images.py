@@ -109,7 +109,7 @@ def _is_image_file(entry: os.DirEntry[str]) -> bool:
 def _is_dicom(entry: os.DirEntry[str]) -> bool:
     """Whether a file is DICOM by its extension, or, where it has no known one, by its content."""
     name = entry.name.lower()
-    if name.startswith(".") or not entry.is_file():
+    if name.startswith(".") or name == "dicomdir" or not entry.is_file():  # the index of a disc is no image
         return False
     if name.endswith((".dcm", *READ_EXTENSIONS)):
         return name.endswith(".dcm")

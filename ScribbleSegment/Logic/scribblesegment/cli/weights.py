@@ -99,6 +99,7 @@ def _agree(entry: WeightsInfo, yes: bool) -> None:
     print(f"  from     {entry.url}")
     answer = ""
     if sys.stdin.isatty():
-        answer = input("Do you agree to the licence, and is it to be downloaded? [y/N] ")
+        print("Do you agree to the licence, and is it to be downloaded? [y/N] ", end="", flush=True)
+        answer = sys.stdin.readline()  # empty at its end
     if answer.strip().lower() not in ("y", "yes"):
         raise WeightsError(f"{entry.name} was not downloaded. Give --yes if you agree to its licence.")

@@ -68,7 +68,12 @@ class ContextStore:
         self.folder = user_folder("contexts", FOLDER_VARIABLE, folder)
 
     def __contains__(self, task: object) -> bool:
-        return isinstance(task, str) and bool(task.strip()) and self._find(task) is not None
+        if not isinstance(task, str) or not task.strip():
+            return False
+        try:
+            return self._find(task) is not None
+        except ContextError:  # no task can be called that, but a file can
+            return False
 
     def list_tasks(self) -> list[TaskInfo]:
         """List all tasks by name, with their numbers of entries; no picture is read."""

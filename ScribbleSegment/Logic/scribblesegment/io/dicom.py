@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError, require_package
 from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, simpleitk_errors, spatial_size, voxels_of
-from scribblesegment.io.storage import PathLike
+from scribblesegment.io.storage import PathLike, system_errors
 
 # Positions are written with few digits, and scanners step with some slack; a missing slice deviates by 1.
 _LARGEST_DEVIATION = 0.1  # of the distance between slices
@@ -29,9 +29,11 @@ _REMEDY = "A file of the series is truncated, damaged or does not belong to it: 
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "InstanceNumber", "Rows",
     "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SpacingBetweenSlices", "GridFrameOffsetVector", "SliceVector", "DetectorInformationSequence",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "GridFrameOffsetVector", "SliceVector",
+    "DetectorInformationSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 # Enhanced and legacy converted CT, MR and PET, and 3D X-ray
 _RESCALED_BY_ITK = {
     f"1.2.840.10008.5.1.4.1.1.{end}"
@@ -43,6 +45,11 @@ def is_dicom_file(path: PathLike) -> bool:
     """Whether the file carries the mark of DICOM at byte 128, whatever its name."""
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def is_dicom_segmentation(path: PathLike) -> bool:
+    """Whether the file is DICOM that holds segments, not an image."""
+    return is_dicom_file(path) and _sop_class(Path(path)) == _SEGMENTATION
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,10 @@ def list_series(folder: PathLike) -> list[SeriesInfo]:
     """List the DICOM series in a folder (not in the folders inside it), by number.
 
     Raises:
-        FileFormatError: no DICOM image.
+        FileFormatError: no DICOM image, or a file that the system does not let read.
     """
-    return [_described(headers) for headers in _series_of(folder).values()]
+    with system_errors(f"Cannot read {folder}", "Check its permissions."):
+        return [_described(headers) for headers in _series_of(folder).values()]
 
 
 def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -108,6 +116,9 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
     step = _slice_step(np.array(positions), folder, "slice") if known else None
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([os.fspath(header.path) for header in chosen])
+    scales = {tuple(str(header.data.get(key)) for key in ("RescaleSlope", "RescaleIntercept")) for header in chosen}
+    if len(scales) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # by itself it takes the first slice's, which need not hold them
     try:
         with simpleitk_errors(folder, "read", _REMEDY):
             image = reader.Execute()

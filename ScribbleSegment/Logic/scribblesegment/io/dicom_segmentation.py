@@ -74,6 +74,8 @@ def write_dicom_segmentation(
     files, order = source_files(source, series)
     images = [pydicom.dcmread(file) for file in files]
     for image in images:
+        image.decode()
+        image.SpecificCharacterSet = "ISO_IR 192"  # Unicode, which holds the names of patient and segments alike
         for keyword in _MAY_BE_EMPTY:
             if keyword not in image:
                 setattr(image, keyword, "")
@@ -94,7 +96,7 @@ def write_dicom_segmentation(
     descriptions = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=(named.get(label) or default_segment(label)).name[:_LONGEST_NAME],
+            segment_label=(named.get(label) or default_segment(label)).name.replace("\\", "/")[:_LONGEST_NAME],
             segmented_property_category=tissue,
             segmented_property_type=tissue,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,

@@ -221,6 +221,7 @@ def _segments(metadata: Mapping[str, str], path: PathLike) -> list[tuple[Segment
         except (ValueError, ImageError) as cause:
             raise FileFormatError(f"Segment {number} of {path} is damaged: {cause} Save the file again.") from cause
         name = metadata.get(prefix + "Name", "").strip() or metadata.get(prefix + "ID", "").strip() or usual.name
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # what was not UTF-8 in the file
         color = _color(metadata.get(prefix + "Color", "")) or _color(metadata.get(prefix + "DefaultColor", ""))
         found.append((Segment(label, name, color or usual.color_rgb), layer))
     return found

@@ -18,10 +18,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from scribblesegment.data import validation
 from scribblesegment.data.preprocessing import grey_of_colours
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError
-from scribblesegment.io.dicom import is_dicom_file, read_dicom_file, read_series
+from scribblesegment.io.dicom import is_dicom_file, is_dicom_segmentation, read_dicom_file, read_series
 from scribblesegment.io.nifti import read_nifti, write_nifti
 from scribblesegment.io.segmentation import (
     default_segment,
@@ -56,6 +57,7 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips and of tiles
 _BITS_PER_SAMPLE, _COMPRESSION, _TILE_OFFSETS = 258, 259, 324
 _DEFLATE = ((8,), (32946,))
+_GREY_WITH_ALPHA = 4
 
 
 class _Voxels(NamedTuple):
@@ -88,7 +90,7 @@ def read_labelmap(path: PathLike, *, grid: Volume | None = None) -> LabelVolume:
     """Read a label map or mask, with the names and colours of its segments from a .seg.nrrd file.
 
     Args:
-        path: any file `read_volume` takes except JPEG, which does not keep labels.
+        path: any file `read_volume` takes except JPEG, which does not keep labels, and DICOM segmentations.
         grid: an image whose grid, or a part of it, the file covers; the labels come on this grid, 0 elsewhere. Of
             .png and .tif, which have no place in the patient, only the size is compared.
 
@@ -96,13 +98,20 @@ def read_labelmap(path: PathLike, *, grid: Volume | None = None) -> LabelVolume:
         Labels as uint8, uint16 or uint32, and the segments the file names (none in other formats).
 
     Raises:
-        FileFormatError: as `read_volume`; JPEG.
+        FileFormatError: as `read_volume`; JPEG, or a DICOM segmentation.
         ImageError: as `read_volume`; fractions or negative labels, colours, or overlapping segments.
         GeometryError: as `read_volume`; voxels that are not those of `grid`, or labels outside of it.
     """
     extension = _extension(path, READ_EXTENSIONS)
     if extension in _JPEG:
         raise FileFormatError(f"{path} is a JPEG file, whose compression changes labels. Save the label map as .png.")
+    with system_errors(f"Cannot read {path}", "Check its permissions."):
+        is_segmentation = os.path.isfile(path) and is_dicom_segmentation(path)
+    if is_segmentation:
+        raise FileFormatError(
+            f"{path} is a DICOM segmentation, which is not read as labels. Give the labels as .seg.nrrd or .nii.gz; 3D "
+            "Slicer's DICOM module opens the file, and saves it as that."
+        )
     array, ijk_to_ras, metadata = _read(path, None)
     segments: tuple[Segment, ...] = ()
     if has_segments(metadata):
@@ -114,7 +123,8 @@ def read_labelmap(path: PathLike, *, grid: Volume | None = None) -> LabelVolume:
     labels = LabelVolume(unsigned_labels(array), ijk_to_ras, segments)
     if grid is None:
         return labels
-    if extension in _FLAT and labels.shape == grid.shape:
+    if extension in _FLAT:
+        validation.same_shape(labels.shape, grid.shape, name=os.fspath(path))
         return LabelVolume(labels.array, grid.ijk_to_ras)
     return placed_on(labels, grid, path)
 
@@ -196,8 +206,12 @@ def _read_file(path: PathLike) -> _Voxels:
         _check_tiff(path)
     if extension in (".png", *_JPEG):
         _check_picture(path)
+    if extension == ".png" and (grey := _grey_of_transparent(path)) is not None:
+        return _Voxels(grey, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
+    if extension in (".mha", ".mhd"):
+        reader.SetImageIO("MetaImageIO")  # which does not know them in capitals
     with simpleitk_errors(path, "read", DAMAGED):
         reader.ReadImageInformation()
     spatial_size(reader, path)  # before the voxels, which may be large
@@ -226,6 +240,20 @@ def _check_picture(path: PathLike) -> None:
     except Exception as cause:  # whatever a decoder raises in the middle of damaged data
         reason = str(cause).replace(repr(os.fspath(path)), "it")
         raise FileFormatError(f"Cannot read {path}: {reason}. {DAMAGED}") from cause
+
+
+def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
+    """Read the grey (1, H, W) of a PNG that is grey with transparency, which SimpleITK does not read; else None."""
+    from PIL import Image
+
+    with open(path, "rb") as file:
+        bits, kind = file.read(26)[24:]  # PNG specification, IHDR
+    if kind != _GREY_WITH_ALPHA:
+        return None
+    if bits > 8:
+        raise FileFormatError(f"{path} has {bits}-bit grey with transparency, which is not read. Save it without.")
+    with Image.open(path) as picture:
+        return np.array(picture)[None, ..., 0]
 
 
 def _check_tiff(path: PathLike) -> None:

@@ -44,7 +44,7 @@ class GeodesicPrior:
         """
         self._scribbles, self._cancelled = scribbles, cancelled
         self._volume, self._accepted, self._axis, self._intensity_range = volume, accepted, axis, intensity_range
-        self._first = 0
+        self._first, self._factor = 0, 1
         self._box = (slice(0), slice(0))
         self._nearer: NDArray[np.float16] | None = None
 
@@ -60,7 +60,7 @@ class GeodesicPrior:
             return None
         rows, columns = self._box
         shape = rows.stop - rows.start, columns.stop - columns.start
-        return self._box, _enlarged(self._nearer[index - self._first].astype(np.float32), shape)
+        return self._box, _enlarged(self._nearer[index - self._first].astype(np.float32), shape, self._factor)
 
     def _compute(self) -> NDArray[np.float16]:
         masks = np.stack(list(self._accepted.values()))
@@ -81,7 +81,7 @@ class GeodesicPrior:
         beyond = max(stop - start, math.ceil(width / between))
         start, stop = max(start - beyond, 0), min(stop + beyond, length)
         self._first = start
-        factor = math.ceil(math.sqrt((stop - start) * math.prod(sides) / _MOST_VOXELS))
+        self._factor = factor = math.ceil(math.sqrt((stop - start) * math.prod(sides) / _MOST_VOXELS))
         intensities = np.stack([self._intensities(index, factor) for index in range(start, stop)])
         seeds = np.zeros((2, *intensities.shape), np.bool_)
         for index, mask in self._accepted.items():
@@ -182,12 +182,11 @@ def _averaged(values: FloatArray, factor: int) -> FloatArray:
     return blocks
 
 
-def _enlarged(values: FloatArray, shape: tuple[int, int]) -> FloatArray:
+def _enlarged(values: FloatArray, shape: tuple[int, int], factor: int) -> FloatArray:
     """Bring averaged blocks back to single pixels, linearly."""
-    if values.shape == shape:
+    if factor == 1:
         return values
     from scipy import ndimage
 
-    factor = math.ceil(shape[0] / values.shape[0])
     fine = ndimage.zoom(values, factor, order=1, mode="nearest", grid_mode=True)
     return np.asarray(fine[: shape[0], : shape[1]], np.float32)

@@ -175,8 +175,9 @@ class PropagationRun(Iterator[PropagatedSlice]):
         self._intensity_range = intensity_range or IntensityRange.estimate(volume.array)
         self._source = source or f"volume {uuid.uuid4().hex}"
         unfinished = [state for state in self._states if state.remaining]
+        images: dict[int, FloatArray] = {}
         self._contexts = {
-            state.label: self._gathered_context(state, segments[state.label].context)
+            state.label: self._gathered_context(state, segments[state.label].context, images)
             for state in unfinished
             if in_context
         }
@@ -322,15 +323,18 @@ class PropagationRun(Iterator[PropagatedSlice]):
         """The intensities of a slice in [0, 1] where a mask is."""
         return self._intensity_range.normalize(self._volume.slice(self._axis, index).image[mask])
 
-    def _gathered_context(self, state: SegmentState, elsewhere: ContextSet | None) -> ContextSet:
-        """The accepted slices that show the structure, and entries from elsewhere."""
+    def _gathered_context(
+        self, state: SegmentState, elsewhere: ContextSet | None, images: dict[int, FloatArray]
+    ) -> ContextSet:
+        """The accepted slices that show the structure, and entries from elsewhere; segments share `images`."""
         gathered = elsewhere if elsewhere is not None else ContextSet(state.name.strip() or "structure")
         for index, mask in state.accepted.items():
             if mask.any():
                 piece = self._volume.slice(self._axis, index)
-                image = self._intensity_range.normalize(piece.image)
+                if index not in images:
+                    images[index] = validation.read_only(self._intensity_range.normalize(piece.image), np.float32)
                 entry = ContextEntry(
-                    image, mask, piece.spacing_mm, source=self._source, axis=self._axis, index=piece.index
+                    images[index], mask, piece.spacing_mm, source=self._source, axis=self._axis, index=piece.index
                 )
                 gathered = gathered.add(entry)
         return gathered
