@@ -42,6 +42,7 @@ class ContextSection:
         self._shown: ContextSet | None = None
         self._shownState: tuple[object, ...] = ()
         self._task = ""
+        self._newest: tuple[ContextTask, str] | None = None  # what was added by itself last, by its identifier
         self._icons: WeakKeyDictionary = WeakKeyDictionary()
         self._title = _("Examples")
         self.widget = slicer.util.loadUI(str(_UI_FILE))
@@ -88,7 +89,7 @@ class ContextSection:
         if not self._effect.options.isOn("AddAccepted"):
             return
         try:
-            self._add(target, plane)
+            self._newest = self._add(target, plane)
         except PromptError:
             return  # an accepted slice without the structure is no example
         except ScribbleSegmentError as error:
@@ -120,14 +121,19 @@ class ContextSection:
         self._effect.propagation.interrupt()
         self._effect.segmenter.predict_in_context(self._effect.editorNode, self._effect.sliceNode)
 
+    def takeBack(self) -> None:
+        """Remove the example that was added by itself last."""
+        if self._newest is not None:
+            (task, gone), self._newest = self._newest, None
+            self._changeTask(task, lambda context: _without(context, [gone]))
+
     def removeSelected(self) -> None:
         """Remove the selected examples, or the newest one."""
         selected = self.selected
 
         def removed(context: ContextSet) -> ContextSet:
             gone = selected or [max(context, key=lambda entry: entry.created).identifier] if context else []
-            kept = tuple(entry for entry in context if entry.identifier not in gone)
-            return dataclasses.replace(context, entries=kept)
+            return _without(context, gone)
 
         self._change(removed)
 
@@ -301,11 +307,13 @@ class ContextSection:
             return None, ""
         return node, editorNode.GetSelectedSegmentID() or ""
 
-    def _add(self, target, plane) -> None:
+    def _add(self, target, plane) -> tuple[ContextTask, str] | None:
         task = task_of(target.segmentation_node, target.segment_id)
-        if task is not None:
-            entry = context_entry(target, plane)
-            self._changeTask(task, lambda context: context.add(entry))
+        if task is None:
+            return None
+        entry = context_entry(target, plane)
+        self._changeTask(task, lambda context: context.add(entry))
+        return task, entry.identifier
 
     def _change(self, change) -> None:
         task = self.task
@@ -417,6 +425,11 @@ def _together(context: ContextSet, others: ContextSet) -> ContextSet:
         if entry.identifier not in known:
             context = context.add(entry)
     return context
+
+
+def _without(context: ContextSet, identifiers) -> ContextSet:
+    """A set without some examples."""
+    return dataclasses.replace(context, entries=tuple(one for one in context if one.identifier not in identifiers))
 
 
 def _noteOf(task: ContextTask | None, context: ContextSet | None, *, refuses: bool) -> str:

@@ -343,7 +343,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
 
     def onLink(self, link: str) -> None:
         """Follow a link in the status line: takes the example back that was added by itself."""
-        self.attempt(lambda: self.context.removeSelected())
+        self.attempt(lambda: self.context.takeBack())
         self.say("")
 
     def onResultOption(self, finished: bool) -> None:

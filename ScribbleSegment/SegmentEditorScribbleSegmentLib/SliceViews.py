@@ -185,15 +185,16 @@ class SliceViews:
         self._raise(overlay, viewWidget)
         try:
             target, plane = self._segmenter.place(self._effect.editorNode, viewWidget.mrmlSliceNode())
+            drawn = target.gestures.on(plane)
         except ScribbleSegmentError:
-            # The view shows no slice of the volume, or nothing is selected yet; the status area says so when drawing.
+            # The view shows no slice of the volume, nothing is selected yet, or the strokes cannot be read; the status
+            # area says so when drawing.
             for texture in (overlay.strokes, overlay.preview, overlay.probability):
                 texture.hide()
             self._render(viewWidget)
             if viewWidget is self.activeView:
                 self._effect.onShown(None, None)
             return
-        drawn = target.gestures.on(plane)
         self._showStrokes(overlay, viewWidget, target, drawn)
         self._showResult(overlay, viewWidget, target, plane)
         if viewWidget is self.activeView:

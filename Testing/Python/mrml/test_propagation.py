@@ -179,6 +179,22 @@ def test_strokes_of_other_views_and_slices_accepted_there_are_prompts_unless_swi
     assert np.array_equal(at_work.mask()[:, 18], row)
 
 
+def test_a_stroke_in_another_view_makes_no_slice_it_crosses_an_accepted_one(at_work):
+    at_work.accept(region(*STRUCTURE), 7)
+    made = at_work.run().made
+    segmenter = SliceSegmenter(at_work.service, save_state=at_work.save_state, images=at_work.images)
+    at_work.network.see = lambda prompts: np.where(prompts.scribbles[1] > 0, -5.0, 10 * at_work.network.normalized - 5)
+    at_work.look("Coronal", 12.0, 15.0, 7.0)
+    points = tuple(map(tuple, np.linspace((7.0, 15.0, 4.0), (7.0, 15.0, 11.0), 20).tolist()))
+    segmenter.draw(*segmenter.place(at_work.node, at_work.view), Annotation("stroke", points, False), 0.6)
+    while segmenter.busy:
+        at_work.service.wait(1.0)
+        segmenter.poll()
+    at_work.look("Axial", 17.0, 15.0, 7.0)
+    assert at_work.run().made == made
+    assert at_work.accepted() == (7,)
+
+
 def test_what_marks_one_segment_does_not_belong_to_another_that_is_propagated_with_it(at_work):
     other = at_work.neighbour()
     at_work.accept(region(*OTHER), 7, segment_id=other)

@@ -19,7 +19,7 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box, Click, Lasso, Stroke
 from scribblesegment.data.masks import CleanUp
-from scribblesegment.errors import GeometryError, ImageError, PromptError, ScribbleSegmentError
+from scribblesegment.errors import FileFormatError, GeometryError, ImageError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.slice_segmenter import SegmenterOptions, SliceSegmenter
 from scribblesegment.mrml.tags import ACCEPTED_TAG, TAG, accepted_text, read_accepted, read_drawing
@@ -27,6 +27,7 @@ from scribblesegment.mrml.target import context_entry
 
 SHAPE = (12, 40, 50)
 LEFT, RIGHT = (slice(None), slice(10, 25), slice(8, 22)), (slice(None), slice(15, 30), slice(30, 42))
+REGION_LOGITS = region_inference.region_logits
 ON_LEFT, ON_RIGHT = ((17, 12), (17, 18)), ((17, 34), (17, 38))  # ends (j, i) of strokes
 
 
@@ -53,6 +54,19 @@ def nearer_to_its_strokes(request):
     """All that is bright, the surer the nearer to what was painted."""
     distance = ndimage.distance_transform_edt(request.prompts.scribbles[0] == 0)
     return np.where(request.image > 100, 5.0 - 0.1 * distance, -5.0).astype(np.float32)
+
+
+def going_on(request):
+    """All that was there before, and what is touched, less what was drawn negative; changed as strokes ask for."""
+    logits, former = REGION_LOGITS(request), request.prompts.mask_input
+    if former is None:
+        if not request.prompts.has_positive:
+            raise PromptError("Only background is marked.")
+        return logits
+    logits = np.maximum(logits, np.where(request.prompts.scribbles[1] > 0, -6.0, former))
+    if request.newest is not None:
+        logits = (np.maximum if request.newest else np.minimum)(logits, former)
+    return logits.astype(np.float32)
 
 
 class Workplace:
@@ -97,6 +111,10 @@ class Workplace:
     def settle(self):
         self.inference.finish()
         return self.segmenter.poll()
+
+    def settle_all(self) -> None:
+        while self.segmenter.busy:
+            assert self.settle().problem is None
 
     def by_hand(self, mask) -> None:
         self.editor.modify(self.segment, mask, self.editor.logic.ModificationModeAdd)
@@ -219,8 +237,8 @@ def test_a_stroke_on_top_of_an_answer_changes_it_in_its_direction_alone(at_work)
     at_work.show(6)
     at_work.by_hand(only(LEFT, 6))
     at_work.stroke(*ON_LEFT, positive=False)
-    # Not in the first answer to a slice, after a box, or where something is taken back.
-    assert [request.newest for request in at_work.inference.requests] == [None, True, False, None, None, None]
+    # Not in the first answer to a slice, nor after a box; taking the box back asks for the answer before it again.
+    assert [request.newest for request in at_work.inference.requests] == [None, True, False, None, False, None]
 
 
 @pytest.mark.parametrize("kind", ["one slice", "colours, NaN at the border"])
@@ -421,6 +439,46 @@ def test_without_automatic_the_result_waits_to_be_accepted_unless_it_is_undone(w
     assert place.finished == [(place.segment, 0, 5)]
 
 
+def test_a_preview_is_written_where_it_was_made_for_and_leaves_what_was_painted_meanwhile(workplace, box):
+    place, by_hand = workplace(automatic=False), box(((5, 6), (2, 5), (2, 6)), SHAPE)
+    place.stroke(*ON_LEFT)
+    preview = place.segmenter.preview
+    place.by_hand(by_hand | only(RIGHT, 7))
+    place.show(7)
+    place.segmenter.accept_slice(*place.here)
+    assert (place.accepted(), place.segmenter.preview) == ((7,), preview)
+    place.show(5)
+    place.segmenter.accept_slice(*place.here)
+    assert place.accepted() == (5, 7)
+    assert np.array_equal(place.mask(), by_hand | only(LEFT, 5) | only(RIGHT, 7))
+
+
+def test_a_preview_of_another_image_is_made_anew(workplace):
+    place = workplace(automatic=False)
+    place.stroke(*ON_LEFT)
+    slicer.util.updateVolumeFromArray(place.editor.volume, 0 * squares())
+    before = place.state()
+    assert not place.segmenter.accept()
+    assert place.state() == before
+    place.settle()
+    assert place.segmenter.preview is not None
+    assert not place.inference.requests[-1].image.any()
+
+
+def test_a_slider_moved_on_one_slice_leaves_the_preview_of_another(workplace):
+    place = workplace(automatic=False)
+    place.stroke(*ON_LEFT)
+    place.segmenter.accept()
+    place.show(7)
+    place.stroke(*ON_LEFT)
+    preview, before = place.segmenter.preview, place.mask()
+    place.show(5)
+    place.use(clean_up=CleanUp(threshold=0.9))
+    assert place.segmenter.reapply(*place.here)
+    assert place.segmenter.preview is preview
+    assert place.mask()[5].sum() < before[5].sum()
+
+
 def test_a_new_threshold_needs_no_new_prediction_is_one_undo_step_and_accepts_nothing(at_work):
     assert not at_work.segmenter.reapply(*at_work.here)
     at_work.stroke(*ON_LEFT)
@@ -457,6 +515,22 @@ def test_options_work_on_slices_of_an_earlier_session_and_leave_what_was_edited_
     assert np.array_equal(at_work.mask(), only(LEFT, 5) | by_hand)
 
 
+def test_looking_at_probabilities_leaves_what_was_painted_to_the_next_stroke(at_work, monkeypatch, box):
+    monkeypatch.setattr(region_inference, "region_logits", going_on)
+    at_work.use(clean_up=CleanUp(keep_touched=False))
+    at_work.stroke(*ON_LEFT)
+    at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))
+    erased = box(((5, 6), (20, 24), (9, 20)), SHAPE)
+    at_work.editor.modify(at_work.segment, erased, at_work.editor.logic.ModificationModeRemove)
+    expected = at_work.mask()
+    at_work.segmenter.reset()  # as after loading a scene
+    at_work.segmenter.look(*at_work.segmenter.place(*at_work.here))
+    at_work.settle()
+    at_work.stroke((12, 9), (14, 9), positive=False)
+    expected[5, 11:16, 8:11] = at_work.mask()[5, 11:16, 8:11]  # around the stroke
+    assert np.array_equal(at_work.mask(), expected)
+
+
 def test_the_same_result_again_is_news(at_work):
     at_work.stroke(*ON_LEFT, settle=False)
     update = at_work.settle()
@@ -487,6 +561,57 @@ def test_pieces_nobody_touched_are_left_out_unless_wanted(at_work, monkeypatch, 
     at_work.use(clean_up=CleanUp(keep_touched=False))
     at_work.segmenter.reapply(*at_work.here)
     assert np.array_equal(at_work.mask(), only(LEFT, 5) | only(RIGHT, 5))
+
+
+# Predicting again ---------------------------------------------------------------------------------------------------
+
+
+def test_predicting_again_is_an_undo_step_that_brings_back_what_was_painted(at_work, box):
+    at_work.stroke(*ON_LEFT)
+    at_work.editor.logic.SaveStateForUndo()
+    at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))
+    before = at_work.state()
+    at_work.segmenter.predict(*at_work.here)
+    at_work.settle()
+    assert at_work.state() != before
+    at_work.undo()
+    assert at_work.state() == before
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("again", ["predict", "remove", "another segment"])
+def test_the_same_strokes_give_the_same_answer_again(at_work, monkeypatch, box, positive, again):
+    monkeypatch.setattr(region_inference, "region_logits", going_on)
+    at_work.use(clean_up=CleanUp(keep_touched=False), together=True)
+    first, by_hand = at_work.segment, box(((5, 6), (3, 30), (5, 28)), SHAPE)
+    at_work.by_hand(by_hand)  # or by propagation
+    at_work.stroke((25, 10), (28, 10), positive=positive)
+    answer = at_work.mask()
+    assert np.array_equal(answer | by_hand, by_hand)
+    if again == "predict":
+        at_work.segmenter.predict(*at_work.here)
+    elif again == "remove":
+        at_work.stroke((8, 10), (12, 10), positive=False)
+        assert not np.array_equal(at_work.mask(), answer)
+        at_work.segmenter.remove_gesture(*at_work.here)
+    else:
+        at_work.segment = at_work.editor.add_segment()
+        at_work.stroke(*ON_RIGHT, settle=False)
+    at_work.settle_all()
+    assert np.array_equal(at_work.mask(first), answer)
+
+
+def test_what_was_drawn_for_others_since_may_take_away_although_the_stroke_includes(at_work):
+    at_work.stroke(*ON_LEFT)
+    first, at_work.segment = at_work.segment, at_work.editor.add_segment()
+    at_work.stroke(*ON_RIGHT)
+    at_work.use(together=True)
+    at_work.node.SetSelectedSegmentID(first)
+    for _ in range(2):
+        at_work.stroke((20, 12), (20, 18), settle=False)
+        at_work.settle_all()
+    ours = [one.newest for one in at_work.inference.requests if one.prompts.scribbles[0, 17, 15] == 1]
+    assert ours == [None, None, True]
 
 
 # Removing prompts ---------------------------------------------------------------------------------------------------
@@ -560,8 +685,7 @@ def test_segments_drawn_on_one_slice_are_answered_together_and_share_no_pixel(at
     alone = at_work.mask(first)
     assert alone[5, 17, 34], "nothing says that the other square is another structure"
     at_work.stroke(*ON_RIGHT, settle=False)
-    while at_work.segmenter.busy:
-        at_work.settle()
+    at_work.settle_all()
     both = at_work.inference.requests[-2:]
     assert all(request.prompts.scribbles[1].any() for request in both)
     assert not (at_work.mask(first) & at_work.mask()).any()
@@ -571,6 +695,17 @@ def test_segments_drawn_on_one_slice_are_answered_together_and_share_no_pixel(at
     at_work.undo()
     assert np.array_equal(at_work.mask(first), alone)
     assert not at_work.mask().any()
+
+
+def test_strokes_that_cannot_be_read_can_be_cleared(at_work):
+    at_work.stroke(*ON_LEFT)
+    at_work.editor.segment(at_work.segment).SetTag(TAG, "of a newer version")
+    with pytest.raises(FileFormatError):
+        at_work.stroke(*ON_LEFT)
+    assert at_work.segmenter.clear_segment(at_work.node)
+    assert not at_work.segmenter.clear_segment(at_work.node)
+    at_work.stroke(*ON_LEFT)
+    assert len(at_work.drawn().slices) == 1
 
 
 # What cannot be segmented -------------------------------------------------------------------------------------------

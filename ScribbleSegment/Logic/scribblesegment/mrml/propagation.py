@@ -282,9 +282,10 @@ class FinishedRun:
         }
         return dataclasses.replace(self.result, label=label, slices=slices)
 
-    def edited_by_hand(self, target: EditTarget, content: Contents) -> list[int]:
-        """Slices that the user has changed since by other means; what other segments have taken does not count.
+    def edited_by_hand(self, target: EditTarget, content: Contents, elsewhere: Mask | None = None) -> list[int]:
+        """Slices that the user has changed since by other means.
 
+        Neither what other segments have taken counts, nor what lies in slices accepted along other axes, bool (H, W).
         Whether there was something in them before does not matter.
         """
         node, axis, edited = target.segmentation_node, self.result.axis, []
@@ -300,6 +301,8 @@ class FinishedRun:
                 for one in (self.content, content)
             )
             taken = segments_on_plane(node, others, target.reference, plane)
+            if elsewhere is not None:
+                then, now = then & ~elsewhere, now & ~elsewhere
             if (now & ~then).any() or (then & ~now & ~taken).any():
                 edited.append(index)
         return edited
@@ -360,12 +363,12 @@ class _Segment:
             GeometryError: The slices along the axis are sheared.
         """
         accepted, content = read_accepted(target.segment, target.reference.grid), contents(target, axis)
+        frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
         if earlier is not None:
-            edited = earlier.edited_by_hand(target, content)
+            edited = earlier.edited_by_hand(target, content, frozen)
             by_hand = [index for index in edited if not accepted.holds(axis, index)]
             accepted = accepted.added(axis, *by_hand)
         masks = {index: _on_slice(target, axis, index) for index in accepted.indices[axis]}
-        frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
         return cls(target, accepted, masks, frozen, earlier, run_of(target.segment), content)
 
     @property

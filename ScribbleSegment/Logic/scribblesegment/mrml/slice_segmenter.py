@@ -35,7 +35,7 @@ from scribblesegment.mrml.labelmaps import (
 from scribblesegment.mrml.masking import Protect, protected_segments
 from scribblesegment.mrml.recorder import Annotation
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.tags import AcceptedSlices, read_accepted, write_accepted, write_drawing
+from scribblesegment.mrml.tags import TAG, AcceptedSlices, read_accepted, read_tag, write_accepted, write_drawing
 from scribblesegment.mrml.target import EditTarget, resolve_target, slice_context, target_of
 from scribblesegment.mrml.writer import Derive, accepted_elsewhere, write_mask
 from scribblesegment.service.service import InferenceService, Logits, SliceRequest
@@ -76,11 +76,15 @@ class SliceTask:
     plane: SlicePlane
     gestures: tuple[Gesture, ...]  # what was drawn on it when the prediction was asked for
     added: bool = False  # whether the newest gesture was added, so that the prediction goes on from the state before it
+    beside: bool = False  # whether it is answered anew only because another segment was drawn in
     writes: bool = True  # or whether it is only looked at
     own_step: bool = False  # whether writing is an undo step of its own, because the gesture's has been closed
     prediction: Task[Logits] | None = None  # None until it is handed over
     # bool (H, W), where the object is for sure: positive prompts and earlier content; see `CleanUp.mask`.
     anchors: NDArray[np.bool_] = field(init=False)
+    start: NDArray[np.bool_] = field(init=False)  # (H, W), the segment on the plane that it goes on from
+    seen: NDArray[np.bool_] | None = None  # (H, W), the segment on the plane when it became the preview
+    hints: NDArray[np.bool_] = field(init=False)  # (2, H, W), what other segments and slices add to its prompts
     painted: NDArray[np.bool_] = field(init=False)  # (H, W), pixels of either sign under its strokes and lassos
     logits: Logits = field(init=False)  # float32 (H, W), once it is predicted
     written: NDArray[np.bool_] | None = None  # (H, W), the segment on the plane after the result was written
@@ -239,7 +243,7 @@ class SliceSegmenter:
     def clear_segment(self, editor_node: Any) -> bool:
         """Remove the gestures of all slices of the segment; it stays as it is. Returns whether there were any."""
         target = self.target(editor_node)
-        if target.gestures.is_empty:
+        if not read_tag(target.segment, TAG):
             return False
         self._record(target, Drawing())
         self._drop(target)
@@ -250,7 +254,7 @@ class SliceSegmenter:
         target, plane = self.place(editor_node, slice_node)
         drawn = bool(_drawn_on(target, plane))
         if drawn:
-            self._request(target, plane)
+            self._request(target, plane, own_step=True)
         return drawn
 
     def predict_in_context(self, editor_node: Any, slice_node: Any) -> None:
@@ -264,12 +268,17 @@ class SliceSegmenter:
             raise PromptError(
                 f"There is no context for {target.segment.GetName()!r} yet. Add slices that are segmented well."
             )
-        self._request(target, plane)
+        self._request(target, plane, own_step=True)
 
     def accept(self) -> bool:
         """Write the preview to its segment, as one undo step. Returns whether there was one that still applies."""
         preview, self.preview = self.preview, None
         if preview is None or not preview.applies:
+            return False
+        target = preview.target
+        now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
+        if now.source.token != target.source.token:  # another image or other voxels since
+            self._request(now, preview.plane)
             return False
         self._save_state()
         self._write(preview, accepted=True)
@@ -292,7 +301,7 @@ class SliceSegmenter:
             if finished:  # an answer of an earlier session, or one too long ago: made anew with these options
                 self._again(target, plane, writes=True)
             return False
-        if self.preview is not None or result.written is None:
+        if self.preview is result or result.written is None:
             self.preview = result
             return True
         if self._reapplied is not result:
@@ -324,19 +333,16 @@ class SliceSegmenter:
     # Accepted slices ------------------------------------------------------------------------------------------------
 
     def accept_slice(self, editor_node: Any, slice_node: Any) -> None:
-        """Accept the shown slice as it is, or write the preview if there is one, which accepts its slice.
+        """Accept the shown slice as it is, or write its preview if there is one.
 
         Raises:
             ScribbleSegmentError: The view is oblique or shows no slice of the volume; nothing was accepted.
         """
-        previewed = self.preview
-        if previewed is not None and self.accept():
-            target, plane = previewed.target, previewed.plane
-            if plane.voxel_slice is None:
-                return
-        else:
-            target, plane = self.place(editor_node, slice_node)
+        target, plane = self.place(editor_node, slice_node)
+        previewed = self.preview is not None and self.preview.is_for(target, plane) and self.accept()
         if plane.voxel_slice is None:
+            if previewed:
+                return
             raise GeometryError(
                 "Only slices along the axes of the volume can be accepted, and this view is oblique. Press 'Align "
                 "view', or add the slice to the context."
@@ -442,11 +448,12 @@ class SliceSegmenter:
         self.preview = self._reapplied = None
         write_drawing(target.segment, gestures)
 
-    def _request(self, target: EditTarget, plane: SlicePlane, *, added: bool = False) -> None:
+    def _request(self, target: EditTarget, plane: SlicePlane, *, added: bool = False, own_step: bool = False) -> None:
         drawn = target.gestures.on(plane)
         for other, others in self._drawn_beside(target, plane):
-            self._queue(SliceTask(other, others.plane, others.gestures))
+            self._queue(SliceTask(other, others.plane, others.gestures, beside=True))
         task = SliceTask(target, plane, ()) if drawn is None else SliceTask(target, drawn.plane, drawn.gestures, added)
+        task.own_step = own_step
         self._queue(task)
 
     def _again(self, target: EditTarget, plane: SlicePlane, *, writes: bool) -> None:
@@ -486,7 +493,11 @@ class SliceSegmenter:
         node, segment_id = target.segmentation_node, target.segment_id
         previous = self._find(target, plane, task.gestures[:-1]) if task.gestures else None
         content = segment_on_plane(node, segment_id, target.reference, plane)
-        if not task.added:
+        answered = None if task.added else self._find(target, plane, task.gestures)
+        if answered is not None:
+            content = answered.start
+            task.written = answered.written if task.beside else None
+        elif not task.added and not task.beside:
             # Removing a gesture takes back what it had brought, so the content says nothing then.
             content = np.zeros_like(content) if previous is None or previous.written is None else previous.written
         own = prompts = rasterize(task.gestures, plane)
@@ -502,9 +513,12 @@ class SliceSegmenter:
             known |= np.stack([content, ~content]) & frozen
         if known.any():
             prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
+        task.start, task.hints = content, prompts.scribbles > own.scribbles
         newest = None
-        if task.added and previous is not None and previous.gestures:
+        if (task.added or answered is not None) and previous is not None and previous.gestures:
             newest = getattr(task.gestures[-1], "positive", None)
+            if newest is not None and (task.hints & ~previous.hints)[int(newest)].any():
+                newest = None  # others have marked the opposite since
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
         return SliceRequest(
@@ -553,9 +567,9 @@ class SliceSegmenter:
         if not applies:
             return None
         if not task.writes:
-            task.written = task.content()
+            task.written = self.mask_of(task)  # where the segment differs, it was edited by other means
         elif not self.options.automatic:
-            self.preview = task
+            self.preview, task.seen = task, task.content()
         else:
             if not task.gestures or task.own_step:
                 self._save_state()  # else the gesture began the undo step
@@ -581,9 +595,10 @@ class SliceSegmenter:
             for other in masks:
                 if other is not one:
                     mask &= ~(masks[other] & (other.logits > one.logits))
-            if one.written is not None:  # what was edited by other means since stays
+            known = one.seen if one.written is None else one.written
+            if known is not None:  # what was edited by other means since stays
                 content = one.content()
-                mask = np.where(content == one.written, mask, content)
+                mask = np.where(content == known, mask, content)
             kept = _accepted(one.target)
             changed |= write_mask(
                 one.target, one.plane, mask, protect=protect, accepted=kept, touched=one.painted, derive=self._derive
