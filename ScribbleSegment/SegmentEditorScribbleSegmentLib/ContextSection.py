@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -97,7 +98,7 @@ class ContextSection:
             return
         self._effect.say(
             _("Slice {index} is now an example of {name}.").format(
-                index=plane.voxel_slice[1], name=target.segment.GetName()
+                index=plane.voxel_slice[1], name=html.escape(target.segment.GetName())
             )
             + f' <a href="remove">{_("Not this one")}</a>'
         )

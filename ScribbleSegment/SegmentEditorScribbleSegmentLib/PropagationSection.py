@@ -92,9 +92,9 @@ class PropagationSection:
         self._showReport(None)
         self.poll()
 
-    def follow(self) -> None:
+    def follow(self, segmentId: str) -> None:
         """Propagate from a stroke that has been answered, if that is wanted, as a part of its undo step."""
-        if self._effect.options.isOn("Follow"):
+        if self._effect.options.isOn("Follow") and segmentId == self._effect.editorNode.GetSelectedSegmentID():
             self._waiting = self._follows = True
 
     def interrupt(self) -> None:
@@ -112,8 +112,11 @@ class PropagationSection:
         """
         self.interrupt()
         segmenter = self._effect.segmenter
-        act = segmenter.accept_slice if wanted else segmenter.take_back_slice
-        act(self._effect.editorNode, self._effect.sliceNode)
+        shown = self._effect.editorNode, self._effect.sliceNode
+        if wanted:
+            segmenter.accept_slice(*shown)
+        elif segmenter.take_back_slice(*shown):
+            self.engine.forget(*segmenter.place(*shown))
 
     def alignView(self) -> None:
         """Turn the view that was used last to the nearest axis of the volume.
@@ -130,6 +133,10 @@ class PropagationSection:
             ScribbleSegmentError: No view is along it, or the segment has gone.
         """
         editorNode = self._effect.editorNode
+        node = editorNode.GetSegmentationNode()
+        if node is None or node.GetSegmentation().GetSegment(segmentId) is None:
+            self._showReport(None)
+            raise PromptError(_("The segment was removed."))
         if editorNode.GetSelectedSegmentID() != segmentId:
             editorNode.SetSelectedSegmentID(segmentId)
         target = self._effect.segmenter.target(editorNode)
@@ -177,12 +184,13 @@ class PropagationSection:
             with contextlib.suppress(FileFormatError):  # propagating says so
                 accepted = read_accepted(target.segment, grid).indices[axis]
             view = self._effect.sliceNode.GetLayoutName()
-            shown = axis, index, grid.shape[axis], target.source.token, view
+            place = target.source_node.GetID(), grid.shape, grid.ijk_to_mm.tobytes()
+            shown = axis, index, grid.shape[axis], place, view
+        for name, box in self._checkBoxes.items():
+            show(box, "checked", self._effect.options.isOn(name))
         if self._shown == (shown, accepted, oblique):
             return
         self._shown = shown, accepted, oblique
-        for name, box in self._checkBoxes.items():
-            show(box, "checked", self._effect.options.isOn(name))
         ui, texts = self.ui, self._texts
         ui.alignButton.visible = oblique
         for widget in (ui.acceptSliceButton, ui.fromHereButton, ui.toHereButton, ui.propagateButton):
@@ -207,7 +215,7 @@ class PropagationSection:
 
     def reset(self) -> None:
         """Let go of everything that belongs to a scene that closes."""
-        self._waiting = False
+        self._waiting, self._rangeIsFor = False, None
         if self.engine is not None:
             self.engine.reset()
         self._showReport(None)

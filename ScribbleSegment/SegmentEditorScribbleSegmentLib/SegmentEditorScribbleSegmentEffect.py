@@ -194,6 +194,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.views = self.timer = None
         self.removeObservers()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
+        for node in self._underivedStates:  # undo may still bring back surfaces that were out of date
+            self._observe(node)
 
     def cleanup(self):
         """Let go of everything when the editor is destroyed, also while active."""
@@ -378,11 +380,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
 
     def onSegmentsChanged(self, caller, event) -> None:
         """Follow undo, redo, and edits by others."""
-        if self.views is None:
-            return
-        self.views.refreshSoon()
-        if not self._taking and self._problem:
-            self.say("")  # what it was about has changed
+        if self.views is not None:
+            self.views.refreshSoon()
+            if not self._taking and self._problem:
+                self.say("")  # what it was about has changed
         if not self._taking:  # perhaps undo, to a state whose surfaces were out of date
             for node, segmentIds in self._underivedStates.items():
                 self._deriveLater(node, segmentIds)
@@ -410,7 +411,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             update = self.segmenter.poll()
             changed = update.changed | self.propagation.poll()
             if update.written:  # begun by the next tick: the answer is shown first
-                self.propagation.follow()
+                self.propagation.follow(update.segment_id)
+            if update.guessed is not None:
+                self.propagation.engine.forget(*update.guessed)
         finally:
             self._taking = False
         self.context.poll()
@@ -504,13 +507,17 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         """Do something that may not be possible; then the status line says why, and nothing is lost."""
         if self.views is None:
             return
+        taking, self._taking = self._taking, True
         try:
             action()
         except ScribbleSegmentError as error:
             self.say(str(error), problem=True)
             logging.debug("Scribble Segment: %s", error)
+        finally:
+            self._taking = taking
         self.startTimer()
-        self.views.refreshSoon()
+        if self.views is not None:  # it may have left the effect, as by selecting another segmentation
+            self.views.refreshSoon()
 
     def startTimer(self) -> None:
         """Look for results until there are none to come."""
@@ -561,8 +568,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         if node is not None and self.hasObserver(node, slicer.vtkSegmentation.SegmentModified, self.onSegmentsChanged):
             return
         self.removeObservers(self.onSegmentsChanged)
-        if node is None:
-            return
+        if node is not None:
+            self._observe(node)
+
+    def _observe(self, node) -> None:
         for event in (
             slicer.vtkSegmentation.SegmentModified,
             slicer.vtkSegmentation.SourceRepresentationModified,

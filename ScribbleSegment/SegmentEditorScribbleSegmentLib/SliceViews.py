@@ -62,9 +62,9 @@ class SliceViews:
     @property
     def activeView(self):
         """The slice view that buttons act on: the one used last, else a preferred one; None where there is none."""
-        if self.lastUsed is not None:
+        if self.lastUsed is not None and self.lastUsed.visible:
             return self.lastUsed
-        widgets = self._sliceWidgets()
+        widgets = [widget for widget in self._sliceWidgets() if widget.visible]
         preferred = (widget for widget in widgets if widget.mrmlSliceNode().GetLayoutName() == self.preferredName)
         return next(preferred, next(iter(widgets), None))
 
@@ -72,7 +72,11 @@ class SliceViews:
     def takeKeys(viewWidget) -> None:
         """Let keys go to a view that the mouse is over, unless the user is typing."""
         view, focused = viewWidget.sliceView(), slicer.app.focusWidget()
-        if focused is None or not (view.isAncestorOf(focused) or focused.inherits("QLineEdit")):
+        typing = focused is not None and (
+            any(focused.inherits(name) for name in ("QLineEdit", "QAbstractSpinBox", "QTextEdit", "QPlainTextEdit"))
+            or (focused.inherits("QComboBox") and focused.editable)
+        )
+        if focused is None or not (view.isAncestorOf(focused) or typing):
             view.VTKWidget().setFocus()
 
     def showWaiting(self, waiting: bool) -> None:
@@ -177,6 +181,8 @@ class SliceViews:
         for viewWidget in self._sliceWidgets():
             self._places[viewWidget] = _placeOf(viewWidget)
             self.refresh(viewWidget)
+        if self.activeView is None:
+            self._effect.onShown(None, None)
         self._options.showPreview(self._segmenter.preview is not None)
 
     def refresh(self, viewWidget) -> None:
@@ -193,6 +199,7 @@ class SliceViews:
                 texture.hide()
             self._render(viewWidget)
             if viewWidget is self.activeView:
+                self._options.showGestures(())
                 self._effect.onShown(None, None)
             return
         self._showStrokes(overlay, viewWidget, target, drawn)

@@ -362,6 +362,71 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.press(self.controls.propagateButton)
         self.assertTrue(np.array_equal(self.mask(), self.box(BLOCK)), self.status())
 
+    def test_limitsStayWhenTheWindowChanges(self):
+        """With the volume's window as intensities, another window is another image, but no other place."""
+        self.effect.scriptedEffect.setParameter("IntensitiesAsDisplayed", 1)
+        self.segmentBlock(15)
+        self.controls.rangeCheckBox.checked = True
+        self.controls.rangeWidget.setValues(12, 18)
+        self.volume.GetDisplayNode().AutoWindowLevelOff()
+        self.volume.GetDisplayNode().SetWindowLevelMinMax(10, 190)
+        self.jump("Red", (16, 30, 20))
+        self.settle()
+        self.press(self.controls.propagateButton)
+        self.effect.scriptedEffect.setParameter("IntensitiesAsDisplayed", 0)
+        self.assertEqual(self.slices(), list(range(12, 19)))
+
+    def test_buttonsActOnAViewThatIsShown(self):
+        """Not on the one used last, when the layout hides it."""
+        self.segmentBlock(15)
+        self.drag("Green", (10, 35, 20), (20, 35, 34))
+        layout = slicer.app.layoutManager()
+        try:
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+            self.settle()
+            self.assertEqual(self.effect.views.activeView.mrmlSliceNode().GetLayoutName(), "Red")
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUp3DView)
+            self.settle()
+            self.wait(lambda: not self.controls.propagateButton.enabled)
+            self.assertIsNone(self.effect.views.activeView)
+        finally:
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def test_whoTypesKeepsTheKeys(self):
+        """While the mouse passes over a view."""
+        slicer.util.mainWindow().activateWindow()
+        slicer.app.processEvents()
+        spinBox = self.options.brushDiameterSlider.findChildren(qt.QDoubleSpinBox)[0]
+        for widget, keeps in ((spinBox, True), (self.ui.taskComboBox.lineEdit(), True), (spinBox.window(), False)):
+            widget.setFocus()
+            slicer.app.processEvents()
+            before = slicer.app.focusWidget()
+            self.event("Red", (60, 60), "MouseMoveEvent")
+            slicer.app.processEvents()
+            self.assertEqual(slicer.app.focusWidget() is before or slicer.app.focusWidget() == before, keeps)
+
+    def test_goingToASegmentThatWasRemovedSaysSo(self):
+        """And the effect stays."""
+        self.segmentBlock(15)
+        self.press(self.controls.propagateButton)
+        self.editor.setCurrentSegmentID(self.second)
+        self.segmentation.GetSegmentation().RemoveSegment(self.first)
+        self.settle()
+        self.effect.attempt(lambda: self.effect.propagation.goTo(self.first, 14))
+        self.assertIn("was removed", self.status())
+        self.assertEqual(self.editor.activeEffect().name, EFFECT_NAME)
+
+    def test_onlyTheSegmentDrawnInFollows(self):
+        """Another one that was selected before the answer stays as it is."""
+        self.controls.followCheckBox.checked = True
+        self.predictor.seconds = 0.3
+        self.segmentBlock(15, settle=False)
+        self.editor.setCurrentSegmentID(self.second)
+        self.settle()
+        self.controls.followCheckBox.checked = False
+        self.assertEqual(self.predictor.predicted, 1)
+        self.assertEqual(self.slices(), [15])
+
     # Context ----------------------------------------------------------------------------------------------------
 
     def test_aSliceThatWasCorrectedOrAcceptedBecomesAnExampleWhenItIsLeft(self):

@@ -11,6 +11,8 @@ from slice_predictors import Brightness
 
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.mrml.propagation import PropagationHistory, PropagationOptions, VolumePropagation, run_of
+from scribblesegment.mrml.recorder import Annotation
+from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import read_accepted, write_accepted
 from scribblesegment.service.service import InferenceService
@@ -71,6 +73,26 @@ class Workplace:
         self.view = editor.scene.AddNewNodeByClass("vtkMRMLSliceNode")
         self.look("Axial", 17.0, 15.0, 7.0)
         self.segment = editor.add_segment()
+        self.segmenter = SliceSegmenter(
+            self.service,
+            save_state=self.save_state,
+            images=self.images,
+            context_of=lambda target: self.contexts.get(target.segment_id),
+        )
+
+    def draw(self, first, last, *, positive=True, radius=1.5):
+        """Paint between two points in the view; the updates that it brings."""
+        points = tuple(map(tuple, np.linspace(first, last, 30).tolist()))
+        drawn = Annotation("stroke", points, positive)
+        self.segmenter.draw(*self.segmenter.place(self.node, self.view), drawn, radius)
+        return self.answer()
+
+    def answer(self):
+        updates = []
+        while self.segmenter.busy:
+            self.service.wait(LONG)
+            updates.append(self.segmenter.poll())
+        return updates
 
     def look(self, orientation, *position):
         getattr(self.view, f"SetOrientationTo{orientation}")()

@@ -33,8 +33,6 @@ from scribblesegment.mrml.propagation import (
     PropagationReport,
     SegmentReport,
 )
-from scribblesegment.mrml.recorder import Annotation
-from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.tags import ACCEPTED_TAG
 from scribblesegment.mrml.target import context_entry
 
@@ -132,36 +130,22 @@ def test_a_stroke_makes_its_slice_one_to_propagate_from_and_holes_are_filled_as_
     array = phantom()
     array[8:, 14:16, 11:13] = 0
     place = workplace(array)
-    segmenter = SliceSegmenter(place.service, save_state=place.save_state, images=place.images)
     place.network.see = lambda prompts: np.where(place.network.normalized > 0.95, 5.0, -5.0)
-    ends = np.linspace((8.0, 15.0, 7.0), (16.0, 15.0, 7.0), 10)
-    drawn = Annotation("stroke", tuple(map(tuple, ends)), True)
-    segmenter.draw(*segmenter.place(place.node, place.view), drawn, 1.5)
-    while segmenter.busy:
-        place.service.wait(LONG)
-        segmenter.poll()
+    place.draw((8.0, 15.0, 7.0), (16.0, 15.0, 7.0))
     assert place.slices() == [7]
     place.run(clean_up=CleanUp(fill_holes=True))
     assert np.array_equal(place.mask(), region(*STRUCTURE))
 
 
 def test_strokes_of_other_views_and_slices_accepted_there_are_prompts_unless_switched_off(at_work):
-    segmenter = SliceSegmenter(at_work.service, save_state=at_work.save_state, images=at_work.images)
-
-    def draw(orientation, first, last, positive=True):
-        at_work.look(orientation, *first)
-        drawn = Annotation("stroke", tuple(map(tuple, np.linspace(first, last, 30))), positive)
-        segmenter.draw(*segmenter.place(at_work.node, at_work.view), drawn, 0.4)
-        while segmenter.busy:
-            at_work.service.wait(LONG)
-            segmenter.poll()
-
     at_work.network.see = lambda prompts: 20.0 * at_work.network.normalized - 10.0  # and no stroke is followed
-    draw("Sagittal", (10.0, 12.0, 2.0), (10.0, 12.0, 13.0))
+    at_work.look("Sagittal", 10.0, 12.0, 2.0)
+    at_work.draw((10.0, 12.0, 2.0), (10.0, 12.0, 13.0), radius=0.4)
     column = at_work.mask()[:, :, 10]
     assert np.array_equal(column, region(*STRUCTURE)[:, :, 10])
-    segmenter.take_back_slice(at_work.node, at_work.view)
-    draw("Coronal", (20.0, 18.0, 2.0), (20.0, 18.0, 13.0), positive=False)
+    at_work.segmenter.take_back_slice(at_work.node, at_work.view)
+    at_work.look("Coronal", 20.0, 18.0, 2.0)
+    at_work.draw((20.0, 18.0, 2.0), (20.0, 18.0, 13.0), positive=False, radius=0.4)
     row = at_work.mask()[:, 18]
     expected = np.zeros((2, *SHAPE), bool)
     expected[0, 2:14, 12, 10] = True  # a stroke on a slice that is not accepted
@@ -177,22 +161,6 @@ def test_strokes_of_other_views_and_slices_accepted_there_are_prompts_unless_swi
             assert np.array_equal(prompts.scribbles, expected[:, index] & other_views)
         assert len(at_work.network.prompts) >= 9
     assert np.array_equal(at_work.mask()[:, 18], row)
-
-
-def test_a_stroke_in_another_view_makes_no_slice_it_crosses_an_accepted_one(at_work):
-    at_work.accept(region(*STRUCTURE), 7)
-    made = at_work.run().made
-    segmenter = SliceSegmenter(at_work.service, save_state=at_work.save_state, images=at_work.images)
-    at_work.network.see = lambda prompts: np.where(prompts.scribbles[1] > 0, -5.0, 10 * at_work.network.normalized - 5)
-    at_work.look("Coronal", 12.0, 15.0, 7.0)
-    points = tuple(map(tuple, np.linspace((7.0, 15.0, 4.0), (7.0, 15.0, 11.0), 20).tolist()))
-    segmenter.draw(*segmenter.place(at_work.node, at_work.view), Annotation("stroke", points, False), 0.6)
-    while segmenter.busy:
-        at_work.service.wait(1.0)
-        segmenter.poll()
-    at_work.look("Axial", 17.0, 15.0, 7.0)
-    assert at_work.run().made == made
-    assert at_work.accepted() == (7,)
 
 
 def test_what_marks_one_segment_does_not_belong_to_another_that_is_propagated_with_it(at_work):
@@ -327,6 +295,75 @@ def test_slices_that_were_edited_by_other_means_count_as_accepted_unless_a_neigh
     assert by_a_neighbour or np.array_equal(at_work.mask()[9], before)
 
 
+@pytest.mark.parametrize("runs", [2, 12])
+@pytest.mark.parametrize("together", [True, False])
+def test_edits_by_hand_stay_however_many_other_segments_were_propagated_since(at_work, runs, together):
+    first = at_work.segment
+    others = [at_work.editor.add_segment() for _ in range(runs)]
+    for number, other in enumerate(others):
+        at_work.accept(region(slice(3, 13), slice(24, 28), 20 + number), 7, segment_id=other)
+    for segment in [first] if together else [first, *others]:
+        at_work.node.SetSelectedSegmentID(segment)
+        at_work.run(all_segments=together)
+    at_work.node.SetSelectedSegmentID(first)
+    at_work.remove(region(9, slice(8, 12), slice(6, 18)))
+    before = at_work.mask()[9]
+    at_work.run(all_segments=together)
+    assert np.array_equal(at_work.mask()[9], before)
+    assert at_work.accepted() == (7, 9)
+
+
+@pytest.mark.parametrize("view", ["Coronal", "oblique"])
+def test_a_stroke_in_another_view_makes_no_slice_it_crosses_an_accepted_one(at_work, view):
+    made = at_work.run().made
+    at_work.network.see = lambda prompts: np.where(prompts.scribbles[1] > 0, -5.0, 10 * at_work.network.normalized - 5)
+    along = np.array([0.0, 0.0, 1.0])
+    if view == "oblique":
+        along = np.array([0.0, np.sin(0.35), np.cos(0.35)])
+        at_work.view.SetSliceToRASByNTP(0.0, -along[2], along[1], 1.0, 0.0, 0.0, 12.0, 15.0, 7.0, 0)
+    else:
+        at_work.look(view, 12.0, 15.0, 7.0)
+    before = at_work.mask()
+    at_work.draw((7.0, 15.0, 7.0) - 3 * along, (7.0, 15.0, 7.0) + 4 * along, positive=False, radius=0.6)
+    assert (before != at_work.mask()).any(axis=(1, 2)).sum() > 4
+    at_work.look("Axial", 17.0, 15.0, 7.0)
+    assert at_work.run().made == made
+    assert at_work.accepted() == (7,)
+
+
+def test_what_is_not_accepted_any_more_or_was_only_guessed_is_made_anew(at_work):
+    at_work.run()
+    at_work.look("Axial", 17.0, 15.0, 9.0)
+    at_work.network.see = lambda prompts: np.where(prompts.scribbles[1] > 0, -5.0, 10 * at_work.network.normalized - 5)
+    at_work.draw((7.0, 10.0, 9.0), (7.0, 20.0, 9.0), positive=False)
+    assert at_work.accepted() == (7, 9)
+    assert at_work.segmenter.take_back_slice(at_work.node, at_work.view)
+    at_work.propagation.forget(*at_work.segmenter.place(at_work.node, at_work.view))
+    at_work.run()
+    assert at_work.accepted() == (7,)
+    at_work.look("Axial", 17.0, 15.0, 10.0)
+    entry = context_entry(at_work.target(), grid_slice(at_work.target().reference.grid, 0, 7))
+    at_work.contexts[at_work.segment] = ContextSet("structure", (entry,))
+    at_work.network.see = lambda prompts: np.full(prompts.shape, 5.0)
+    at_work.segmenter.predict_in_context(at_work.node, at_work.view)
+    (update,) = at_work.answer()
+    assert not update.written
+    at_work.propagation.forget(*update.guessed)
+    del at_work.network.see
+    at_work.run()
+    assert at_work.accepted() == (7,)
+    assert np.array_equal(at_work.mask()[10], region(*STRUCTURE)[10])
+
+
+def test_a_segment_that_was_cleared_is_started_anew(at_work):
+    at_work.run()
+    at_work.remove(np.ones(SHAPE, bool))
+    at_work.accept(region(*STRUCTURE), 8)
+    at_work.run()
+    assert at_work.accepted() == (8,)
+    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+
+
 @pytest.mark.parametrize("index_range", [None, (4, 11)])
 def test_slices_beyond_a_new_end_are_taken_out_again_unless_outside_of_the_range(at_work, index_range):
     at_work.run()
@@ -387,6 +424,40 @@ def test_undo_during_a_run_ends_it_and_nothing_is_written_after(gated, written, 
     assert report.cancelled
     assert problem is None
     assert gated.state() == before
+
+
+def test_undo_to_a_state_that_was_saved_during_a_run_ends_it_and_the_next_one_fills_the_structure(gated):
+    gated.start()
+    gated.made(2, written=True)
+    gated.editor.logic.AddEmptySegment()
+    gated.network.entered = 1  # waits at the next one
+    gated.made(3, written=True)
+    gated.editor.logic.Undo()
+    report, problem = gated.settle()
+    assert report.undone
+    assert problem is None
+    gated.node.SetSelectedSegmentID(gated.segment)
+    gated.run()
+    assert gated.accepted() == (7,)
+    assert np.array_equal(gated.mask(), region(*STRUCTURE))
+
+
+def test_a_run_that_was_interrupted_before_it_began_takes_nothing_from_the_history(at_work):
+    at_work.run()
+    at_work.save_state()
+    at_work.accept(region(*STRUCTURE), 9)
+    wait = threading.Event()
+    at_work.service._submit(lambda task: wait.wait(LONG))
+    at_work.start(own_step=False)
+    at_work.propagation.stop()
+    wait.set()
+    at_work.settle()
+    at_work.save_state()
+    at_work.remove(region(11))
+    at_work.mark(11)
+    report = at_work.run()
+    assert report.segments[0].kept > 0
+    assert max(at_work.slices()) == 10
 
 
 @pytest.mark.parametrize("gone", ["segment", "segmentation", "scene", "scene, as the application closes it", "other"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box
-from scribblesegment.data.geometry import SlicePlane, grid_slice, nearest_index
+from scribblesegment.data.geometry import SlicePlane, grid_slice, nearest_index, plane_voxels
 from scribblesegment.data.masks import CleanUp
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
@@ -244,11 +245,16 @@ class VolumePropagation:
         self._run = None
         for finished in run.finished():
             self._history.add(finished)
-        return dataclasses.replace(update, report=run.report())
+        return dataclasses.replace(update, report=run.report(), problem=update.problem or run.problem)
 
     def stop(self) -> bool:
         """End the propagation and keep what is done; its report comes by `poll`. Returns whether a segment changed."""
         return self._run is not None and self._run.stop()
+
+    def forget(self, target: EditTarget, plane: SlicePlane) -> None:
+        """What a slice shows is nobody's work: its acceptance was taken back, or it came from examples alone."""
+        if plane.voxel_slice is not None:
+            self._history.forget(target, *plane.voxel_slice)
 
     def reset(self) -> None:
         """Let go of everything that is not in the scene, which is about to change or close."""
@@ -285,8 +291,8 @@ class FinishedRun:
     def edited_by_hand(self, target: EditTarget, content: Contents, elsewhere: Mask | None = None) -> list[int]:
         """Slices that the user has changed since by other means.
 
-        Neither what other segments have taken counts, nor what lies in slices accepted along other axes, bool (H, W).
-        Whether there was something in them before does not matter.
+        Neither what other segments have taken counts, nor what lies `elsewhere`, bool (K, J, I). Whether there was
+        something in them before does not matter.
         """
         node, axis, edited = target.segmentation_node, self.result.axis, []
         others = [other for other in node.GetSegmentation().GetSegmentIDs() if other != target.segment_id]
@@ -302,7 +308,8 @@ class FinishedRun:
             )
             taken = segments_on_plane(node, others, target.reference, plane)
             if elsewhere is not None:
-                then, now = then & ~elsewhere, now & ~elsewhere
+                own = np.take(elsewhere, index, axis=axis)
+                then, now = then & ~own, now & ~own
             if (now & ~then).any() or (then & ~now & ~taken).any():
                 edited.append(index)
         return edited
@@ -316,7 +323,19 @@ class PropagationHistory:
 
     def add(self, run: FinishedRun) -> None:
         """Remember one; the oldest beyond the limit are forgotten."""
-        self._runs = [*self._runs[-(_MOST_RUNS - 1) :], run]
+        runs = [*self._runs, run]
+        newest = {one.segment_id: one for one in runs}  # stays, or edits since would be taken for its own slices
+        recent = runs[-_MOST_RUNS:]
+        self._runs = [one for one in runs if one in recent or newest[one.segment_id] is one]
+
+    def forget(self, target: EditTarget, axis: int, index: int) -> None:
+        """What is on a slice now is neither an edit by hand nor the run's."""
+        run = self.of(target, axis)
+        if run is not None:
+            content = {key: value for key, value in run.content.items() if key != index}
+            content |= contents(target, axis, only=index)
+            found = dataclasses.replace(run, made=run.made - {index}, content=content)
+            self._runs = [found if one is run else one for one in self._runs]
 
     def of(self, target: EditTarget, axis: int) -> FinishedRun | None:
         """The one whose slices a segment shows, if it was made along the axis and in the same image."""
@@ -365,9 +384,15 @@ class _Segment:
         accepted, content = read_accepted(target.segment, target.reference.grid), contents(target, axis)
         frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
         if earlier is not None:
-            edited = earlier.edited_by_hand(target, content, frozen)
-            by_hand = [index for index in edited if not accepted.holds(axis, index)]
-            accepted = accepted.added(axis, *by_hand)
+            left = earlier.content.keys() & content.keys()
+            if earlier.content and left <= set(accepted.indices[axis]) - earlier.result.accepted.keys():
+                # Nothing of it is left but what was accepted since: the segment was cleared, to start anew.
+                for index in earlier.content.keys() - content.keys():
+                    accepted = accepted.removed(axis, index)
+            else:
+                edited = earlier.edited_by_hand(target, content, _drawn_across(target, axis, frozen))
+                by_hand = [index for index in edited if not accepted.holds(axis, index)]
+                accepted = accepted.added(axis, *by_hand)
         masks = {index: _on_slice(target, axis, index) for index in accepted.indices[axis]}
         return cls(target, accepted, masks, frozen, earlier, run_of(target.segment), content)
 
@@ -416,8 +441,12 @@ class _Segment:
 
     def begin(self, run_id: str) -> None:
         """Part of an undo step that was begun before."""
+        write_accepted(self.target.segment, self.accepted)
+        self.name(run_id)
+
+    def name(self, run_id: str) -> None:
+        """Name what it shows now, so that any older state that undo brings back is told from it."""
         self.segment = self.target.segment
-        write_accepted(self.segment, self.accepted)
         write_tag(self.segment, TAG, run_id)
         self.tags, self.changed = (accepted_text(self.segment), run_of(self.segment)), self.segment.GetMTime()
 
@@ -460,6 +489,8 @@ class _Run:
         self._pending: dict[tuple[int, int], PropagatedSlice] = {}  # by label and index
         self._closed = self._undone = self._complete = False
         self._next_write = time.monotonic()
+        self._writes = 0
+        self.problem: str | None = None  # why it ended early, told with the report
         self.task = inference.propagate(job)
 
     def begin(self) -> None:
@@ -485,7 +516,8 @@ class _Run:
             changed = self._write(done=done)
         except ScribbleSegmentError as error:
             self._close()
-            return PropagationUpdate(problem=f"{error} What was propagated until then is kept.")
+            self.problem = f"{error} What was propagated until then is kept."
+            return PropagationUpdate()
         problem = self.task.exception() if done else None
         if done and not self._closed:
             self._complete = problem is None and not any(result.cancelled for result in self._results.values())
@@ -536,7 +568,7 @@ class _Run:
         """What it left in each segment, to be built on."""
         return [
             FinishedRun(
-                self._run_id,
+                one.tags[1],
                 one.target.segment_id,
                 one.target.source.token,
                 self._made_from,
@@ -586,6 +618,9 @@ class _Run:
             changed |= write_slices(one.target, masks, protect=self._protect, derive=self._derive)
             for plane, _mask in masks:
                 one.note(plane)
+        self._writes += 1
+        for one in existing.values():
+            one.name(f"{self._run_id}.{self._writes}")
         now = time.monotonic()
         self._next_write = now + max(_LEAST_PAUSE_S, _PAUSE_PER_WRITE * (now - began))
         return changed
@@ -633,7 +668,8 @@ class _Run:
         if self._undone:
             return
         for one in self._existing().values():
-            if self._own_step and not (one.written or self._complete):
+            unknown = self._own_step or (self.task.done and self.task.value is None)  # it never began
+            if unknown and not (one.written or self._complete):
                 write_tag(one.target.segment, TAG, one.showed)
                 continue
             one.closed = True
@@ -650,6 +686,21 @@ def other_view_prompts(segments: Mapping[int, _Segment], axis: int) -> dict[int,
         if len(found.kji):
             prompts[label] = found
     return prompts
+
+
+def _drawn_across(target: EditTarget, axis: int, frozen: Mask | None) -> Mask | None:
+    """Voxels, bool (K, J, I), of slices accepted along other axes, and of planes across the axis that were drawn on."""
+    grid = target.reference.grid
+    planes = [drawn.plane for drawn in target.gestures.slices if (drawn.plane.voxel_slice or (None,))[0] != axis]
+    if frozen is None and not planes:
+        return None
+    found = np.zeros(grid.shape, bool)
+    if frozen is not None:
+        found |= np.expand_dims(frozen, axis)
+    for plane in planes:
+        with contextlib.suppress(GeometryError):  # of another grid
+            found[tuple(plane_voxels(grid, plane).kji.T)] = True
+    return found
 
 
 Contents = Mapping[int, NDArray[np.uint8]]

@@ -66,6 +66,8 @@ class Update:
     changed: bool = False  # whether there is a new result, written or not
     written: bool = False  # whether it answers a gesture, and is in the segment
     problem: str | None = None  # what went wrong and what to do about it
+    segment_id: str = ""  # of the gesture
+    guessed: tuple[EditTarget, SlicePlane] | None = None  # where a result of a context alone was written
 
 
 @dataclass(eq=False)
@@ -413,8 +415,11 @@ class SliceSegmenter:
             self._start_next()
         except ScribbleSegmentError as error:
             problem = str(error)
-        answered = taken is not None and taken.writes and taken.written is not None and bool(taken.gestures)
-        return Update(taken is not None, answered, problem)
+        if taken is None or not taken.writes or taken.written is None:
+            return Update(taken is not None, problem=problem)
+        if not taken.gestures:
+            return Update(True, problem=problem, guessed=(taken.target, taken.plane))
+        return Update(True, True, problem, taken.target.segment_id)
 
     def retry(self) -> bool:
         """Predict what failed before, as after the network was installed. Returns whether there was anything."""
