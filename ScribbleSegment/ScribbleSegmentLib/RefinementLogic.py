@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,19 @@ def fileOf(source: str) -> Path:
     return Path(_split(source)[0])
 
 
+def _state(source: str) -> Hashable:
+    """When the files of a network were changed, settings and parameters beside code included."""
+    file = fileOf(source)
+    beside = [file, *file.parent.glob(f"{file.stem}*")] if not file.is_dir() else file.glob("*")
+    inside = [*file.glob("configs/*"), *file.glob("models/*"), *file.glob("fold_*/*.pth"), *file.glob("*.pth")]
+    return tuple(sorted((str(one), one.stat().st_mtime_ns) for one in {*beside, *inside} if one.is_file()))
+
+
+def isSameNetwork(noted: str, chosen: str) -> bool:
+    """Whether a result's network is the chosen one, also where its file has been moved."""
+    return noted == chosen or (nameOf(noted) == nameOf(chosen) and not fileOf(noted).exists())
+
+
 def _addedEntry(source: str) -> NetworkEntry:
     return NetworkEntry(source, nameOf(source), added=True, missing=not fileOf(source).exists())
 
@@ -190,7 +203,7 @@ class RefinementRequest:
 class _Computed:
     """The newest network and what was computed for the newest image; used on one thread at a time."""
 
-    source: str = ""
+    source: Hashable = None
     network: Any = None
     key: Hashable = None
     correction: Any = None
@@ -214,6 +227,7 @@ class RefinementLogic:
         self._shown: tuple[float, str, int] | None = None
         self._computed = _Computed()
         self._images = SourceImages()
+        self._image: CorrectionImage | None = None  # the newest; networks keep what they make of it as long as it lives
         self._shownGrid: tuple[Any, Any] | None = None
         self.history = ResultHistory()
         self._timer = qt.QTimer()
@@ -237,7 +251,11 @@ class RefinementLogic:
         panel = self._panel
         result, source = panel.resultNode, source_of(panel.resultNode)
         # The chosen result is written to if it is of this network and this volume.
-        if source is None or source.network != panel.source or volume_of(result) is not panel.volumeNode:
+        if (
+            source is None
+            or not isSameNetwork(source.network, panel.source)
+            or volume_of(result) is not panel.volumeNode
+        ):
             result = None
         request = self._request(result)
         self._start(
@@ -254,11 +272,18 @@ class RefinementLogic:
         """
         self._requireReady()
         source = self._sourceOfResult()
-        if source.network != self._panel.source:
+        if not isSameNetwork(source.network, self._panel.source):
             raise PromptError(
                 _(
                     "The chosen result is that of another network, {network}. Choose that one, or press 'Run network'."
                 ).format(network=source.network)
+            )
+        volume = volume_of(self._panel.resultNode)
+        if volume is not None and volume is not self._panel.volumeNode:
+            raise PromptError(
+                _(
+                    "The chosen result is that of another volume, {volume}. Choose that one, or press 'Run network'."
+                ).format(volume=volume.GetName())
             )
         corrections = corrections_of(self._panel.resultNode)
         if corrections is None:
@@ -329,6 +354,7 @@ class RefinementLogic:
             self._computed = _Computed()  # the thread may still use the other one
         self._computed.key = self._computed.correction = self._task = None
         self._images.clear()
+        self._image = None
         self.history.follow(None)
         self._shownGrid = None
         self._panel.showRunning(False)
@@ -361,10 +387,11 @@ class RefinementLogic:
 
     def _corrected(self, computed: _Computed, request: RefinementRequest, ask: Callable[[str], bool]) -> Correction:
         """The correction of a request, from what was computed before as far as that serves."""
-        if computed.network is None or computed.source != request.source:
+        source = request.source, _state(request.source)
+        if computed.network is None or computed.source != source:
             # What was there need not stay in memory meanwhile.
             computed.network = computed.key = computed.correction = None
-            computed.network, computed.source = self.loadNetwork(request.source, ask), request.source
+            computed.network, computed.source = self.loadNetwork(request.source, ask), source
         if computed.correction is None or computed.key != request.key:
             computed.correction = None
             computed.correction, computed.key = self.newCorrection(computed.network, request), request.key
@@ -482,6 +509,7 @@ class RefinementLogic:
         self, request: RefinementRequest, source: ResultSource, painted: Labels, outcome: CorrectionResult
     ) -> None:
         node, lost = self._nodeToWriteTo(request, source, request.resultNode.GetName() or "")
+        note_source(node, ResultSource(request.source, source.labels))
         self._write(node, request, outcome.labels, outcome.names)
         left = violations_left(outcome.violations, painted, request.place)
         self._shownGrid = (node, request.image.reference)
@@ -540,6 +568,9 @@ class RefinementLogic:
         panel = self._panel
         volume, view = panel.volumeNode, panel.sliceNode
         image = correction_image(volume, result, self._images)
+        if self._image is not None and self._image.token == image.token:
+            image = replace(image, volume=self._image.volume)
+        self._image = image
         gridNode = result if result is not None else volume
         place, axis = None, 0
         if panel.wantsSlice:

@@ -24,6 +24,7 @@ from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, MissingDependencyError, PromptError, WeightsError, require_package
 from scribblesegment.simulation.scribbles import VISIBLE
+from scribblesegment.weights.registry import find_weights
 from studies.common import INSTALL, PIXEL_MM, FloatArray, Mask
 
 PROMPT_KINDS = frozenset({"scribbles", "clicks", "boxes"})
@@ -391,11 +392,23 @@ def weights_digests(names: Iterable[str]) -> dict[str, str]:
     """Give, by the short names of methods that are files, what tells these files from other ones."""
     digests = {}
     for name in names:
-        files = [Path(part) for part in name.split("+") if Path(part).is_file()]
+        files = [path for part in name.split("+") for path in _files_of(part)]
         if files:
             content = b"".join(path.read_bytes() for path in files)
             digests[short_name(name)] = hashlib.sha256(content).hexdigest()[:16]
     return digests
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files of a network by its path or its name, with that of its partner; none for other methods."""
+    if Path(name).is_file():
+        return [Path(name)]
+    try:
+        info = find_weights(name)
+    except WeightsError:
+        return []
+    partner = _files_of(info.in_context) if info.in_context else []
+    return [path for path in (info.path(), *partner) if path.is_file()]
 
 
 def _logits(mask: Mask) -> FloatArray:

@@ -220,6 +220,29 @@ def test_what_was_computed_serves_again_only_for_the_same(panel, network, run, c
     assert (network.loaded, len(network.made)) == (["liver.pt2"], 2)
 
 
+def test_a_network_whose_files_have_changed_is_loaded_again(panel, network, run, tmp_path):
+    panel.source = str(tmp_path / "liver.pt2")
+    (tmp_path / "liver.pt2").write_bytes(b"1")
+    run()
+    (tmp_path / "liver.pt2.json").write_text("{}")
+    run()
+    run()
+    assert len(network.loaded) == 2
+
+
+def test_a_result_goes_with_its_volume_and_with_its_network_wherever_that_lies(panel, logic, run, tmp_path):
+    run()
+    paint(panel, "Liver", (1, slice(0, 3), slice(0, 3)))
+    result, panel.source = panel.resultNode, str(tmp_path / "liver.pt2")
+    run(logic.refine)
+    run()
+    assert panel.resultNode is result
+    assert source_of(result).network == panel.source
+    panel.volumeNode = slicer.vtkSlicerVolumesLogic().CloneVolume(slicer.mrmlScene, panel.volumeNode, "another")
+    with pytest.raises(PromptError, match="another volume, CT"):
+        logic.refine()
+
+
 def test_a_refinement_follows_what_is_painted_as_one_step_that_can_be_undone(panel, logic, run):
     run()
     before = mask_of(panel.resultNode, "Liver")

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from scribblesegment.data.labels import UNMARKED, LabelScribbles
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError
+from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, NetworkError, PromptError
 from scribblesegment.refinement.adapters import PreparedImage
 from scribblesegment.refinement.adapters.base import scaling
 from scribblesegment.refinement.correction import Correction
@@ -77,6 +77,14 @@ def test_a_correction_is_followed_on_the_image_s_own_pixels_and_the_network_stay
     assert result.g_history[-1] == 0
     assert result.iterations == len(result.g_history) - 1 > 0
     assert unchanged(network.module, before)
+
+
+@pytest.mark.parametrize("labels", [LABELS[:-1], (*LABELS, "too many")])
+def test_all_labels_of_a_network_are_named(volume, labels):
+    network = HalvingNetwork()
+    network.labels = labels
+    with pytest.raises(NetworkError, match=f"predicts {len(LABELS)} labels, .* and {len(labels)} are named"):
+        Correction(network, volume, index=1, device="cpu", config=QUICK).segment()
 
 
 @pytest.mark.parametrize("takes_scribbles", [False, True])

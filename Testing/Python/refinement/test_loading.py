@@ -194,6 +194,8 @@ def test_a_function_is_filled_with_parameters_that_are_given_or_named_beside_it(
     network = load_network(beside, confirm=agree)
     assert network.name == "parameters"
     assert has_parameters(network.module, 5)
+    with pytest.raises(ConfigError, match="has its own"):
+        load_network(beside, weights=folder / "parameters.pt")
     packaged = load_network("torch.nn:Identity", confirm=agree, ndim=2, channels=1, labels=("a", "b"))
     assert packaged.name == "Identity"
 

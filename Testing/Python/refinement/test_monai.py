@@ -141,6 +141,16 @@ def predicted_by_monai(folder: Path, volume: Volume, image: Path | None = None) 
     return grid, inverted.transpose(0, 3, 2, 1)
 
 
+@pytest.mark.parametrize("padding", [{"padding_mode": "replicate"}, {"cval": -3.0}])
+def test_a_small_image_is_padded_as_the_bundle_says(tmp_path: Path, volume: Volume, padding: dict[str, Any]):
+    inferer = {**sliding_window([64, 20, 12], "constant", 0.5), **padding}
+    folder = write_bundle(tmp_path / "bundle", make_configuration(inferer=inferer))
+    network = load_network(folder, confirm=agree)
+    np.testing.assert_allclose(
+        tiled_logits(network, network.prepare(volume)), predicted_by_monai(folder, volume)[0], atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("mode", ["constant", "gaussian"])
 @pytest.mark.parametrize("roi_size", [[16, 20, 12], [64, 20, 12], [-1, 20, 64]])
 def test_an_unrefined_prediction_is_that_of_monai(tmp_path: Path, volume: Volume, roi_size: list[int], mode: str):
@@ -306,6 +316,13 @@ def test_a_bundle_imports_its_own_scripts_and_leaves_none_behind(tmp_path: Path)
         assert str(folder) not in sys.path
 
 
+def test_transforms_may_be_named_in_an_expression(tmp_path: Path, bundle: Path, volume: Volume):
+    expected = load_network(bundle, confirm=agree).prepare(volume).tensor
+    configuration = make_configuration(preprocessing={"_target_": "Compose", "transforms": "$@steps"})
+    folder = write_bundle(tmp_path / "named", configuration)
+    assert torch.equal(load_network(folder, confirm=agree).prepare(volume).tensor, expected)
+
+
 def with_steps(*steps: dict[str, Any]) -> dict[str, Any]:
     configuration = make_configuration()
     return {**configuration, "steps": [*configuration["steps"], *steps]}
@@ -319,6 +336,7 @@ def with_steps(*steps: dict[str, Any]) -> dict[str, Any]:
         (make_configuration(network_def={"_target_": "NoSuchNetwork"}), "cannot be used"),
         (make_configuration(network_def=3), "is not a network"),
         (make_configuration(postprocessing=SIGMOID), "may overlap"),
+        (make_configuration(later=SIGMOID["transforms"], postprocessing={"transforms": "$@later"}), "may overlap"),
         (with_steps({"_target_": "SpatialPadd", "keys": "image", "spatial_size": [1, 2]}), "preprocessing of small"),
         (with_steps({"_target_": "Lambdad", "keys": "image", "func": "$lambda x: x[:, 0]"}), "expected a MetaTensor"),
     ],

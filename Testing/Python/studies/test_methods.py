@@ -95,7 +95,8 @@ def test_methods_have_short_names_and_files_are_told_apart(tmp_path, network):
     (tmp_path / "a.pt").write_bytes(b"1")
     digest = methods.weights_digests([str(tmp_path / "a.pt"), "default"])
     (tmp_path / "a.pt").write_bytes(b"2")
-    assert list(digest) == ["a"]
+    assert list(digest) == ["a", "default"]
+    assert not methods.weights_digests(["grow-from-seeds"])
     assert methods.weights_digests([str(tmp_path / "a.pt")]) != digest
     with pytest.raises(ConfigError, match="Two methods would be called make"):
         methods.load_methods([network, network.replace("threshold", "./threshold")])

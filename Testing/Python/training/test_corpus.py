@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imageio.v3 import imwrite
 
-from scribblesegment import Volume, write_labelmap
+from scribblesegment import Volume, read_labelmap, write_labelmap
 from scribblesegment.errors import DatasetError
 from scribblesegment.io.nifti import write_nifti
 from scribblesegment.training.corpus import (
@@ -236,15 +236,39 @@ def test_pairs_that_cannot_be_used_are_named(tmp_path):
     folder = write_pair(tmp_path / "heads")
     label = folder / "head_label.nii.gz"
     for volume, message in (
-        (np.ones((3, 3, 3), np.uint8), r"labels have shape \(3, 3, 3\)"),
+        (np.ones((13, 40, 30), np.uint8), "not on the grid of the image"),
+        (np.full((12, 40, 30), 1 << 16, np.uint32), "labels go up to 65536"),
         (np.zeros((12, 40, 30), np.uint8), "show no structure of 30 pixels"),
     ):
-        write_labelmap(label, Volume(volume, np.eye(4)))
+        write_labelmap(label, Volume(volume, np.diag([1.0, 1.0, 3.0, 1.0])))
         with pytest.raises(DatasetError, match=message):
             load_folders(tmp_path)
     label.unlink()
     with pytest.raises(DatasetError, match=r"head_image\.nii\.gz cannot be used"):
         load_folders(tmp_path)
+
+
+def test_a_folder_of_which_nothing_can_be_used_is_skipped_too(tmp_path):
+    write_pair(tmp_path / "heads")
+    (write_pair(tmp_path / "worse") / "head_image.nii.gz").write_bytes(b"no image")
+    told = []
+    assert [entry.name for entry in load_folders(tmp_path, skip_bad=told.append)] == ["heads volumes"]
+    assert "worse" in told[-1]
+
+
+@pytest.mark.parametrize("extension", ["nii.gz", "seg.nrrd", "mha"])
+def test_labels_lie_where_their_file_says_in_whatever_format(tmp_path, extension):
+    folder = write_pair(tmp_path / "heads")
+    (folder / "head_image.json").write_text("{}")  # beside it, by other programs
+    labels = read_labelmap(folder / "head_label.nii.gz")
+    (folder / "head_label.nii.gz").unlink()
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = labels.shape[2] - 1
+    turned = Volume(np.ascontiguousarray(labels.array[:, :, ::-1]), labels.ijk_to_ras @ flip)
+    write_labelmap(folder / f"head_label.{extension}", turned)
+    (entry,) = load_folders(tmp_path)
+    for image, mask in zip(entry.images, entry.labels, strict=True):
+        assert np.median(image[mask == 7]) > 150
 
 
 # Drawing.

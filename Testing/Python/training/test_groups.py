@@ -47,6 +47,12 @@ def test_a_step_depends_on_its_number_alone(dataset: GroupDataset, tmp_path: Pat
     )
 
 
+def test_images_may_have_odd_sides(tmp_path: Path) -> None:
+    config = GroupConfig(**SMALL, superpixel_p=0.9)
+    dataset = GroupDataset([discs(side=127)], config, steps=4, seed=3, cache=tmp_path)
+    assert all(dataset[step].images.shape[-2:] == (64, 64) for step in range(4))
+
+
 def test_images_of_a_group_are_context_for_each_other_but_not_for_themselves(dataset: GroupDataset) -> None:
     sizes = set()
     for step in range(12):

@@ -114,6 +114,10 @@ def test_another_configuration_does_not_continue_a_run(whole: Path, corpus: list
         ('{"groups": {"sizes": 2}}', "groups: unknown sizes"),
         ('{"steps": "many"}', "steps must be of the kind of 4000"),
         ("[]", "must be named values"),
+        ('{"precision": "bf16"}', "precision is auto, float32 or bfloat16"),
+        ('{"warmup": 0}', "at least 1"),
+        ('{"groups": {"size": 100}}', "a multiple of 32"),
+        ('{"groups": {"kind_shares": [0.7]}}', "add up to 1"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(tmp_path: Path, values: str, message: str) -> None:
@@ -166,6 +170,14 @@ def test_memory_that_runs_out_is_told(
     monkeypatch.setattr(loop.Run, "train_step", out)
     with pytest.raises(TrainingError, match="Memory ran out"):
         train(corpus, config(), tmp_path, device="cpu", workers=0)
+
+
+def test_an_earlier_end_than_what_is_reached_changes_nothing(corpus: list[SegmentationSet], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    for until in (2, 1):
+        path = train(corpus, config(), tmp_path, device="cpu", workers=0, until=until)
+        assert load_checkpoint(path)["step"] == 2
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x80\x04cos\nsystem\n"])

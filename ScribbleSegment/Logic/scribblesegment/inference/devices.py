@@ -94,6 +94,13 @@ def device_problem(name: str) -> str | None:
         result = torch.nn.functional.conv2d(
             torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device)
         )
+        torch.linalg.solve(torch.eye(2, device=device), torch.ones(2, 1, device=device))
+        torch.nn.functional.grid_sample(
+            torch.ones(1, 1, 4, 4, device=device),
+            torch.zeros(1, 2, 2, 2, device=device),
+            padding_mode="border",
+            align_corners=False,
+        )
         return None if float(result.sum()) == 36.0 else "a test convolution gave a wrong result."
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # torch raises AssertionError when it was built without the backend that was asked for.
@@ -114,7 +121,9 @@ def computes_bfloat16(device: str) -> bool:
     import torch
 
     kind = torch.device(device).type
-    return has_bfloat16_units() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+    if kind == "cuda":  # `is_bf16_supported` counts emulation, too
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
+    return kind == "cpu" and has_bfloat16_units()
 
 
 def prepare(network: nn.Module, plan: ExecutionPlan) -> nn.Module:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scribblesegment.data import validation
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import PromptError
+from scribblesegment.errors import NetworkError, PromptError
 from scribblesegment.inference.devices import resolve_device
 from scribblesegment.refinement.adapters.base import NetworkAdapter, PreparedImage
 from scribblesegment.refinement.lagrangian import RefinementConfig
@@ -177,6 +177,12 @@ class Correction:
                 output=self.network.output,
                 device=self._device,
             )
+            if refiner.label_count != len(self.network.labels):
+                raise NetworkError(
+                    f"The network {self.network.name} predicts {refiner.label_count} labels, the background included, "
+                    f"and {len(self.network.labels)} are named: {', '.join(self.network.labels)}. Name all of them, "
+                    "the background first."
+                )
             self._ready = prepared, refiner
         return self._ready
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from scribblesegment.errors import DeviceError, NetworkError
+from scribblesegment.errors import DeviceError, MissingPackageError, NetworkError
 from scribblesegment.refinement.outputs import Output
 
 Weights = Mapping[str, Tensor]
@@ -381,6 +382,11 @@ def _own_prediction(module: nn.Module, example: Tensor, output: Output) -> Tenso
             return output.tensor(module(example))
     except (NetworkError, DeviceError):
         raise
+    except ImportError as cause:
+        named = re.search(r"No module named '(\w+)", str(cause))
+        raise MissingPackageError(
+            f"The network needs a Python package that is not installed: {_first_line(cause)}", named[1] if named else ""
+        ) from cause
     except Exception as cause:  # whatever a network may raise is its answer to this input
         raise NetworkError(
             f"The network cannot run on an input of {tuple(example.shape)}: {_first_line(cause)} Check the number of "

@@ -63,7 +63,7 @@ def load_set(path: str | Path) -> SegmentationSet:
             f"{path}: expected at least one image, and square ones; got shape {images.shape}. Pad the images to a "
             "square with zeros."
         )
-    if "negatives" in arrays:
+    if "negatives" in arrays and len(arrays["negatives"]):
         meta["negatives"] = arrays["negatives"]
     return SegmentationSet(str(meta.get("name", path.stem)), images, labels, bool(meta.get("instances")), meta)
 
@@ -266,12 +266,30 @@ def load_folders(folder: str | Path, *, skip_bad: Callable[[str], None] | None =
     Raises:
         DatasetError: A pair cannot be read or does not fit; the message names it.
     """
+    from scribblesegment.io import READ_EXTENSIONS
+
     sets = []
     for path in sorted(Path(folder).iterdir()):
         images = sorted(path.glob("*_image.*")) if path.is_dir() and path.name != "nc" else []
+        images = [image for image in images if image.name.lower().endswith(READ_EXTENSIONS)]
         if images:
-            sets.append(_load(path.name, images, skip_bad))
+            try:
+                sets.append(_load(path.name, images, skip_bad))
+            except DatasetError as error:
+                if skip_bad is None:
+                    raise
+                skip_bad(str(error))
     return sets
+
+
+def _label_of(image: Path) -> Path:
+    """Find the labels of `NAME_image.EXT`: `NAME_label` with the same extension, or with another that can be read."""
+    from scribblesegment.io import READ_EXTENSIONS
+
+    name, extension = image.name[: image.name.rindex("_image.")], image.name[image.name.rindex("_image.") + 6 :]
+    same = image.with_name(f"{name}_label{extension}")
+    others = (image.with_name(f"{name}_label{one}") for one in READ_EXTENSIONS)
+    return same if same.exists() else next((path for path in others if path.exists()), same)
 
 
 def _load(name: str, paths: list[Path], skip_bad: Callable[[str], None] | None) -> SegmentationSet:
@@ -283,9 +301,9 @@ def _load(name: str, paths: list[Path], skip_bad: Callable[[str], None] | None) 
         subject = path.name[: path.name.rindex("_image.")]
         try:
             volume = read_volume(path)
-            structures = read_labelmap(path.with_name(path.name.replace("_image.", "_label.")))
-            if structures.shape != volume.shape:
-                raise DatasetError(f"the labels have shape {structures.shape}, the image {volume.shape}.")
+            structures = read_labelmap(_label_of(path), grid=volume)
+            if structures.array.max() > np.iinfo(np.uint16).max:
+                raise DatasetError(f"labels go up to {structures.array.max()}; number structures up to 65535.")
         except ScribbleSegmentError as error:
             message = f"{path} cannot be used: {error}"
             if skip_bad is None:

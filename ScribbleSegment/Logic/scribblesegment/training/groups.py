@@ -8,6 +8,7 @@ look, as a part of it at finer pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.errors import ConfigError
+from scribblesegment.inference.devices import limited_threads
 from scribblesegment.io.storage import atomic_file
 from scribblesegment.simulation.painting import Stroke, draw_strokes, paint_first
 from scribblesegment.simulation.user import SimulatedUserConfig, simulate_first_round
@@ -61,6 +64,12 @@ class GroupConfig:
     box_p: float = 0.25
     min_area: int = 24  # fewest pixels of a structure on the grid
     modality_balance: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.size % 32:
+            raise ConfigError(f"groups.size is a multiple of 32, got {self.size}.")
+        if len(self.kinds) != len(self.kind_shares) or not math.isclose(sum(self.kind_shares), 1.0):
+            raise ConfigError(f"groups.kind_shares, one for each of groups.kinds, add up to 1; got {self.kind_shares}.")
 
 
 @dataclass
@@ -143,13 +152,16 @@ class GroupDataset(Dataset[Batch]):
         self._shapes = _synthetic_pool(cache, config.shapes_pool)
 
     def __len__(self) -> int:
-        return self._steps - self._first
+        return max(0, self._steps - self._first)
 
     def __getitem__(self, index: int) -> Batch:
+        with limited_threads(1):
+            return self._batch(index)
+
+    def _batch(self, index: int) -> Batch:
         step = (index + self._first) * self._processes + self._rank
         rng = np.random.default_rng((self._seed, step))
         config = self._config
-        torch.set_num_threads(1)
         groups, each = config.kinds[int(rng.choice(len(config.kinds), p=config.kind_shares))]
         rounds = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
         fine = bool(rng.random() < config.focus_p)
@@ -278,11 +290,14 @@ class GroupDataset(Dataset[Batch]):
     ) -> BoolArray | None:
         key = (set_index, image_index)
         if key not in self._superpixels:
-            small = image.reshape(image.shape[0] // 2, 2, -1, 2).mean(axis=(1, 3))
+            half = len(image) // 2
+            small = image[: 2 * half, : 2 * half].reshape(half, 2, half, 2).mean(axis=(1, 3))
             own = np.random.default_rng((self._seed, *key))
             self._superpixels[key] = superpixels(small, float(own.uniform(1.0, 500.0)))
         mask = pick_superpixel(self._superpixels[key], rng, min_area=40, area_power=0.75, union_p=0.3)
-        return None if mask is None else np.kron(mask, np.ones((2, 2), bool))
+        if mask is None:
+            return None
+        return np.pad(np.kron(mask, np.ones((2, 2), bool)), (0, len(image) % 2), mode="edge")
 
     def _augmented(
         self, sources: list[_Source], absent: list[bool], fine: bool, rng: np.random.Generator

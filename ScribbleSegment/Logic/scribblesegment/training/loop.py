@@ -19,6 +19,7 @@ import pickle
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ Report = Callable[[int, dict[str, float]], None]
 # for GPUs only, and not in all its releases.
 _MEMORY_MESSAGES = (
     *("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed"),
-    *("is killed by signal: killed", "bus error"),
+    *("is killed by signal: killed", "exited unexpectedly", "bus error"),
 )
 
 
@@ -92,6 +93,12 @@ class TrainingConfig:
     licence: str = ""  # of its parameters
     network: RidgeUNetConfig = field(default_factory=RidgeUNetConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision is auto, float32 or bfloat16, got {self.precision!r}.")
+        if min(self.warmup, self.log_every, self.steps) < 1:
+            raise ConfigError("steps, warmup and log_every are at least 1.")
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
@@ -658,7 +665,11 @@ def _memory_running_out_told() -> Iterator[None]:
         yield
     except ScribbleSegmentError:
         raise
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        # Its frames keep the loader, and with it workers that no signal ends: the process would wait for them for ever.
+        traceback.clear_frames(error.__traceback__)
+        if not isinstance(error, (MemoryError, RuntimeError)):
+            raise
         reason = str(error).strip()
         if not isinstance(error, MemoryError) and not any(text in reason.lower() for text in _MEMORY_MESSAGES):
             raise

@@ -79,6 +79,10 @@ def load_network(
         _refuse(settings, "a predictor")
         return EmbeddedNetwork.of_predictor(source)
     path = Path(source)
+    if weights is not None and not names_function(str(source)):
+        raise ConfigError(
+            f"Parameters ({weights}) go with file.py:function or package.module:function; {source} has its own."
+        )
     if path.is_dir():
         return _load_folder(path, confirm, fold, settings)
     if path.is_file():

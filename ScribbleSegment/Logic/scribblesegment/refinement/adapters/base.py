@@ -87,7 +87,14 @@ class PreparedImage:
 
     def to_labels(self, logits: NDArray[Any]) -> NDArray[np.int16]:
         """The likeliest label, by class logits on the grid, of every pixel of the image."""
-        return np.asarray(self.to_image(logits).argmax(axis=0), dtype=np.int16)
+        # One label after the other, each with the background, so that memory does not grow with their number.
+        best = self.to_image(logits[:2])
+        labels, best = best.argmax(axis=0).astype(np.int16), best.max(axis=0)
+        for label in range(2, len(logits)):
+            found = self.to_image(np.stack([logits[0], logits[label]]))[1]
+            labels[found > best] = label
+            np.maximum(best, found, out=best)
+        return labels
 
 
 class NetworkAdapter(Protocol):

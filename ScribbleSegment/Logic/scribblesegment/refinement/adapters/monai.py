@@ -64,6 +64,18 @@ class MonaiTiling(Tiling):
     """Windows whose weights are those of MONAI, which centres its Gaussian between pixels."""
 
     sigma: float | Sequence[float] = 0.125  # of the Gaussian, as a fraction of a window's side
+    padding: str = "constant"  # around an image that is smaller than the window, as `torch.nn.functional.pad` names it
+    fill: float = 0.0  # for "constant"
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Pad (C, *shape) to the padded shape, as the inferer does."""
+        if self.padded_shape == self.shape:
+            return image
+        pads: list[int] = []
+        for side, total, before in reversed(list(zip(self.shape, self.padded_shape, self.offset, strict=True))):
+            pads += [before, total - side - before]
+        value = self.fill if self.padding == "constant" else None
+        return nn.functional.pad(image[None], pads, mode=self.padding, value=value)[0]
 
     def weights(self) -> torch.Tensor:
         """Weights of a window's pixels, float32 of the patch size, in (0, 1]."""
@@ -107,7 +119,11 @@ def monai_tiling(shape: Sequence[int], inferer: Any, slice_axis: int | None, nam
         starts.insert(slice_axis, list(range(shape[slice_axis])))
     sides = tuple(int(side) for side in shape)
     gaussian = str(getattr(inferer.mode, "value", inferer.mode)) == "gaussian"
-    return MonaiTiling(sides, tuple(patch), windows_at(starts, patch), slice_axis, gaussian, inferer.sigma_scale)
+    padding = str(getattr(inferer.padding_mode, "value", inferer.padding_mode))
+    windows = windows_at(starts, patch)
+    return MonaiTiling(
+        sides, tuple(patch), windows, slice_axis, gaussian, inferer.sigma_scale, padding, float(inferer.cval)
+    )
 
 
 # Reading a bundle ------------------------------------------------------------------------------------------------
@@ -237,8 +253,8 @@ def _steps(parser: Any, name: str) -> list[Any] | None:
     for _ in range(10):
         if isinstance(entry, dict):
             entry = entry.get("transforms")
-        elif isinstance(entry, str) and entry.startswith("@"):
-            entry = parser.get(entry[1:])
+        elif isinstance(entry, str) and (named := re.fullmatch(r"\$?\s*@([\w:#]+)\s*", entry)):
+            entry = parser.get(named[1])
     return entry if isinstance(entry, list) else None
 
 

@@ -13,6 +13,7 @@ import inspect
 import json
 import pickle
 import pydoc
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ class NnunetNetwork:
         names = {value: name for name, value in model.dataset["labels"].items() if isinstance(value, int)}
         self.labels = tuple(str(names.get(value, value)) for value in range(model.labels.num_segmentation_heads))
         self._model = model
-        self._last: tuple[Volume, int | None, _Preprocessed] | None = None
+        self._last: weakref.WeakKeyDictionary[Volume, tuple[int | None, _Preprocessed]] = weakref.WeakKeyDictionary()
 
     def prepare(
         self, image: Volume, *, axis: int = 0, index: int | None = None, scribbles: LabelScribbles | None = None
@@ -275,9 +276,9 @@ class NnunetNetwork:
         if index is not None:
             image.slice(axis, index)  # raises where there is none
         across = None if index is None else axis
-        if self._last is None or self._last[0] is not image or self._last[1] != across:
-            self._last = (image, across, self._preprocessed(image, across))
-        volume = self._last[2]
+        if image not in self._last or self._last[image][0] != across:
+            self._last[image] = across, self._preprocessed(image, across)
+        volume = self._last[image][1]
         if index is not None:
             return self._slice(volume, axis, index, image.shape)
         patch, grid = self._model.configuration.patch_size, volume.data.shape[1:]
@@ -300,9 +301,10 @@ class NnunetNetwork:
         spacing = [image.spacing_kji_mm[each] for each, _ in given]
         copies = copies_of_image(model.channels, self.ndim, self.name)
         with foreign_errors(f"nnU-Net cannot preprocess the image of shape {image.shape} for {self.name}"):
-            data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-                np.repeat(array[None], copies, axis=0), None, {"spacing": spacing}, plans, configuration, model.dataset
-            )
+            properties: dict[str, Any] = {"spacing": spacing}  # filled in place; before 2.6 it is not returned
+            data = configuration.preprocessor_class(verbose=False).run_case_npy(
+                np.repeat(array[None], copies, axis=0), None, properties, plans, configuration, model.dataset
+            )[0]
         original = [spacing[each] for each in plans.transpose_forward]
         wanted = list(configuration.spacing)
         return _Preprocessed(
@@ -379,7 +381,7 @@ class _Preprocessed:
 
 def _axes_of_reader(image: Volume, plans: Any) -> Axes:
     """In which order and direction the model's reader delivers the axes (K, J, I)."""
-    if plans.image_reader_writer_class.__name__ != "NibabelIOWithReorient":
+    if not plans.image_reader_writer_class.__name__.endswith("WithReorient"):
         return ((0, False), (1, False), (2, False))
     import nibabel
 
