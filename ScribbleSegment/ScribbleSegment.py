@@ -1,5 +1,6 @@
 """Module Scribble Segment: network, device and packages in one place, and the way to the Segment Editor."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ScribbleSegmentLib.Logic import EmbeddedModel
 from ScribbleSegmentLib.Packages import RequiredPackages
 from ScribbleSegmentLib.Widget import ModulePanel, ScribbleSegmentParameterNode
 
-RESOURCES = Path(__file__).resolve().parent / "Resources"
+RESOURCES = Path(os.path.abspath(__file__)).parent / "Resources"  # `resolve` would leave a drive for its server
 SAMPLES_SHA256 = {
     "ScribbleSegmentAbdomen": "d3987f1dc47c346549315a531875d9c1a82a7c4d4c1478c8c8ba4b2f932a3c6e",
     "ScribbleSegmentMR1": "c04557fae1d4dda3fa80dd1e9e2eba0d69c0a9df88764bc45ab7aa1ac9f5ddff",

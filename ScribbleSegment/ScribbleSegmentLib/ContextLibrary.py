@@ -21,7 +21,7 @@ Change = Callable[[ContextSet], ContextSet]
 
 
 # Pictures need a package that a Python may lack.
-_EXPECTED = (ScribbleSegmentError, ImportError)
+_EXPECTED = (ScribbleSegmentError, ImportError, OSError)
 
 
 @dataclass
@@ -62,6 +62,7 @@ class TaskContexts:
         self._loaded: list[tuple[str, ContextSet | None, str]] = []
         self._listed: list[str] | None = None
         self._problems: list[str] = []
+        self._stored: dict[str, ContextSet] = {}  # what the thread read or wrote last
 
     @property
     def folder(self) -> str:
@@ -199,7 +200,8 @@ class TaskContexts:
     def _saveNow(self, task: ContextTask, context: ContextSet) -> None:
         try:
             if len(context) or task.name in self._store:
-                self._store.save(task.name, context)
+                self._store.save(task.name, context, since=self._stored.get(task.key, ContextSet(task.name)))
+                self._stored[task.key] = context
         except _EXPECTED as error:
             with self._lock:
                 self._problems.append(str(explain(error)))
@@ -208,6 +210,7 @@ class TaskContexts:
         context, problem = None, ""
         try:
             context = self._store.load(task.name) if task.name in self._store else ContextSet(task.name)
+            self._stored[key] = context
         except _EXPECTED as error:
             problem = str(explain(error))
         with self._lock:

@@ -68,15 +68,13 @@ class SampleDataSection:
 
 @parameterNodeWrapper
 class ScribbleSegmentParameterNode:
-    """The choice that was made in this scene; empty texts stand for the user's last choice.
+    """The choice that was made in this scene.
 
     Attributes:
-        model: Name of a network.
-        device: "auto" or a torch device name.
+        model: Name of a network; empty for the user's last choice.
     """
 
     model: str = ""
-    device: str = ""
 
 
 # Each tick lends Python's global lock to the thread that loads the network.
@@ -152,17 +150,16 @@ class ModulePanel:
     def selection(self) -> Selection:
         """What is used: the scene's choice as far as it exists here, else the user's last one, else the default."""
         node = self._parameterNode
-        chosen = Selection() if node is None else Selection(node.model, node.device)
+        chosen = Selection() if node is None else Selection(node.model)  # the device is the computer's
         return chosen.restrictedTo(self._modelNames(), deviceNames()).completedBy(startingSelection())
 
     def _choose(self, change: Selection) -> None:
         """Take the user's choice, and load the network so that the user sees at once whether it works."""
         selection = change.completedBy(self.selection)
-        rememberedSelection().save(selection)
-        node = self._parameterNode
-        if node is not None:
-            with slicer.util.NodeModify(node):
-                node.model, node.device = selection.model, selection.device
+        remembered = rememberedSelection()
+        remembered.save(change.completedBy(remembered.load()))  # only what was chosen: defaults may change
+        if self._parameterNode is not None and change.model:
+            self._parameterNode.model = change.model
         sharedInference().choose(selection.model, selection.device)
         self._load()
 

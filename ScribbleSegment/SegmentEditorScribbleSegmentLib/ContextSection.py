@@ -43,7 +43,8 @@ class ContextSection:
         self._shown: ContextSet | None = None
         self._shownState: tuple[object, ...] = ()
         self._task = ""
-        self._newest: tuple[ContextTask, str] | None = None  # what was added by itself last, by its identifier
+        # What was added by itself last: its task, its identifier, and the example that it replaced.
+        self._newest: tuple[ContextTask, str, ContextEntry | None] | None = None
         self._icons: WeakKeyDictionary = WeakKeyDictionary()
         self._title = _("Examples")
         self.widget = slicer.util.loadUI(str(_UI_FILE))
@@ -123,10 +124,17 @@ class ContextSection:
         self._effect.segmenter.predict_in_context(self._effect.editorNode, self._effect.sliceNode)
 
     def takeBack(self) -> None:
-        """Remove the example that was added by itself last."""
-        if self._newest is not None:
-            (task, gone), self._newest = self._newest, None
-            self._changeTask(task, lambda context: _without(context, [gone]))
+        """Remove the example that was added by itself last; what it replaced comes back."""
+        if self._newest is None:
+            return
+        (task, gone, former), self._newest = self._newest, None
+
+        def before(context: ContextSet) -> ContextSet:
+            if former is not None and any(entry.identifier == gone for entry in context):
+                return context.add(former)
+            return _without(context, [gone])
+
+        self._changeTask(task, before)
 
     def removeSelected(self) -> None:
         """Remove the selected examples, or the newest one."""
@@ -308,13 +316,14 @@ class ContextSection:
             return None, ""
         return node, editorNode.GetSelectedSegmentID() or ""
 
-    def _add(self, target, plane) -> tuple[ContextTask, str] | None:
+    def _add(self, target, plane) -> tuple[ContextTask, str, ContextEntry | None] | None:
         task = task_of(target.segmentation_node, target.segment_id)
         if task is None:
             return None
         entry = context_entry(target, plane)
+        former = next((one for one in sharedContexts().get(task) or () if one.same_slice(entry)), None)
         self._changeTask(task, lambda context: context.add(entry))
-        return task, entry.identifier
+        return task, entry.identifier, former
 
     def _change(self, change) -> None:
         task = self.task
@@ -420,10 +429,11 @@ def _write(path: str, context: ContextSet) -> None:
 
 
 def _together(context: ContextSet, others: ContextSet) -> ContextSet:
-    """A set with the examples of another one that it does not have yet."""
+    """A set with the examples of another one that it has neither yet nor in a newer form."""
     known = {entry.identifier for entry in context}
     for entry in others:
-        if entry.identifier not in known:
+        newer = any(entry.same_slice(one) and one.created >= entry.created for one in context)
+        if entry.identifier not in known and not newer:
             context = context.add(entry)
     return context
 

@@ -60,11 +60,13 @@ class ScribbleSegmentPanelTest(unittest.TestCase):
         self.assertGreater(self.ui.modelComboBox.count, 0)
         self.assertRegex(self.ui.licenceLabel.text, r"spdx\.org/licenses/(CC-BY-SA|Apache)")
 
-    def test_theChoiceOfADeviceIsKeptInTheScene(self):
-        """And taken over by the shared inference."""
+    def test_theChoiceOfADeviceIsRemembered(self):
+        """Not in the scene, which others may open; the network, which was not chosen, is not remembered with it."""
         self.ui.deviceComboBox.currentIndex = self.ui.deviceComboBox.findData("cpu")
         slicer.app.processEvents()
-        self.assertEqual(self.widget.logic.getParameterNode().device, "cpu")
+        self.assertEqual(slicer.app.settings().value("ScribbleSegment/Device"), "cpu")
+        self.assertFalse(slicer.app.settings().value("ScribbleSegment/Model"))
+        self.assertEqual(self.widget.logic.getParameterNode().model, "")
         self.assertEqual(SharedInference.sharedInference().state.device, "cpu")
 
     def test_theDeviceIsCheckedByComputing(self):

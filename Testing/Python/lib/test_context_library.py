@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("slicer", reason="needs slicer-core")
 
 
-from scribblesegment.context.context_set import ContextEntry
+from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.store import ContextStore
 from scribblesegment.errors import ContextError
 from scribblesegment.mrml.target import ContextTask, kept_task
@@ -94,6 +94,37 @@ def test_what_was_kept_is_there_in_the_next_session_and_changes_wait_until_it_is
     assert "identifier 'x'" in problem
     assert contexts.names == ["Liver"]
     assert names(contexts.get(LIVER)) == names(store.load("Liver")) == ["a", "b"]
+
+
+def test_what_another_program_stores_meanwhile_stays_and_what_was_removed_does_not_come_back(contexts, store):
+    other = TaskContexts(store)
+    for one in (contexts, other):
+        one.get(LIVER)
+        settle(one)
+    for one, name in ((contexts, "a"), (other, "b"), (contexts, "c")):
+        one.change(LIVER, adding(name))
+        assert settle(one) == []
+    assert sorted(names(store.load("Liver"))) == ["a", "b", "c"]
+    contexts.change(LIVER, lambda context: context.remove("a"))
+    settle(contexts)
+    assert sorted(names(store.load("Liver"))) == ["b", "c"]
+    assert other.flush(LONG)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(contexts, store, monkeypatch):
+    store.save("Spleen", ContextSet("Spleen", (an_entry("a"),)))
+
+    def refused(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(store.folder), "iterdir", refused)
+    contexts.get(LIVER)
+    (problem,) = settle(contexts)
+    assert "Cannot read the folder" in problem
+    with pytest.raises(ContextError, match="Cannot read the folder"):
+        contexts.change(LIVER, adding("b"))
+    monkeypatch.undo()
+    contexts.retry()
 
 
 def test_sets_that_are_not_kept_are_on_no_disk(contexts, store):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def test_a_saved_network_comes_back_in_half_precision_with_its_description(tmp_p
     assert 2 * count < path.stat().st_size < 2 * count + 5000
     with pytest.raises(FileFormatError, match="does not exist"):
         save_network(tmp_path / "no" / "tiny.safetensors", parameters, description)
+
+
+def test_files_are_read_without_the_package_safetensors_too(tmp_path, parameters, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_network(path, parameters, DESCRIPTION)
+    expected = load_network(path)[0].state_dict()
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    found = load_network(path)[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_description_of_older_versions_is_completed(tmp_path, parameters):

@@ -216,6 +216,12 @@ def own_network(tmp_path):
 
 def test_another_network_is_imported_under_a_name_of_its_own(tmp_path, own_network):
     folder = tmp_path / "weights"
+    for stem in ("default", "net.pt"):
+        renamed = own_network.rename(own_network.with_name(f"{stem}{own_network.suffix}"))
+        added = import_weights(renamed, weights_dir=folder)
+        assert weights_file(added.name, weights_dir=folder) == added.path(folder)
+        remove_weights(added.name, weights_dir=folder)
+        renamed.rename(own_network)
     added = [import_weights(own_network, weights_dir=folder, name=name).name for name in ("hospital", None, None)]
     assert added == ["hospital", "Leber-Milz", "Leber-Milz-2"]
     assert fetch_weights("hospital", weights_dir=folder).read_bytes() == own_network.read_bytes()

@@ -89,13 +89,23 @@ class ContextStore:
         """Read the set of a task."""
         return read_context(self._existing(task))
 
-    def save(self, task: str, context: ContextSet) -> None:
+    def save(self, task: str, context: ContextSet, *, since: ContextSet | None = None) -> None:
         """Keep a set under the name of a task, in place of the former one.
 
         The former set is intact until the new one is complete. Entries that were there before are not written again.
+
+        Args:
+            task: Name.
+            context: What to keep.
+            since: What was read or saved last, if entries that another program has added since are to stay.
         """
         name = checked_name(task, "name of the task")
         with self._locked():
+            if since is not None and (folder := self._find(name)) is not None:
+                known = {entry.identifier for entry in (*since, *context)}
+                for entry in read_context(folder):  # what another program added meanwhile stays
+                    if entry.identifier not in known and not any(entry.same_slice(one) for one in context):
+                        context = context.add(entry)
             self._write(name, context)
 
     def rename(self, task: str, new_name: str) -> None:
@@ -153,7 +163,9 @@ class ContextStore:
             _write_name(folder, name)
 
     def _tasks(self) -> Iterator[tuple[str, Path]]:
-        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+        with system_errors(f"Cannot read the folder {self.folder}", "Check its permissions."):
+            folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        for folder in folders:
             with contextlib.suppress(OSError, ContextError):  # other files and folders of others are no tasks
                 fields = Fields(parse_json(read_plain_file(folder, _TASK, _TASK_BYTES), str(folder)), str(folder))
                 yield checked_name(fields.text("name"), "name of the task"), folder

@@ -390,8 +390,10 @@ def _may_have_gone(failure: ScribbleSegmentError) -> bool:
 def _load_predictor(model: str, device: str) -> Predictor:
     # Here, because it imports what may be missing.
     from scribblesegment.inference.predictor import load_predictor
+    from scribblesegment.weights.registry import default_weights
 
-    return load_predictor(model, device=device)
+    # What "default" stands for depends on whether PyTorch works, not on whether it is there.
+    return load_predictor("default" if model == default_weights(torch=True) else model, device=device)
 
 
 def _fall_back_notice(error: BaseException, device: str) -> str | None:

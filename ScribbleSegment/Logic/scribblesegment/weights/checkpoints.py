@@ -265,8 +265,14 @@ def open_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
     Raises:
         WeightsError: the file is damaged or of another format.
     """
-    from safetensors import SafetensorError, safe_open
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:  # PyTorch comes without it
+        import torch
 
+        arrays, metadata = read_safetensors(path)
+        _compare_checksum(path, metadata)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -313,6 +313,9 @@ def _published(network: nn.Module, description: NetworkDescription, known: list[
 
 def _free_name(stem: str, taken: set[str]) -> str:
     clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
+    if is_weights_path(clean):
+        clean = clean.replace(".", "-")
+    taken = {*taken, "default"}
     candidates = [clean, *(f"{clean}-{number}" for number in range(2, len(taken) + 3))]
     return next(candidate for candidate in candidates if candidate not in taken)
 
