@@ -16,11 +16,11 @@ from slicer.util import VTKObservationMixin
 from scribblesegment.errors import PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import xy_to_world
 from scribblesegment.mrml.labelmaps import refresh_derived
-from scribblesegment.mrml.propagation import VolumePropagation
+from scribblesegment.mrml.propagation import VolumePropagation, run_of
 from scribblesegment.mrml.recorder import AnnotationRecorder
 from scribblesegment.mrml.slice_segmenter import SliceSegmenter
 from scribblesegment.mrml.source_image import SourceImages
-from scribblesegment.mrml.tags import TAG, read_tag
+from scribblesegment.mrml.tags import ACCEPTED_TAG, TAG, read_tag
 from ScribbleSegmentLib.ContextLibrary import sharedContexts
 from ScribbleSegmentLib.Inference import sharedInference
 from ScribbleSegmentLib.SegmentEditorAccess import EFFECT_NAME
@@ -80,7 +80,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._selected = ""  # identifier of the segment
         self._viewName = "Red"
         # Segments whose surfaces are out of date, by segmentation node: now, and in saved undo states.
-        self._underived, self._underivedStates = {}, {}
+        self._underived, self._underivedStates, self._marks = {}, {}, {}
         self._nextSurface = 0.0  # when they may be made again while a propagation runs
         self._taking = False  # whether segments change because the effect changes them
         self._surfaceTimer = qt.QTimer()
@@ -194,8 +194,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.views = self.timer = None
         self.removeObservers()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
-        for node in self._underivedStates:  # undo may still bring back surfaces that were out of date
+        for node, segmentIds in self._underivedStates.items():  # undo may still bring back surfaces out of date
             self._observe(node)
+            self._marks[node] = _marksOf(node, segmentIds)
 
     def cleanup(self):
         """Let go of everything when the editor is destroyed, also while active."""
@@ -384,8 +385,11 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             self.views.refreshSoon()
             if not self._taking and self._problem:
                 self.say("")  # what it was about has changed
-        if not self._taking:  # perhaps undo, to a state whose surfaces were out of date
-            for node, segmentIds in self._underivedStates.items():
+        for node, segmentIds in self._underivedStates.items():  # perhaps undo, to a state with surfaces out of date
+            marks = _marksOf(node, segmentIds)
+            changed, self._marks[node] = marks != self._marks.get(node, marks), marks
+            # While another effect is active, which makes surfaces itself, undo is told from its edits by our tags.
+            if not self._taking and (changed or self.views is not None):
                 self._deriveLater(node, segmentIds)
 
     def onSceneClosing(self, caller=None, event=None) -> None:
@@ -393,6 +397,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.recorder.cancel()
         self._underived.clear()
         self._underivedStates.clear()
+        self._marks.clear()
         if self.segmenter is not None:
             self.propagation.reset()
             self.segmenter.reset()
@@ -507,9 +512,11 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         """Do something that may not be possible; then the status line says why, and nothing is lost."""
         if self.views is None:
             return
-        taking, self._taking = self._taking, True
+        message, taking, self._taking = self._message, self._taking, True
         try:
             action()
+            if self._problem and self._message == message:
+                self.say("")  # what it was about has changed
         except ScribbleSegmentError as error:
             self.say(str(error), problem=True)
             logging.debug("Scribble Segment: %s", error)
@@ -580,3 +587,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
         ):
             self.addObserver(node, event, self.onSegmentsChanged)
+
+
+def _marksOf(node, segmentIds):
+    """What strokes, accepted slices and propagation have written to segments, to tell states of theirs apart."""
+    segments = [node.GetSegmentation().GetSegment(one) for one in sorted(segmentIds)]
+    return [None if one is None else (read_tag(one, TAG), read_tag(one, ACCEPTED_TAG), run_of(one)) for one in segments]

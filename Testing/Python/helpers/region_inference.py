@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from scribblesegment.errors import ScribbleSegmentError
-from scribblesegment.service.service import SliceRequest
+from scribblesegment.service.service import ServiceState, SliceRequest
 from scribblesegment.service.worker import Task
 
 
@@ -32,7 +32,12 @@ class RegionInference:
 
     requests: list[SliceRequest] = field(default_factory=list)
     error: ScribbleSegmentError | None = None  # what the next tasks end with instead of logits
+    model: str = "one"
     _waiting: tuple[SliceRequest, Task[np.ndarray]] | None = None
+
+    @property
+    def state(self) -> ServiceState:
+        return ServiceState("ready", self.model, "cpu")
 
     @property
     def busy(self) -> bool:

@@ -355,13 +355,31 @@ def test_what_is_not_accepted_any_more_or_was_only_guessed_is_made_anew(at_work)
     assert np.array_equal(at_work.mask()[10], region(*STRUCTURE)[10])
 
 
-def test_a_segment_that_was_cleared_is_started_anew(at_work):
+@pytest.mark.parametrize("index", [7, 8])
+def test_a_segment_that_was_cleared_is_started_anew(at_work, index):
     at_work.run()
     at_work.remove(np.ones(SHAPE, bool))
-    at_work.accept(region(*STRUCTURE), 8)
+    again = region(*STRUCTURE)
+    again[index, 8] = False  # not to the pixel what it was
+    at_work.accept(again, index)
     at_work.run()
-    assert at_work.accepted() == (8,)
-    assert np.array_equal(at_work.mask(), region(*STRUCTURE))
+    assert at_work.accepted() == (index,)
+    assert np.array_equal(np.delete(at_work.mask(), index, axis=0), np.delete(region(*STRUCTURE), index, axis=0))
+
+
+def test_a_guess_that_was_undone_leaves_the_slice_to_the_run(at_work):
+    at_work.run()
+    at_work.look("Axial", 17.0, 15.0, 10.0)
+    entry = context_entry(at_work.target(), grid_slice(at_work.target().reference.grid, 0, 7))
+    at_work.contexts[at_work.segment] = ContextSet("structure", (entry,))
+    at_work.network.see = lambda prompts: np.full(prompts.shape, 5.0)
+    at_work.segmenter.predict_in_context(at_work.node, at_work.view)
+    (update,) = at_work.answer()
+    at_work.propagation.forget(*update.guessed)
+    at_work.editor.logic.Undo()
+    del at_work.network.see
+    at_work.run()
+    assert at_work.accepted() == (7,)
 
 
 @pytest.mark.parametrize("index_range", [None, (4, 11)])

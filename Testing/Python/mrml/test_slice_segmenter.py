@@ -601,6 +601,43 @@ def test_the_same_strokes_give_the_same_answer_again(at_work, monkeypatch, box, 
     assert np.array_equal(at_work.mask(first), answer)
 
 
+def test_another_network_is_not_held_to_what_the_one_before_made_of_the_strokes(at_work):
+    at_work.stroke(*ON_LEFT)
+    at_work.stroke((20, 12), (20, 18))
+    for model, newest in (("one", True), ("two", None)):
+        at_work.inference.model = model
+        at_work.segmenter.predict(*at_work.here)
+        at_work.settle()
+        assert at_work.inference.requests[-1].newest is newest
+
+
+def test_segments_predicted_together_again_are_one_undo_step(at_work, box):
+    at_work.stroke(*ON_LEFT)
+    at_work.segment = at_work.editor.add_segment()
+    at_work.stroke(*ON_RIGHT)
+    at_work.editor.logic.SaveStateForUndo()
+    at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))
+    at_work.use(together=True, clean_up=CleanUp(threshold=0.9))
+    before = at_work.state()
+    at_work.segmenter.predict(*at_work.here)
+    at_work.settle_all()
+    assert all(at_work.state()[one] != before[one] for one in before)
+    at_work.undo()
+    assert at_work.state() == before
+
+
+def test_a_preview_of_segments_together_is_that_of_the_one_drawn_in(workplace):
+    place = workplace(together=True, automatic=False)
+    for ends in (ON_LEFT, ON_RIGHT):
+        place.segment = place.editor.add_segment()
+        place.stroke(*ends, settle=False)
+        place.settle_all()
+    assert place.segmenter.preview.target.segment_id == place.segment
+    place.segmenter.accept_slice(*place.here)
+    assert place.mask()[5, 17, 36]
+    assert place.accepted() == (5,)
+
+
 def test_what_was_drawn_for_others_since_may_take_away_although_the_stroke_includes(at_work):
     at_work.stroke(*ON_LEFT)
     first, at_work.segment = at_work.segment, at_work.editor.add_segment()
@@ -881,6 +918,14 @@ def test_a_slice_is_predicted_from_the_context_alone_as_one_undo_step(in_context
     in_context.undo()
     assert in_context.state() == before
     assert not in_context.editor.logic.CanUndo()
+
+
+def test_a_turned_oblique_view_is_guessed_from_the_context_again(in_context):
+    for angle in (0.0, 0.3):
+        across = np.cos(angle), 0.8 * np.sin(angle), -0.6 * np.sin(angle)
+        in_context.view.SetSliceToRASByNTP(0.0, 0.6, 0.8, *across, 15.0, 17.0, 5.0, 0)
+        in_context.segmenter.predict_in_context(*in_context.here)
+        assert in_context.settle().problem is None
 
 
 def test_a_stroke_corrects_what_came_from_the_context(in_context):

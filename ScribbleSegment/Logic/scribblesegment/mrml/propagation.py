@@ -278,6 +278,7 @@ class FinishedRun:
     result: Propagation  # its slices and what they were made from
     made: frozenset[int]  # indices of slices that it, or an earlier one that it built on, wrote
     content: Contents  # the segment then
+    unclaimed: Contents = field(default_factory=dict)  # what was forgotten, see `PropagationHistory.forget`
 
     def as_previous(self, label: int) -> Propagation:
         """Its result under a label, with only the slices that are in the segment."""
@@ -288,6 +289,10 @@ class FinishedRun:
         }
         return dataclasses.replace(self.result, label=label, slices=slices)
 
+    def shows(self, index: int, content: Contents) -> bool:
+        """Whether a slice is as it was then."""
+        return np.array_equal(self.content.get(index, ()), content.get(index, ()))
+
     def edited_by_hand(self, target: EditTarget, content: Contents, elsewhere: Mask | None = None) -> list[int]:
         """Slices that the user has changed since by other means.
 
@@ -297,7 +302,10 @@ class FinishedRun:
         node, axis, edited = target.segmentation_node, self.result.axis, []
         others = [other for other in node.GetSegmentation().GetSegmentIDs() if other != target.segment_id]
         for index in sorted(self.content.keys() | content.keys()):
-            if np.array_equal(self.content.get(index, ()), content.get(index, ())):
+            forgotten = self.unclaimed.get(index)
+            if self.shows(index, content) or (
+                forgotten is not None and np.array_equal(forgotten, content.get(index, ()))
+            ):
                 continue
             plane = grid_slice(target.reference.grid, axis, index)
             then, now = (
@@ -332,9 +340,8 @@ class PropagationHistory:
         """What is on a slice now is neither an edit by hand nor the run's."""
         run = self.of(target, axis)
         if run is not None:
-            content = {key: value for key, value in run.content.items() if key != index}
-            content |= contents(target, axis, only=index)
-            found = dataclasses.replace(run, made=run.made - {index}, content=content)
+            unclaimed = {**run.unclaimed, index: np.zeros(0, np.uint8), **contents(target, axis, only=index)}
+            found = dataclasses.replace(run, made=run.made - {index}, unclaimed=unclaimed)
             self._runs = [found if one is run else one for one in self._runs]
 
     def of(self, target: EditTarget, axis: int) -> FinishedRun | None:
@@ -384,8 +391,9 @@ class _Segment:
         accepted, content = read_accepted(target.segment, target.reference.grid), contents(target, axis)
         frozen = accepted_elsewhere(accepted.grid, grid_slice(accepted.grid, axis, 0), accepted)
         if earlier is not None:
-            left = earlier.content.keys() & content.keys()
-            if earlier.content and left <= set(accepted.indices[axis]) - earlier.result.accepted.keys():
+            before = earlier.result.accepted
+            redone = {one for one in accepted.indices[axis] if one not in before or not earlier.shows(one, content)}
+            if earlier.content and earlier.content.keys() & content.keys() <= redone:
                 # Nothing of it is left but what was accepted since: the segment was cleared, to start anew.
                 for index in earlier.content.keys() - content.keys():
                     accepted = accepted.removed(axis, index)

@@ -82,6 +82,7 @@ class SliceTask:
     writes: bool = True  # or whether it is only looked at
     own_step: bool = False  # whether writing is an undo step of its own, because the gesture's has been closed
     prediction: Task[Logits] | None = None  # None until it is handed over
+    model: str = ""  # what predicts it
     # bool (H, W), where the object is for sure: positive prompts and earlier content; see `CleanUp.mask`.
     anchors: NDArray[np.bool_] = field(init=False)
     start: NDArray[np.bool_] = field(init=False)  # (H, W), the segment on the plane that it goes on from
@@ -280,7 +281,7 @@ class SliceSegmenter:
         target = preview.target
         now = target_of(target.editor_node, target.segmentation_node, target.segment_id, self._images)
         if now.source.token != target.source.token:  # another image or other voxels since
-            self._request(now, preview.plane)
+            self._request(now, preview.plane, own_step=True)
             return False
         self._save_state()
         self._write(preview, accepted=True)
@@ -456,7 +457,7 @@ class SliceSegmenter:
     def _request(self, target: EditTarget, plane: SlicePlane, *, added: bool = False, own_step: bool = False) -> None:
         drawn = target.gestures.on(plane)
         for other, others in self._drawn_beside(target, plane):
-            self._queue(SliceTask(other, others.plane, others.gestures, beside=True))
+            self._queue(SliceTask(other, others.plane, others.gestures, beside=True, own_step=own_step))
         task = SliceTask(target, plane, ()) if drawn is None else SliceTask(target, drawn.plane, drawn.gestures, added)
         task.own_step = own_step
         self._queue(task)
@@ -498,7 +499,7 @@ class SliceSegmenter:
         node, segment_id = target.segmentation_node, target.segment_id
         previous = self._find(target, plane, task.gestures[:-1]) if task.gestures else None
         content = segment_on_plane(node, segment_id, target.reference, plane)
-        answered = None if task.added else self._find(target, plane, task.gestures)
+        answered = None if task.added or not task.gestures else self._find(target, plane, task.gestures)
         if answered is not None:
             content = answered.start
             task.written = answered.written if task.beside else None
@@ -519,8 +520,9 @@ class SliceSegmenter:
         if known.any():
             prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
         task.start, task.hints = content, prompts.scribbles > own.scribbles
-        newest = None
-        if (task.added or answered is not None) and previous is not None and previous.gestures:
+        newest, task.model = None, self._inference.state.model
+        again = answered is not None and previous is not None and previous.model == task.model
+        if (task.added or again) and previous is not None and previous.gestures:
             newest = getattr(task.gestures[-1], "positive", None)
             if newest is not None and (task.hints & ~previous.hints)[int(newest)].any():
                 newest = None  # others have marked the opposite since
@@ -562,7 +564,7 @@ class SliceSegmenter:
         if now.source.token != target.source.token:
             # Another image since: what was drawn applies to that one now.
             if _drawn_on(now, task.plane):
-                self._request(now, task.plane, added=task.added)
+                self._request(now, task.plane, added=task.added, own_step=task.own_step)
             return None
         task.logits = task.prediction.result()
         # Also when a newer gesture waits already: its prediction goes on from this one.
@@ -574,10 +576,14 @@ class SliceSegmenter:
         if not task.writes:
             task.written = self.mask_of(task)  # where the segment differs, it was edited by other means
         elif not self.options.automatic:
-            self.preview, task.seen = task, task.content()
+            task.seen = task.content()
+            if not task.beside:  # accepting writes those beside it, too
+                self.preview = task
         else:
-            if not task.gestures or task.own_step:
-                self._save_state()  # else the gesture began the undo step
+            if task.own_step:  # else the gesture began the undo step
+                self._save_state()
+                for other in self._waiting:  # asked for together: one step
+                    other.own_step &= not other.plane.matches(task.plane)
             self._write(task, accepted=bool(task.gestures))
         return task
 

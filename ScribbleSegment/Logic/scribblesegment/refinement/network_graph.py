@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import operator
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from scribblesegment.errors import DeviceError, MissingPackageError, NetworkError
+from scribblesegment.errors import DeviceError, NetworkError
 from scribblesegment.refinement.outputs import Output
 
 Weights = Mapping[str, Tensor]
@@ -382,10 +381,10 @@ def _own_prediction(module: nn.Module, example: Tensor, output: Output) -> Tenso
             return output.tensor(module(example))
     except (NetworkError, DeviceError):
         raise
-    except ImportError as cause:
-        named = re.search(r"No module named '(\w+)", str(cause))
-        raise MissingPackageError(
-            f"The network needs a Python package that is not installed: {_first_line(cause)}", named[1] if named else ""
+    except ModuleNotFoundError as cause:  # not installed on its word: the network may be anybody's
+        raise NetworkError(
+            f"The network needs a Python package that is not installed: {_first_line(cause)} Install it, in 3D Slicer "
+            "with slicer.util.pip_install(NAME) in the Python console, and load the network again."
         ) from cause
     except Exception as cause:  # whatever a network may raise is its answer to this input
         raise NetworkError(
