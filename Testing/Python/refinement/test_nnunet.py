@@ -193,17 +193,19 @@ def test_an_unrefined_prediction_is_that_of_nnunet(tmp_path: Path, name: str, tr
 
 
 @pytest.mark.usefixtures("in_single_precision")
-def test_a_model_whose_reader_turns_images_sees_them_turned(tmp_path: Path):
-    from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+@pytest.mark.parametrize("library", ["Nibabel", "SimpleITK"])
+def test_a_model_whose_reader_turns_images_sees_them_turned(tmp_path: Path, library: str):
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-    plans = make_plans((1, 0, 2), reader="NibabelIOWithReorient")
+    reader = f"{library}IOWithReorient"
+    plans = make_plans((1, 0, 2), reader=reader)
     folder = write_model(tmp_path / "model", "3d_fullres", plans, make_dataset())
     matrix = np.zeros((4, 4))  # i runs to the back, j to the feet, k to the left
     matrix[1, 0], matrix[2, 1], matrix[0, 2], matrix[3, 3] = -0.9, -1.0, -2.5, 1.0
     volume = Volume(make_volume().array, matrix)
     nibabel = pytest.importorskip("nibabel")
     nibabel.save(nibabel.Nifti1Image(volume.array.T, matrix), tmp_path / "image.nii.gz")
-    array, properties = NibabelIOWithReorient().read_images([str(tmp_path / "image.nii.gz")])
+    array, properties = recursive_find_reader_writer_by_name(reader)().read_images([str(tmp_path / "image.nii.gz")])
     turned = predicted_by_nnunet(folder, array[0], properties["spacing"])
     # The reader's axes are (superior, anterior, right), the image's k, j, i run to the left, the feet and the back.
     expected = np.flip(turned, (1, 2, 3)).transpose(0, 3, 1, 2)
@@ -347,7 +349,7 @@ def test_damaged_folders_and_missing_trainers_are_named(tmp_path: Path):
 
     damages: dict[str, Any] = {
         "cannot be read": lambda folder: (folder / "plans.json").write_text("{"),
-        "damaged or no checkpoint": truncate,
+        "damaged, or not a checkpoint": truncate,
         "lacks init_args": lambda folder: change_checkpoint(folder, lambda _: {"network_weights": torch.zeros(3)}),
         "has no checkpoint_final": lambda folder: (folder / "fold_0" / "checkpoint_final.pth").unlink(),
         "cannot be built": lambda folder: change_checkpoint(folder, lambda content: {**content, "network_weights": {}}),
