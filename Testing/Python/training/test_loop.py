@@ -63,6 +63,8 @@ def test_a_run_leaves_checkpoint_log_and_weights(whole: Path) -> None:
     prompts = torch.rand(1, 5, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(network(prompts), averaged.eval()(prompts), rtol=0.02, atol=0.02)
+    state = load_checkpoint(whole)  # its parameters are averaged, not the newest
+    assert any(not torch.equal(state["averaged"][name], value) for name, value in state["network"].items())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
