@@ -386,10 +386,11 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             if not self._taking and self._problem:
                 self.say("")  # what it was about has changed
         for node, segmentIds in self._underivedStates.items():  # perhaps undo, to a state with surfaces out of date
-            marks = _marksOf(node, segmentIds)
-            changed, self._marks[node] = marks != self._marks.get(node, marks), marks
-            # While another effect is active, which makes surfaces itself, undo is told from its edits by our tags.
-            if not self._taking and (changed or self.views is not None):
+            changed = True
+            if self.views is None:  # another effect makes surfaces itself; undo is told from its edits by our tags
+                marks = _marksOf(node, segmentIds)
+                changed, self._marks[node] = marks != self._marks.get(node, marks), marks
+            if changed and not self._taking:
                 self._deriveLater(node, segmentIds)
 
     def onSceneClosing(self, caller=None, event=None) -> None:

@@ -331,6 +331,17 @@ def test_a_stroke_in_another_view_makes_no_slice_it_crosses_an_accepted_one(at_w
     assert at_work.accepted() == (7,)
 
 
+def guess(place, index):
+    """Fill an axial slice from a context alone; the update."""
+    place.look("Axial", 17.0, 15.0, float(index))
+    entry = context_entry(place.target(), grid_slice(place.target().reference.grid, 0, 7))
+    place.contexts[place.segment] = ContextSet("structure", (entry,))
+    place.network.see = lambda prompts: np.full(prompts.shape, 5.0)
+    place.segmenter.predict_in_context(place.node, place.view)
+    (update,) = place.answer()
+    return update
+
+
 def test_what_is_not_accepted_any_more_or_was_only_guessed_is_made_anew(at_work):
     at_work.run()
     at_work.look("Axial", 17.0, 15.0, 9.0)
@@ -341,12 +352,7 @@ def test_what_is_not_accepted_any_more_or_was_only_guessed_is_made_anew(at_work)
     at_work.propagation.forget(*at_work.segmenter.place(at_work.node, at_work.view))
     at_work.run()
     assert at_work.accepted() == (7,)
-    at_work.look("Axial", 17.0, 15.0, 10.0)
-    entry = context_entry(at_work.target(), grid_slice(at_work.target().reference.grid, 0, 7))
-    at_work.contexts[at_work.segment] = ContextSet("structure", (entry,))
-    at_work.network.see = lambda prompts: np.full(prompts.shape, 5.0)
-    at_work.segmenter.predict_in_context(at_work.node, at_work.view)
-    (update,) = at_work.answer()
+    update = guess(at_work, 10)
     assert not update.written
     at_work.propagation.forget(*update.guessed)
     del at_work.network.see
@@ -369,12 +375,7 @@ def test_a_segment_that_was_cleared_is_started_anew(at_work, index):
 
 def test_a_guess_that_was_undone_leaves_the_slice_to_the_run(at_work):
     at_work.run()
-    at_work.look("Axial", 17.0, 15.0, 10.0)
-    entry = context_entry(at_work.target(), grid_slice(at_work.target().reference.grid, 0, 7))
-    at_work.contexts[at_work.segment] = ContextSet("structure", (entry,))
-    at_work.network.see = lambda prompts: np.full(prompts.shape, 5.0)
-    at_work.segmenter.predict_in_context(at_work.node, at_work.view)
-    (update,) = at_work.answer()
+    update = guess(at_work, 10)
     at_work.propagation.forget(*update.guessed)
     at_work.editor.logic.Undo()
     del at_work.network.see

@@ -293,13 +293,14 @@ class FinishedRun:
         """Whether a slice is as it was then."""
         return np.array_equal(self.content.get(index, ()), content.get(index, ()))
 
-    def edited_by_hand(self, target: EditTarget, content: Contents, elsewhere: Mask | None = None) -> list[int]:
+    def edited_by_hand(self, target: EditTarget, content: Contents, frozen: Mask | None = None) -> list[int]:
         """Slices that the user has changed since by other means.
 
-        Neither what other segments have taken counts, nor what lies `elsewhere`, bool (K, J, I). Whether there was
-        something in them before does not matter.
+        Neither what other segments have taken counts, nor what is `frozen`, bool (H, W), or was drawn on in planes
+        across the axis. Whether there was something in them before does not matter.
         """
         node, axis, edited = target.segmentation_node, self.result.axis, []
+        across = _drawn_across(target, axis)
         others = [other for other in node.GetSegmentation().GetSegmentIDs() if other != target.segment_id]
         for index in sorted(self.content.keys() | content.keys()):
             forgotten = self.unclaimed.get(index)
@@ -315,9 +316,9 @@ class FinishedRun:
                 for one in (self.content, content)
             )
             taken = segments_on_plane(node, others, target.reference, plane)
-            if elsewhere is not None:
-                own = np.take(elsewhere, index, axis=axis)
-                then, now = then & ~own, now & ~own
+            elsewhere = np.zeros(plane.shape, bool) if frozen is None else frozen.copy()
+            elsewhere[tuple(np.delete(across[across[:, axis] == index], axis, axis=1).T)] = True
+            then, now = then & ~elsewhere, now & ~elsewhere
             if (now & ~then).any() or (then & ~now & ~taken).any():
                 edited.append(index)
         return edited
@@ -333,8 +334,8 @@ class PropagationHistory:
         """Remember one; the oldest beyond the limit are forgotten."""
         runs = [*self._runs, run]
         newest = {one.segment_id: one for one in runs}  # stays, or edits since would be taken for its own slices
-        recent = runs[-_MOST_RUNS:]
-        self._runs = [one for one in runs if one in recent or newest[one.segment_id] is one]
+        old = len(runs) - _MOST_RUNS
+        self._runs = [one for index, one in enumerate(runs) if index >= old or newest[one.segment_id] is one]
 
     def forget(self, target: EditTarget, axis: int, index: int) -> None:
         """What is on a slice now is neither an edit by hand nor the run's."""
@@ -398,7 +399,7 @@ class _Segment:
                 for index in earlier.content.keys() - content.keys():
                     accepted = accepted.removed(axis, index)
             else:
-                edited = earlier.edited_by_hand(target, content, _drawn_across(target, axis, frozen))
+                edited = earlier.edited_by_hand(target, content, frozen)
                 by_hand = [index for index in edited if not accepted.holds(axis, index)]
                 accepted = accepted.added(axis, *by_hand)
         masks = {index: _on_slice(target, axis, index) for index in accepted.indices[axis]}
@@ -696,19 +697,14 @@ def other_view_prompts(segments: Mapping[int, _Segment], axis: int) -> dict[int,
     return prompts
 
 
-def _drawn_across(target: EditTarget, axis: int, frozen: Mask | None) -> Mask | None:
-    """Voxels, bool (K, J, I), of slices accepted along other axes, and of planes across the axis that were drawn on."""
-    grid = target.reference.grid
-    planes = [drawn.plane for drawn in target.gestures.slices if (drawn.plane.voxel_slice or (None,))[0] != axis]
-    if frozen is None and not planes:
-        return None
-    found = np.zeros(grid.shape, bool)
-    if frozen is not None:
-        found |= np.expand_dims(frozen, axis)
-    for plane in planes:
-        with contextlib.suppress(GeometryError):  # of another grid
-            found[tuple(plane_voxels(grid, plane).kji.T)] = True
-    return found
+def _drawn_across(target: EditTarget, axis: int) -> NDArray[np.int64]:
+    """Indices (N, 3) of the voxels of planes across the axis that were drawn on."""
+    found = [np.zeros((0, 3), np.int64)]
+    for plane in (drawn.plane for drawn in target.gestures.slices):
+        if plane.voxel_slice is None or plane.voxel_slice[0] != axis:
+            with contextlib.suppress(GeometryError):  # of another grid
+                found.append(plane_voxels(target.reference.grid, plane).kji)
+    return np.concatenate(found)
 
 
 Contents = Mapping[int, NDArray[np.uint8]]

@@ -97,14 +97,17 @@ class Tiling:
         """Padding before the image's first pixel, along each axis."""
         return tuple((padded - side) // 2 for padded, side in zip(self.padded_shape, self.shape, strict=True))
 
-    def padded(self, image: Tensor) -> Tensor:
-        """Pad (..., *shape) with zeros to the padded shape; the image itself where there is nothing to pad."""
-        if self.padded_shape == self.shape:
-            return image
+    @property
+    def pads(self) -> list[int]:
+        """Padding before and after the image, the last axis first, as `torch.nn.functional.pad` takes it."""
         pads: list[int] = []
         for side, total, before in reversed(list(zip(self.shape, self.padded_shape, self.offset, strict=True))):
             pads += [before, total - side - before]
-        return torch.nn.functional.pad(image, pads)
+        return pads
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Pad (..., *shape) with zeros to the padded shape; the image itself where there is nothing to pad."""
+        return torch.nn.functional.pad(image, self.pads) if any(self.pads) else image
 
     def cropped(self, padded: Tensor) -> Tensor:
         """Take the image (..., *shape) out of its padded form."""

@@ -286,8 +286,8 @@ def _label_of(image: Path) -> Path:
     """Find the labels of `NAME_image.EXT`: `NAME_label` with the same extension, or with another that can be read."""
     from scribblesegment.io import READ_EXTENSIONS
 
-    name, extension = image.name[: image.name.rindex("_image.")], image.name[image.name.rindex("_image.") + 6 :]
-    same = image.with_name(f"{name}_label{extension}")
+    name, extension = image.name.rsplit("_image.", 1)
+    same = image.with_name(f"{name}_label.{extension}")
     others = (image.with_name(f"{name}_label{one}") for one in READ_EXTENSIONS)
     return same if same.exists() else next((path for path in others if path.exists()), same)
 
@@ -298,7 +298,7 @@ def _load(name: str, paths: list[Path], skip_bad: Callable[[str], None] | None) 
     images, labels = [], []
     meta: dict[str, Any] = {"name": name, "modality": name, "subjects": [], "axis": [], "index": []}
     for path in paths:
-        subject = path.name[: path.name.rindex("_image.")]
+        subject = path.name.rsplit("_image.", 1)[0]
         try:
             volume = read_volume(path)
             structures = read_labelmap(_label_of(path), grid=volume)

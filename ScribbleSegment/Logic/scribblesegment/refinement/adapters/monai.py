@@ -69,13 +69,10 @@ class MonaiTiling(Tiling):
 
     def padded(self, image: Tensor) -> Tensor:
         """Pad (C, *shape) to the padded shape, as the inferer does."""
-        if self.padded_shape == self.shape:
+        if not any(self.pads):
             return image
-        pads: list[int] = []
-        for side, total, before in reversed(list(zip(self.shape, self.padded_shape, self.offset, strict=True))):
-            pads += [before, total - side - before]
         value = self.fill if self.padding == "constant" else None
-        return nn.functional.pad(image[None], pads, mode=self.padding, value=value)[0]
+        return nn.functional.pad(image[None], self.pads, mode=self.padding, value=value)[0]
 
     def weights(self) -> torch.Tensor:
         """Weights of a window's pixels, float32 of the patch size, in (0, 1]."""
