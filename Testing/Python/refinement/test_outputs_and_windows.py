@@ -154,7 +154,7 @@ def test_windows_that_see_a_pixel_are_found_with_its_place_in_them(shape, data):
         (lambda: Tiling.patches((8, 8), (4, 4), overlap=-0.1), ConfigError, "overlap"),
         (lambda: Tiling.patches((8, 8), (4, 4), overlap=1.0), ConfigError, "overlap"),
         (lambda: Tiling.patches((8, 8), (4, 4), overlap=float("nan")), ConfigError, "overlap"),
-        (lambda: Tiling.whole((0, 4)), GeometryError, "every side"),
+        (lambda: Tiling.whole((0, 4)), GeometryError, "each at least 1"),
         (lambda: Tiling.patches((8, 8, 8), (4, 4)), GeometryError, "another number of axes"),
         (lambda: Tiling.slices((8, 8), 0), GeometryError, "give a volume"),
         (lambda: Tiling.slices((8, 8, 8), 3), GeometryError, "axis 0, 1 or 2"),

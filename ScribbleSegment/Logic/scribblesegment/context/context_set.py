@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import operator
 import re
 import unicodedata
 import uuid
@@ -85,7 +84,8 @@ class ContextEntry:
         self._store("source", _checked_source(self.source))
         _check_axis_and_index(self.axis, self.index)
         if self.axis is not None and self.index is not None:
-            axis, index = _whole_number(self.axis, "axis"), _whole_number(self.index, "index")
+            axis = validation.whole_number(self.axis, name="The axis", error=ContextError)
+            index = validation.whole_number(self.index, name="The index", error=ContextError)
             if axis not in (0, 1, 2) or index < 0:
                 raise ContextError(
                     f"axis {axis} and index {index} do not name a slice of a volume; axes are 0, 1 and 2, and indices "
@@ -245,7 +245,7 @@ class ContextSet:
             ContextError: no entry has this identifier, or there is no such position.
         """
         entry = self.get(identifier)
-        position = _whole_number(to, "position")
+        position = validation.whole_number(to, name="The position", error=ContextError)
         if not 0 <= position < len(self):
             raise ContextError(f"There is no position {position} in a set of {len(self)} entries; count from 0.")
         others = [other for other in self.entries if other is not entry]
@@ -280,7 +280,7 @@ class ContextSet:
             ContextError: an image that is no target, a negative limit, or an axis without an index.
             GeometryError: a spacing that is not two positive numbers.
         """
-        most = _whole_number(limit, "limit")
+        most = validation.whole_number(limit, name="The limit", error=ContextError)
         if most < 0:
             raise ContextError(f"limit is {most}; give the largest number of entries, 0 or above.")
         _check_axis_and_index(axis, index)
@@ -425,12 +425,3 @@ def _checked_image(image: ArrayLike) -> FloatArray:
 def _check_axis_and_index(axis: int | None, index: int | None) -> None:
     if (axis is None) != (index is None):
         raise ContextError(f"axis is {axis!r} and index is {index!r}; a slice has both, another image has neither.")
-
-
-def _whole_number(value: object, name: str) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError as cause:
-        raise ContextError(f"The {name} is {value!r}, expected a whole number.") from cause

@@ -7,8 +7,6 @@ numbers. What lies exactly between two voxels or pixels belongs to the one with 
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -59,7 +57,7 @@ class Grid:
     ijk_to_mm: FloatArray  # (4, 4), voxel index (i, j, k, 1) to millimetres; rotated, flipped and sheared grids too
 
     def __post_init__(self) -> None:
-        k, j, i = _sides(self.shape, 3, "grid")
+        k, j, i = validation.whole_numbers(self.shape, 3, least=1, name="The shape of the grid")
         matrix = validation.affine_matrix(self.ijk_to_mm, name="ijk_to_mm")
         object.__setattr__(self, "shape", (k, j, i))
         object.__setattr__(self, "ijk_to_mm", _read_only(matrix))
@@ -140,23 +138,6 @@ def unit_vector(value: ArrayLike, name: str) -> FloatArray:
     return unit
 
 
-def _whole_numbers(value: Sequence[int], count: int, name: str) -> list[int]:
-    try:
-        numbers = [operator.index(number) for number in value]
-    except TypeError as cause:
-        raise GeometryError(f"{name} is {value!r}; give {count} whole numbers.") from cause
-    if len(numbers) != count:
-        raise GeometryError(f"{name} is {value!r}; give {count} whole numbers.")
-    return numbers
-
-
-def _sides(value: Sequence[int], count: int, what: str) -> list[int]:
-    sides = _whole_numbers(value, count, f"shape of the {what}")
-    if min(sides) < 1:
-        raise GeometryError(f"The {what} has the shape {tuple(sides)}; every side needs at least 1.")
-    return sides
-
-
 @dataclass(frozen=True, eq=False)
 class SlicePlane:
     """A raster of pixels on a plane through a grid.
@@ -174,7 +155,7 @@ class SlicePlane:
     voxel_slice: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        height, width = _sides(self.shape, 2, "raster")
+        height, width = validation.whole_numbers(self.shape, 2, least=1, name="The shape of the raster")
         object.__setattr__(self, "shape", (height, width))
         for name in ("origin_mm", "row_step_mm", "column_step_mm"):
             object.__setattr__(self, name, _read_only(_three_numbers(getattr(self, name), name)))
@@ -185,8 +166,8 @@ class SlicePlane:
                 "mm to the next column. Give two steps at right angles, each longer than zero."
             )
         if self.voxel_slice is not None:
-            axis, index = _whole_numbers(self.voxel_slice, 2, "voxel_slice")
-            if axis not in (0, 1, 2) or index < 0:
+            axis, index = validation.whole_numbers(self.voxel_slice, 2, name="voxel_slice")
+            if axis > 2:
                 raise GeometryError(f"voxel_slice is {self.voxel_slice}; give an axis 0, 1 or 2 and an index from 0.")
             object.__setattr__(self, "voxel_slice", (axis, index))
 

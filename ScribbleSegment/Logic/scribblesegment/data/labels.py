@@ -47,10 +47,8 @@ def label_array(value: ArrayLike, *, name: str = "labels", lowest: int = UNMARKE
 
 def unmarked(shape: Sequence[int]) -> Labels:
     """Return labels for an image of `shape`, (H, W) or (K, J, I), without any mark; a PromptError for other shapes."""
-    sides = np.atleast_1d(np.asarray(shape))
-    if sides.shape not in ((2,), (3,)) or sides.dtype.kind not in "iu" or (sides < 1).any():
-        raise PromptError(f"An image of shape {shape} cannot be marked; give (H, W) or (K, J, I), each at least 1.")
-    return np.full(tuple(sides.tolist()), UNMARKED, np.int16)
+    sides = validation.whole_numbers(shape, 2, 3, least=1, name="The shape of the image", error=PromptError)
+    return np.full(sides, UNMARKED, np.int16)
 
 
 def combine_masks(
@@ -292,12 +290,13 @@ class LabelScribbles:
 
 
 def _label(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= LARGEST_LABEL:
+    label = validation.whole_number(value, name="Label", error=PromptError)
+    if not 0 <= label <= LARGEST_LABEL:
         raise PromptError(
-            f"Label {value!r} is not a whole number from 0 to {LARGEST_LABEL}. 0 is the background, 1 and above are "
-            "the network's labels."
+            f"Label {label} is not from 0 to {LARGEST_LABEL}. 0 is the background, 1 and above are the network's "
+            "labels."
         )
-    return int(value)
+    return label
 
 
 def _painted(array: NDArray[Any], shape: tuple[int, ...], *, name: str) -> NDArray[np.bool_]:

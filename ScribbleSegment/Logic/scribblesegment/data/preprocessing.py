@@ -394,7 +394,8 @@ class NetworkGrid:
     _axes: tuple[GridAxis, GridAxis] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        shape, size = _whole(self.shape, 2, "slice shape"), _whole((self.size,), 1, "grid size")[0]
+        shape = validation.whole_numbers(self.shape, 2, least=1, name="The slice shape")
+        (size,) = validation.whole_numbers((self.size,), 1, least=1, name="The grid size")
         spacing = validation.spacing_mm(self.spacing_mm, 2)
         given: Box2D | None = self.region
         region = tuple((0, n) for n in shape) if given is None else given
@@ -649,11 +650,3 @@ def _contiguous(values: NDArray[Any]) -> FloatArray:
     # Contiguous, because products with strided views (a sagittal slice) leave the fast path.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values).astype(np.float32, copy=False)
-
-
-def _whole(values: Any, count: int, what: str) -> tuple[int, ...]:
-    sides = tuple(values) if isinstance(values, (tuple, list, np.ndarray)) else ()
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides)
-    if len(sides) != count or not whole:
-        raise GeometryError(f"The {what} is {values!r}; give {count} whole number{'s' * (count > 1)}, each at least 1.")
-    return tuple(int(n) for n in sides)

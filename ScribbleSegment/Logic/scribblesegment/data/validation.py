@@ -5,11 +5,13 @@ Each function returns its argument as a numpy array, or raises the package's err
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import numbers
+import operator
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -92,6 +94,37 @@ def unit_range(array: NDArray[Any], *, name: str, error: type[ScribbleSegmentErr
             f"{name} has values from {low} to {high}, expected 0 to 1. Pass a bool mask (mask > 0) or divide by the "
             "largest value."
         )
+
+
+def whole_number(value: object, *, name: str, error: type[ScribbleSegmentError] = GeometryError) -> int:
+    """Return a whole number, of Python or numpy, as an int; True and False are none."""
+    try:
+        return _index(value)
+    except TypeError as cause:
+        raise error(f"{name} is {value!r}; give a whole number.") from cause
+
+
+def whole_numbers(
+    value: Iterable[object],
+    *counts: int,
+    least: int = 0,
+    name: str,
+    error: type[ScribbleSegmentError] = GeometryError,
+) -> tuple[int, ...]:
+    """Return whole numbers as a tuple; there are as many as one of `counts`, and none is below `least`."""
+    numbers: tuple[int, ...] = ()
+    with contextlib.suppress(TypeError):
+        numbers = tuple(map(_index, value))
+    if len(numbers) not in counts or min(numbers) < least:
+        wanted = f"{' or '.join(map(str, counts))} whole number{'s' * (max(counts) > 1)}"
+        raise error(f"{name} is {value!r}; give {wanted}, each at least {least}.")
+    return numbers
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("a bool is no number")
+    return operator.index(value)
 
 
 def spacing_mm(value: ArrayLike, count: int, *, name: str = "spacing_mm") -> tuple[float, ...]:

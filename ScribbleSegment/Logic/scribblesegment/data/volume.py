@@ -8,7 +8,6 @@ Slicer.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -105,11 +104,7 @@ class Volume:
         number = _AXES.get(axis.lower(), axis) if isinstance(axis, str) else axis
         if number not in (0, 1, 2):
             raise GeometryError(f"{axis!r} is not an axis of a volume. Choose 0, 1, 2 or 'k', 'j', 'i'.")
-        number = int(number)
-        try:
-            position = operator.index(index)
-        except TypeError as cause:
-            raise GeometryError(f"Slice index {index!r} is not an integer.") from cause
+        number, position = int(number), validation.whole_number(index, name="The index of the slice")
         size = self.shape[number]
         if not 0 <= position < size:
             raise GeometryError(
@@ -148,10 +143,7 @@ class Segment:
     color_rgb: tuple[float, float, float]  # in [0, 1]
 
     def __post_init__(self) -> None:
-        try:
-            label = operator.index(self.label)
-        except TypeError as cause:
-            raise ImageError(f"Segment label {self.label!r} is not an integer.") from cause
+        label = validation.whole_number(self.label, name="The label of a segment", error=ImageError)
         if label < 1:
             raise ImageError(f"Segment label {label} is below 1. 0 is the background; number segments from 1.")
         if not isinstance(self.name, str) or not self.name.strip():

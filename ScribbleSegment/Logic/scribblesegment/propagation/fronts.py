@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -529,10 +528,7 @@ def _checked_masks(
     """Copy accepted masks, sorted by index."""
     masks: dict[int, Mask] = {}
     for key in slices:
-        try:
-            index = operator.index(key)
-        except TypeError as cause:
-            raise GeometryError(f"Slice index {key!r} of {called} is not a whole number.") from cause
+        index = validation.whole_number(key, name=f"The index of an accepted slice of {called}")
         if not 0 <= index < axis_length:
             raise GeometryError(
                 f"The accepted slice {index} of {called} is outside the volume; along axis {axis} choose from 0 to "

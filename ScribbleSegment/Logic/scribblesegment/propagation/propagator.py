@@ -427,13 +427,8 @@ def _logits_inside(found: SlicePrediction) -> FloatArray:
 def _checked_range(index_range: tuple[int, int] | None, length: int) -> tuple[int, int]:
     if index_range is None:
         return 0, length
-    try:
-        start, stop = (operator.index(bound) for bound in index_range)
-    except (TypeError, ValueError) as cause:
-        raise GeometryError(
-            f"The range of slices is {index_range!r}; give two whole numbers, start and stop."
-        ) from cause
-    if not 0 <= start < stop <= length:
+    start, stop = validation.whole_numbers(index_range, 2, name="The range of slices")
+    if not start < stop <= length:
         raise GeometryError(
             f"The range of slices from {start} to {stop} (excluded) is empty or outside the volume; choose from 0 to "
             f"{length}."

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from scribblesegment.data import validation
 from scribblesegment.errors import ConfigError, GeometryError
 
 Window = tuple[slice, ...]
@@ -149,10 +150,7 @@ class Tiling:
 
 
 def _sides(shape: Sequence[int], name: str) -> tuple[int, ...]:
-    sides = tuple(int(side) for side in shape)
-    if len(sides) not in (2, 3) or min(sides) < 1:
-        raise GeometryError(f"{name} is {sides}; give (H, W) or (D, H, W), every side 1 or above.")
-    return sides
+    return validation.whole_numbers(shape, 2, 3, least=1, name=name)
 
 
 def _windows(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> tuple[Window, ...]:
