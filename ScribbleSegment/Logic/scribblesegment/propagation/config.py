@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.data.geometry import Grid
 from scribblesegment.data.masks import probability_to_logit
+from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.data.volume import LabelVolume
 from scribblesegment.errors import ConfigError
 
@@ -27,38 +28,36 @@ Mask = NDArray[np.bool_]
 class PropagationConfig:
     """How slices are propagated (docs/decisions/0005); a value out of range raises ConfigError."""
 
-    context_limit: int = 8  # most context entries a slice is predicted from
-    drift: float = 0.5  # mm that outlines are expected to move per mm between slices; the prior's logits are as soft
-    prior_limit: float = 4.0  # the prior's logits are clipped to plus and minus this
-    distance_power: float = 1.0  # between two known slices each counts with its distance to minus this power
+    context_limit: Annotated[int, Range(0)] = 8  # most context entries a slice is predicted from
+    # mm that outlines are expected to move per mm between slices; the prior's logits are as soft
+    drift: Annotated[float, Range(0)] = 0.5
+    prior_limit: Annotated[float, Range(0)] = 4.0  # the prior's logits are clipped to plus and minus this
+    # between two known slices each counts with its distance to minus this power
+    distance_power: Annotated[float, Range(0)] = 1.0
     trend: bool = True  # beyond the outermost accepted slices the expected shape shrinks as their areas do
-    prior_weight: float = 0.5  # this much of the prior's logits is added to the network's
-    image_weight: float = 4.0  # at most this many logits are added by the geodesic prior; at 0 it is not computed
+    prior_weight: Annotated[float, Range(0)] = 0.5  # this much of the prior's logits is added to the network's
+    # at most this many logits are added by the geodesic prior; at 0 it is not computed
+    image_weight: Annotated[float, Range(0)] = 4.0
     threshold: float = 0.5  # probability from which a pixel belongs to the structure
-    reach: float = 2.0  # mm from the neighbours' outlines, per mm between slices, where the structure may be
+    # mm from the neighbours' outlines, per mm between slices, where the structure may be
+    reach: Annotated[float, Range(0)] = 2.0
     only_connected: bool = True  # leave out components that lie nowhere near the neighbours' structure
-    consistency: float = 0.5  # exponent of the agreement with the expected shape in the confidence
-    stop_area: float = 0.1  # the structure has ended where its area falls below this part of its neighbour's
-    stop_leak: float = 0.5  # going on is uncertain where more than this part of the mask lies out of reach,
-    stop_confidence: float = 0.5  # or the confidence falls below this part of the latest slices' median,
-    least_confidence: float = 0.5  # or below this
-    patience: int = 2  # so many slices in a row must give a reason before the propagation stops
-    certain: float = 0.9  # from this confidence on a slice need not be checked
+    # exponent of the agreement with the expected shape in the confidence
+    consistency: Annotated[float, Range(0)] = 0.5
+    # the structure has ended where its area falls below this part of its neighbour's
+    stop_area: Annotated[float, Range(0, 1)] = 0.1
+    # going on is uncertain where more than the first part of the mask lies out of reach, or the confidence falls below
+    # the second part of the latest slices' median, or below the third
+    stop_leak: Annotated[float, Range(0, 1)] = 0.5
+    stop_confidence: Annotated[float, Range(0, 1)] = 0.5
+    least_confidence: Annotated[float, Range(0, 1)] = 0.5
+    # so many slices in a row must give a reason before the propagation stops
+    patience: Annotated[int, Range(1)] = 2
+    certain: Annotated[float, Range(0, 1)] = 0.9  # from this confidence on a slice need not be checked
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         probability_to_logit(self.threshold)
-        for name, lowest in (("context_limit", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
-                raise ConfigError(f"{name} is {value!r}; give a whole number of slices, at least {lowest}.")
-        positive = ("drift", "prior_limit", "distance_power", "reach", "consistency", "prior_weight", "image_weight")
-        for name in positive:
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a finite number from 0.")
-        for name in ("stop_area", "stop_leak", "stop_confidence", "least_confidence", "certain"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give a fraction from 0 to 1.")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, eq=False)
