@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from scribblesegment.data.masks import expected_dice
+from scribblesegment.data.prompts import box_of
 from scribblesegment.propagation.config import FloatArray, Mask
 from scribblesegment.propagation.prior import ShapePrior
 
@@ -33,11 +34,9 @@ def confidence_of(
     union = mask.copy()
     union[prior.box] |= prior.distance_mm > 0
     sides = []
-    for axis in (0, 1):
-        held = np.flatnonzero(union.any(axis=1 - axis))
-        first, stop = int(held[0]), int(held[-1]) + 1
-        margin = _MARGIN_PIXELS + round(_MARGIN * (stop - first))
-        sides.append(slice(max(first - margin, 0), stop + margin))
+    for side in box_of(union):
+        margin = _MARGIN_PIXELS + round(_MARGIN * (side.stop - side.start))
+        sides.append(slice(max(side.start - margin, 0), side.stop + margin))
     around = sides[0], sides[1]
     expected = prior.distance_mm > 0
     inside = mask[prior.box]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import box_of
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import CancelledError
 from scribblesegment.propagation.config import FloatArray, Mask
@@ -70,14 +71,13 @@ class GeodesicPrior:
         scribbles = {index: one for index in range(length) if (one := self._scribbles(index)) is not None}
         shown = [index for index, (positive, _) in scribbles.items() if positive.any()]
         present = np.logical_or.reduce([*masks, *(scribbles[index][0] for index in shown)])
-        self._box = _box_around(present, margin=True)
+        self._box = _box_around(present)
         spacing = np.delete(self._volume.spacing_kji_mm, self._axis)
         between = self._volume.spacing_kji_mm[self._axis]
         sides = [part.stop - part.start for part in self._box]
         start, stop = min((*self._accepted, *shown)), max((*self._accepted, *shown)) + 1
         # A structure may go on beyond the outermost accepted slices as far as between them, or as far as it is wide.
-        box = _box_around(present, margin=False)
-        width = max((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
+        width = max((side.stop - side.start) * mm for side, mm in zip(box_of(present), spacing, strict=True))
         beyond = max(stop - start, math.ceil(width / between))
         start, stop = max(start - beyond, 0), min(stop + beyond, length)
         self._first = start
@@ -160,13 +160,13 @@ def _seeds(mask: Mask, factor: int) -> Mask:
     return np.stack([inside, ~inside])
 
 
-def _box_around(mask: Mask, *, margin: bool) -> tuple[slice, slice]:
-    """The box around a mask (H, W) that is not empty, with or without a margin, inside the image."""
-    present = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    around = _MARGIN_PIXELS + round(_MARGIN * max(int(held[-1] - held[0]) + 1 for held in present)) if margin else 0
+def _box_around(mask: Mask) -> tuple[slice, slice]:
+    """The box around a mask (H, W) that is not empty, with a margin, inside the image."""
+    box = box_of(mask)
+    margin = _MARGIN_PIXELS + round(_MARGIN * max(side.stop - side.start for side in box))
     rows, columns = (
-        slice(max(int(held[0]) - around, 0), min(int(held[-1]) + 1 + around, side))
-        for held, side in zip(present, mask.shape, strict=True)
+        slice(max(side.start - margin, 0), min(side.stop + margin, length))
+        for side, length in zip(box, mask.shape, strict=True)
     )
     return rows, columns
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.data.masks import inner_lines, keep_touched, signed_distance
+from scribblesegment.data.prompts import box_of
 from scribblesegment.propagation.config import FloatArray, Mask, PropagationConfig
 
 _SLACK_PIXELS = 2.0  # steps that a digitised outline makes anyway, however close the slices are
@@ -110,12 +111,12 @@ def _shrunk(distance: FloatArray, ratio: float) -> FloatArray:
 
 
 def _box_around(mask: Mask, margin_mm: float, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
-    sides = []
-    for axis, mm in enumerate(spacing_mm):
-        held = np.flatnonzero(mask.any(axis=1 - axis))
-        margin = int(np.ceil(margin_mm / mm)) + 1
-        sides.append(slice(max(int(held[0]) - margin, 0), int(held[-1]) + 1 + margin))
-    return sides[0], sides[1]
+    margins = [int(np.ceil(margin_mm / mm)) + 1 for mm in spacing_mm]
+    rows, columns = (
+        slice(max(side.start - margin, 0), side.stop + margin)
+        for side, margin in zip(box_of(mask), margins, strict=True)
+    )
+    return rows, columns
 
 
 def _mean(maps: Sequence[FloatArray], weights: NDArray[np.float64]) -> FloatArray:

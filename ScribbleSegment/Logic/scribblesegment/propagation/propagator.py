@@ -16,7 +16,7 @@ from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data import validation
 from scribblesegment.data.masks import resolve_labels
 from scribblesegment.data.preprocessing import IntensityRange
-from scribblesegment.data.prompts import Prompts
+from scribblesegment.data.prompts import Prompts, box_of
 from scribblesegment.data.volume import SliceImage, Volume
 from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError
 from scribblesegment.propagation.confidence import Appearance
@@ -403,8 +403,7 @@ class _Claim:
     """Logits of a segment in a slice that other segments may still come to; only where its mask is."""
 
     def __init__(self, found: SlicePrediction) -> None:
-        rows, columns = np.flatnonzero(found.mask.any(axis=1)), np.flatnonzero(found.mask.any(axis=0))
-        self._box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+        self._box = box_of(found.mask)
         self._logits = _logits_inside(found)[self._box].astype(np.float16)
 
     def logits(self, shape: tuple[int, int]) -> FloatArray:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from scribblesegment.data.preprocessing import IntensityRange
+from scribblesegment.data.prompts import box_of
 from scribblesegment.errors import ConfigError
 from scribblesegment.inference.devices import limited_threads
 from scribblesegment.io.storage import atomic_file
@@ -548,10 +549,10 @@ def _prompts(
     has_box = mask.any() and rng.random() < config.box_p
     has_clicks = rng.random() < config.clicks_p
     if has_box:
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1  # tight, as people drag, or as published
+        rows, columns = box_of(mask)
+        extent = max(rows.stop - rows.start, columns.stop - columns.start)  # tight, as people drag, or as published
         loose = rng.uniform(0, 0.15, 4) * (extent if rng.random() < 0.6 else len(mask) * rng.random())
-        box = np.array([rows[0] - loose[0], columns[0] - loose[1], rows[-1] + 1 + loose[2], columns[-1] + 1 + loose[3]])
+        box = np.array([rows.start, columns.start, rows.stop, columns.stop]) + loose * (-1, -1, 1, 1)
         box = np.clip(np.rint(box), 0, len(mask)).astype(np.float32)
     if has_clicks:
         for region, positive in ((mask, True), (~mask, False)):
