@@ -20,36 +20,20 @@ from scribblesegment.errors import NetworkError, PromptError
 from scribblesegment.inference.devices import resolve_device
 from scribblesegment.refinement.adapters.base import NetworkAdapter, PreparedImage
 from scribblesegment.refinement.lagrangian import RefinementConfig
-from scribblesegment.refinement.refiner import Cancelled, Progress, Refiner
+from scribblesegment.refinement.refiner import Cancelled, Progress, Refined, Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
 
 # A distance between slices that no growing bridges.
 _NEVER_MM = 1e9
 
 
-@dataclass(frozen=True, eq=False)
-class CorrectionResult:
-    """What a correction came to."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CorrectionResult(Refined):
+    """What a correction came to, in the shape of the image or the slice."""
 
-    labels: NDArray[np.int16]  # of the image's or the slice's shape
     names: tuple[str, ...]  # of the labels, new ones included; the index is the label
-    violations: NDArray[np.bool_]  # of the same shape: pixels that were drawn on and do not have the label drawn
-    violation_counts: Mapping[int, int]  # number of such pixels by the label drawn
-    g_history: tuple[float, ...]  # the constraint loss before the first update of the network, and after each one
-    stopped: str  # "satisfied", "iterations", "stalled" or "not finite"
+    violation_counts: Mapping[int, int]  # number of violations by the label drawn
     grown: int  # number of pixels that region growing added to those drawn
-    seconds: float
-    notes: tuple[str, ...]  # what the user should know, as sentences
-
-    @property
-    def iterations(self) -> int:
-        """Number of updates of the network."""
-        return len(self.g_history) - 1
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether the result follows every correction."""
-        return not self.violation_counts
 
 
 class Correction:

@@ -41,17 +41,14 @@ _CACHE_BYTES = 2 << 30
 _UNMARKED_SAMPLES = 2000
 
 
-@dataclass(frozen=True, eq=False)
-class RefinementResult:
-    """What a refinement came to."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Refined:
+    """What a refinement came to, on the network's grid or on the image."""
 
-    logits: NDArray[np.float32]  # (labels, *spatial), class logits of the whole image with the refined weights
     labels: NDArray[np.int16]  # (*spatial), the likeliest label of every pixel; 0 is the background
     violations: NDArray[np.bool_]  # (*spatial), scribbled pixels that have another label
     g_history: tuple[float, ...]  # the constraint loss before the first update, and after each one
     stopped: str  # "satisfied", "iterations", "stalled" or "not finite"
-    layers: tuple[str, ...]  # names of the refined layers
-    weights: Weights = field(repr=False)  # their weights, by name
     seconds: float  # the final prediction included
     notes: tuple[str, ...]  # what the user should know, as sentences
 
@@ -64,6 +61,15 @@ class RefinementResult:
     def satisfied(self) -> bool:
         """Whether the result follows every scribble."""
         return not self.violations.any()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RefinementResult(Refined):
+    """What the refinement of a network came to for its own input."""
+
+    logits: NDArray[np.float32]  # (labels, *spatial), class logits of the whole image with the refined weights
+    layers: tuple[str, ...]  # names of the refined layers
+    weights: Weights = field(repr=False)  # their weights, by name
 
 
 class Refiner:
