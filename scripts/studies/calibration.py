@@ -8,7 +8,7 @@ is what is binned: of the pixels said to be in it with 30 %, 30 % should be.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import exp, log
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from studies.prompting import predicts_first
 
 BINS = 15  # of equal width; as many as in Guo et al.
 PIXELS = 4096  # most that are taken of one prediction and region
+_MARGIN, _MARGIN_PIXELS = 0.5, 8  # around a structure: a part of its longer side, and pixels at least
 NEAR, WHOLE = "around the structure", "whole image"
 
 # A temperature beyond these says that the search has no end, not that the network needs it.
@@ -88,14 +89,14 @@ def _rounds(
     yield from enumerate(logits, start=1)
 
 
-def surroundings(reference: Mask, *, margin: float = 0.5, fewest: int = 8) -> Mask:
+def surroundings(reference: Mask) -> Mask:
     """Give the bounding box of a structure, enlarged on every side by a part of its longer side, and some pixels.
 
     Most of an image is rightly called background with certainty; over the whole image the calibration error is small
     for that reason alone. A band around the boundary would leave out both the interior and what leaks beyond it.
     """
     box = box_of(reference)
-    growth = max(round(margin * max(side.stop - side.start for side in box)), fewest)
+    growth = max(round(_MARGIN * max(side.stop - side.start for side in box)), _MARGIN_PIXELS)
     region = np.zeros(reference.shape, dtype=bool)
     region[tuple(slice(max(side.start - growth, 0), side.stop + growth) for side in box)] = True
     return region
@@ -176,20 +177,18 @@ def _margins(
     return np.where(truth, values, -values), weight / weight.sum()
 
 
-def calibration_table(
-    pixels: pd.DataFrame, temperature: float = 1.0, by: Sequence[str] = ("step", "set")
-) -> pd.DataFrame:
+def calibration_table(pixels: pd.DataFrame, temperature: float) -> pd.DataFrame:
     """Give the error (`ece`) and the negative log likelihood (`nll`) of each region, of all pixels and by step and set.
 
     Args:
         pixels: As `collect_pixels` gives them.
         temperature: What the logits are divided by.
-        by: Columns whose values are also looked at one by one.
     """
     rows = []
     for region, of_region in pixels.groupby("region", sort=False, observed=True):
         parts = [("all", "all", of_region)]
-        parts += [(name, value, part) for name in by for value, part in of_region.groupby(name, observed=True)]
+        for name in ("step", "set"):
+            parts += [(name, value, part) for value, part in of_region.groupby(name, observed=True)]
         for name, value, part in parts:
             probabilities = expit(part.logit / np.float32(temperature))
             error = calibration_error(probabilities, part.inside, part.weight)

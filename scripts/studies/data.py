@@ -29,6 +29,16 @@ PREFIX = "medscribble_"
 # As in training: 16 pixels of the 128 x 128 grid are 64 of the 256 x 256 images.
 MIN_AREA = 64
 
+# Structures with fewer images with and without them are measured in no folder.
+LEAST_ABSENT = 4
+
+# Structures of volumes with fewer slices along an axis are left out there, as are those whose usual slice (the median)
+# is smaller: scattered small lesions.
+LEAST_SLICES, LEAST_SLICE_AREA = 8, 16
+
+# Slices beyond each end of a structure that are looked at as well: nothing should be segmented there.
+_BEYOND = 2
+
 # Sets whose labels are kinds or grades of one structure: which of them an image shows cannot be told from a context.
 ALTERNATIVES = frozenset({"breastdm_mri", "edd2020_endoscopy", "kidney_t2w_mri", "sipakmed_cervical"})
 
@@ -128,7 +138,7 @@ def read_sets(folder: Path) -> list[SegmentationSet]:
     return sets
 
 
-def label_examples(folder: Path, *, per_set: int = 6, seed: int = 0, min_area: int = MIN_AREA) -> list[Example]:
+def label_examples(folder: Path, *, per_set: int, seed: int = 0) -> list[Example]:
     """Choose structures of every set without strokes of people, in instance sets single objects.
 
     The choice goes round the labels of a set, each time taking an image whose subject was used least. It depends on the
@@ -138,20 +148,18 @@ def label_examples(folder: Path, *, per_set: int = 6, seed: int = 0, min_area: i
         ConfigError: If a number is out of range.
         DatasetError: If there is no set, one is bad, or shows no structure that is large enough.
     """
-    if per_set < 1 or min_area < 1 or seed < 0:
-        raise ConfigError(
-            f"per_set and min_area are at least 1 and seed at least 0; got {per_set}, {min_area}, {seed}."
-        )
+    if per_set < 1 or seed < 0:
+        raise ConfigError(f"per_set is at least 1 and seed at least 0; got {per_set} and {seed}.")
     examples = []
     for entry in read_sets(folder):
         subjects = _subjects(entry)
         candidates = []  # (key of the task, image, label)
         for n, labels in enumerate(entry.labels):
             areas = np.bincount(labels.ravel())
-            shown = np.flatnonzero((areas[1:] >= min_area) & (areas[1:] < labels.size)) + 1
+            shown = np.flatnonzero((areas[1:] >= MIN_AREA) & (areas[1:] < labels.size)) + 1
             candidates += [(0 if entry.instances else label, n, label) for label in shown.tolist()]
         if not candidates:
-            raise DatasetError(f"Set {entry.name} shows no structure of at least {min_area} pixels.")
+            raise DatasetError(f"Set {entry.name} shows no structure of at least {MIN_AREA} pixels.")
         rng = np.random.default_rng((seed, zlib.crc32(entry.name.encode())))
         for _, n, label in sorted(_choose(candidates, subjects, per_set, rng)):
             task = f"{entry.name}/{'object' if entry.instances else entry.label_name(label)}"
@@ -160,16 +168,15 @@ def label_examples(folder: Path, *, per_set: int = 6, seed: int = 0, min_area: i
     return examples
 
 
-def context_tasks(
-    folder: Path, *, least_images: int, per_set: int | None = None, min_area: int = MIN_AREA
-) -> tuple[list[Task], dict[str, str]]:
+def context_tasks(folder: Path, *, least_images: int, per_set: int | None = None) -> tuple[list[Task], dict[str, str]]:
     """Read every structure that enough images of its set show; in instance sets all objects together.
+
+    Images with less than `MIN_AREA` of the structure do not count; nor do those that it fills.
 
     Args:
         folder: Holds the sets.
         least_images: Structures that fewer images show are left out.
         per_set: Most structures of a set, those that the most images show; None for all.
-        min_area: Images with less of the structure, in pixels, do not count; nor do those that it fills.
 
     Returns:
         The tasks, and for each that was left out, why.
@@ -183,7 +190,7 @@ def context_tasks(
         of_set, images = [], [_unit(image) for image in entry.images]
         for name, label, masks in _structures(entry):
             areas = masks.sum(axis=(1, 2))
-            shown = np.flatnonzero((areas >= min_area) & (areas < masks[0].size)).tolist()
+            shown = np.flatnonzero((areas >= MIN_AREA) & (areas < masks[0].size)).tolist()
             if len(shown) >= least_images:
                 of_set.append(Task(entry.name, name, tuple(_examples(entry, images, name, label, masks, shown))))
             else:
@@ -197,7 +204,7 @@ def context_tasks(
 
 
 def absence_folders(
-    folder: Path, *, entries: int, least: int = 4, per_set: int | None = None, seed: int = 0
+    folder: Path, *, entries: int, per_set: int | None = None, seed: int = 0
 ) -> tuple[list[Folder], dict[str, str]]:
     """Make folders of which half of the images lack the structure, from sets whose images do and do not show it.
 
@@ -207,7 +214,6 @@ def absence_folders(
     Args:
         folder: Holds the sets.
         entries: Images of the context.
-        least: Structures with fewer images of either kind are left out.
         per_set: Most structures of a set, those with the most images; None for all.
         seed: Of the choice.
 
@@ -238,7 +244,7 @@ def absence_folders(
             in_context, known = present[:entries], {one.subject for one in present[:entries]}
             present = [one for one in present[entries:] if one.subject not in known]
             count = min(len(present), len(absent))
-            if len(in_context) < entries or count < least:
+            if len(in_context) < entries or count < LEAST_ABSENT:
                 left_out[name] = f"{len(present)} images with it and {len(absent)} without it besides the context"
                 continue
             context = ContextSet(name, tuple(one.entry() for one in in_context))
@@ -247,7 +253,7 @@ def absence_folders(
         folders += [one for one in of_set if one in kept]
     if not folders:
         raise DatasetError(
-            f"No set in {folder} has {least} images with and {least} without a structure. Ask for fewer."
+            f"No set in {folder} has {LEAST_ABSENT} images with and {LEAST_ABSENT} without a structure. Ask for fewer."
         )
     return folders, left_out
 
@@ -274,10 +280,11 @@ class Case:
         wanted = [shown[0] + place * (shown[-1] - shown[0]) for place in places]
         return {int(n): self.slices[n] for n in sorted({int(shown[np.argmin(np.abs(shown - one))]) for one in wanted})}
 
-    def measured(self, beyond: int) -> range:
+    @property
+    def measured(self) -> range:
         """The slices that are looked at: the extent, and some beyond each end."""
         start, stop = self.extent
-        return range(max(start - beyond, 0), min(stop + beyond, len(self.slices)))
+        return range(max(start - _BEYOND, 0), min(stop + _BEYOND, len(self.slices)))
 
 
 def find_volumes(folder: Path) -> list[Path]:
@@ -294,9 +301,7 @@ def find_volumes(folder: Path) -> list[Path]:
     return paths
 
 
-def read_cases(
-    path: Path, *, per_volume: int | None = None, one_axis: bool = False, least_slices: int = 8, least_area: int = 16
-) -> tuple[Volume, list[Case]]:
+def read_cases(path: Path, *, per_volume: int | None = None, one_axis: bool = False) -> tuple[Volume, list[Case]]:
     """Read a volume with its structures.
 
     Args:
@@ -304,8 +309,6 @@ def read_cases(
         per_volume: Most structures, the largest ones; None for all.
         one_axis: Whether only the first axis is used. A volume whose spacing differs by more than 1.5 times between
             axes is cut along the axis of the largest one, as it was acquired; any other one along all three.
-        least_slices: Structures with fewer slices along an axis are left out there.
-        least_area: So are those whose usual slice (the median) is smaller, in pixels: scattered small lesions.
 
     Raises:
         DatasetError: If image and labels are not of the same shape.
@@ -324,7 +327,7 @@ def read_cases(
         for axis in axes:
             mask = np.moveaxis(labels == label, axis, 0)
             areas = mask.sum(axis=(1, 2))
-            if int((areas > 0).sum()) >= least_slices and np.median(areas[areas > 0]) >= least_area:
+            if int((areas > 0).sum()) >= LEAST_SLICES and np.median(areas[areas > 0]) >= LEAST_SLICE_AREA:
                 cases.append(Case(path.parent.name, path.name.removesuffix("_image.nii.gz"), label, axis, mask))
     return volume, cases
 

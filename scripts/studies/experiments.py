@@ -24,7 +24,7 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError
-from scribblesegment.propagation import Propagation, PropagationConfig, Propagator
+from scribblesegment.propagation import Propagation, Propagator
 from studies.common import Mask, Row, Unit, agreement, dice, generator
 from studies.data import Case, Example, Folder, Task, read_cases
 from studies.methods import VOLUME_METHODS, Method, NetworkMethod, grow_strokes
@@ -54,9 +54,6 @@ PLACES = {"three slices": (0.25, 0.5, 0.75), "one slice": (0.5,)}
 # How the user paints whose strokes are followed through the volume, and what else is done with them.
 FOLLOWED, GROWN = "centerline-scribbles", "grow-from-seeds"
 _CONTENT_LOGIT = np.float32(4.0)
-
-# Slices beyond each end of a structure that are looked at as well: nothing should be segmented there.
-_BEYOND = 2
 
 
 def manual(examples: Sequence[Example], methods: Mapping[str, Method]) -> Iterator[Unit]:
@@ -268,7 +265,6 @@ def propagation(
     places: Mapping[str, tuple[float, ...]] = PLACES,
     per_volume: int | None = None,
     one_axis: bool = False,
-    config: PropagationConfig | None = None,
 ) -> Iterator[Unit]:
     """A few annotated slices of a structure with their reference, and how well its other slices follow from them.
 
@@ -289,7 +285,7 @@ def propagation(
                     "level": "kji"[case.axis],
                 }
                 for name, method in methods.items():
-                    rows = partial(_propagated_rows, volume, case, case.annotated(where), method.predictor, config)
+                    rows = partial(_propagated_rows, volume, case, case.annotated(where), method.predictor)
                     yield Unit(key | {"method": name}, rows)
                 for name in baselines:
                     yield Unit(
@@ -297,10 +293,8 @@ def propagation(
                     )
 
 
-def _propagated_rows(
-    volume: Volume, case: Case, annotated: dict[int, Mask], predictor: Any, config: PropagationConfig | None
-) -> Iterator[Row]:
-    propagator, label = Propagator(predictor, config=config), f"label {case.structure}"
+def _propagated_rows(volume: Volume, case: Case, annotated: dict[int, Mask], predictor: Any) -> Iterator[Row]:
+    propagator, label = Propagator(predictor), f"label {case.structure}"
     names: dict[str, Any] = {"label_name": label, "source": f"{case.set_name} {case.volume_name}"}
     started = time.perf_counter()
     first = propagator.run(volume, annotated, case.axis, **names)
@@ -320,7 +314,7 @@ def _propagated_rows(
 
 def _baseline_rows(volume: Volume, case: Case, annotated: dict[int, Mask], name: str) -> Iterator[Row]:
     started = time.perf_counter()
-    found = VOLUME_METHODS[name](volume, annotated, case.axis, case.measured(_BEYOND))
+    found = VOLUME_METHODS[name](volume, annotated, case.axis, case.measured)
     seconds = time.perf_counter() - started
     for row in _slice_rows(case, annotated, found):
         yield row | {"step": 0, "seconds": seconds}
@@ -328,7 +322,7 @@ def _baseline_rows(volume: Volume, case: Case, annotated: dict[int, Mask], name:
 
 def _slice_rows(case: Case, annotated: Mapping[int, Mask], masks: Mapping[int, Mask]) -> Iterator[Row]:
     (start, stop), nothing = case.extent, np.zeros(case.slices.shape[1:], bool)
-    for index in case.measured(_BEYOND):
+    for index in case.measured:
         if index not in annotated:
             mask, inside = masks.get(index, nothing), min(annotated) < index < max(annotated)
             yield {
@@ -425,7 +419,7 @@ def _with_grown(volume: Volume, case: Case, name: str, rows: Callable[..., Itera
     for row in rows(drawn=drawn):
         yield row
         started = time.perf_counter()
-        found = grow_strokes(volume, drawn, case.axis, case.measured(_BEYOND))
+        found = grow_strokes(volume, drawn, case.axis, case.measured)
         seconds = time.perf_counter() - started
         yield _volume_row(case, found) | {"method": f"{GROWN} ({name})", "step": row["step"], "seconds": seconds}
 
@@ -483,13 +477,9 @@ def robustness(
             for level in LEVELS[factor]:
                 for name, method in methods.items():
                     key = example.key | {"label": example.label, "procedure": factor, "level": str(level)}
-                    rows = partial(_robustness_rows, example, method, sketch, _condition(factor, level), scenes)
+                    changed: dict[str, Any] = {factor: level}
+                    rows = partial(_robustness_rows, example, method, sketch, Condition(**changed), scenes)
                     yield Unit(key | {"method": name}, rows)
-
-
-def _condition(factor: str, level: float) -> Condition:
-    changed: dict[str, Any] = {factor: level}
-    return replace(Condition(), **changed)
 
 
 def _robustness_rows(

@@ -41,6 +41,9 @@ _GRABCUT_ITERATIONS = 5
 _OBJECT, _BACKGROUND = 1, 2
 _SURE = np.float32(20)
 
+# Of label fusion, in cells: the grid's side, a patch's, how far it is looked around a pixel, and in which steps.
+_FUSION_SIDE, _PATCH, _REACH, _STEP = 48, 5, 4, 2
+
 Segment = Callable[[FloatArray, NDArray[np.uint8]], Mask]
 """Maps an image (H, W) in [0, 1] and seeds, 1 on the object and 2 on the background, to a mask."""
 
@@ -155,8 +158,7 @@ class LabelFusion:
     prompts: frozenset[str] = frozenset()
     least_context: int | None = 1
 
-    def __init__(self, *, size: int = 48, patch: int = 5, reach: int = 4, step: int = 2) -> None:
-        self._size, self._patch, self._reach, self._step = size, patch, reach, step
+    def __init__(self) -> None:
         self._context: ContextSet | None = None
         self._image: FloatArray | None = None
 
@@ -172,14 +174,14 @@ class LabelFusion:
         """See `Method`."""
         if self._image is None or not self._context or not prompts.is_empty:
             raise PromptError("Labels are fused from an image and a context alone; prompts are not understood.")
-        grid, reach = NetworkGrid(self._image.shape, PIXEL_MM, self._size), self._reach
-        images, masks = (part[:, 0] for part in self._context.to_grid(self._size))
-        margin = ((0, 0), (reach, reach), (reach, reach))
+        grid = NetworkGrid(self._image.shape, PIXEL_MM, _FUSION_SIDE)
+        images, masks = (part[:, 0] for part in self._context.to_grid(_FUSION_SIDE))
+        margin = ((0, 0), (_REACH, _REACH), (_REACH, _REACH))
         images, masks = np.pad(images, margin, mode="edge"), np.pad(masks, margin)
-        starts = range(0, 2 * reach + 1, self._step)
-        windows = [(..., slice(r, r + self._size), slice(c, c + self._size)) for r in starts for c in starts]
+        starts = range(0, 2 * _REACH + 1, _STEP)
+        windows = [(..., slice(r, r + _FUSION_SIDE), slice(c, c + _FUSION_SIDE)) for r in starts for c in starts]
         squares = np.concatenate([(images[one] - grid.image_to_grid(self._image)) ** 2 for one in windows])
-        distances = ndimage.uniform_filter(squares, (0, self._patch, self._patch), mode="nearest")
+        distances = ndimage.uniform_filter(squares, (0, _PATCH, _PATCH), mode="nearest")
         weights = np.exp(-distances / (distances.min(axis=0) + 1e-4))
         labels = np.concatenate([masks[one] for one in windows])
         return _logits(grid.logits_from_grid((weights * labels).sum(axis=0) / weights.sum(axis=0)) > 0.5)
@@ -355,9 +357,7 @@ def load_predictor_of(name: str, *, device: str = "auto") -> Any:
         raise ConfigError(f"No method {name!r}. Known are {known}; other names are networks, and: {cause}") from cause
 
 
-def load_methods(
-    names: Iterable[str], *, device: str = "auto", alone: bool = False
-) -> tuple[dict[str, Method], dict[str, str]]:
+def load_methods(names: Iterable[str], *, device: str = "auto") -> tuple[dict[str, Method], dict[str, str]]:
     """Load methods under their short names, leaving out those whose library is not installed.
 
     Returns:
@@ -370,7 +370,7 @@ def load_methods(
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(names):
         try:
-            method = load_method(name, device=device, alone=alone)
+            method = load_method(name, device=device)
         except MissingDependencyError as error:
             skipped[name] = str(error)
             continue

@@ -52,26 +52,22 @@ def plot(
     x: str,
     *,
     metric: str = "dice",
-    lines: str = "method",
     panels: str | None = None,
     x_title: str = "",
     y_title: str = "Dice",
     log_base: float | None = None,
-    diagonal: bool = False,
 ) -> None:
-    """Draw means against a column of numbers, their intervals shaded; a name looks the same in every panel.
+    """Draw a line for each method against a column of numbers, with its intervals shaded.
 
     Args:
         path: The PNG file to write, whole or not at all.
         summary: As `statistics.summarise` gives it.
         x: The column below.
         metric: What of the summary is drawn.
-        lines: The column that names the lines.
         panels: The column that divides them into panels; None for one panel.
         x_title: What is below all panels.
         y_title: What is beside them.
         log_base: Of a logarithmic axis below.
-        diagonal: Whether the line y = x is drawn.
 
     Raises:
         ConfigError: If there is nothing to draw.
@@ -84,11 +80,11 @@ def plot(
     if drawn.empty:
         raise ConfigError("There is no line to draw. Measure something first.")
     parts = [("", drawn)] if panels is None else list(drawn.groupby(panels, sort=False))
-    looks = dict(zip(dict.fromkeys(drawn[lines]), cycle(_LOOKS), strict=False))
+    looks = dict(zip(dict.fromkeys(drawn.method), cycle(_LOOKS), strict=False))
     columns = min(3, len(parts))
     figure, grid = _figure(ceil(len(parts) / columns), columns, inches=(3.4, 2.7), sharey=True)
     for area, (title, part) in zip(grid.flat, parts, strict=False):
-        for name, line in part.groupby(lines, sort=False):
+        for name, line in part.groupby("method", sort=False):
             line, (color, marker) = line.sort_values("x"), looks[name]
             area.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
             area.plot(line.x, line["mean"], color=color, marker=marker, markersize=4.5, linewidth=1.8)
@@ -99,8 +95,6 @@ def plot(
             area.minorticks_off()
         elif all(value == int(value) for value in values):
             area.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if diagonal:
-            area.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2, zorder=0)
         area.set_title(str(title), fontsize=10, color=_INK)
         area.tick_params(labelsize=9, colors=_INK, length=0)
         area.grid(axis="y", color=_GRID, linewidth=0.8)

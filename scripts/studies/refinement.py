@@ -26,9 +26,8 @@ from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.masks import resolve_labels
 from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.data.prompts import Prompts
-from scribblesegment.errors import ConfigError, DatasetError
+from scribblesegment.errors import DatasetError
 from scribblesegment.io.storage import atomic_file
-from scribblesegment.refinement.lagrangian import RefinementConfig
 from scribblesegment.refinement.refiner import Refiner
 from scribblesegment.refinement.region_growing import GrowthConfig, grow_scribbles
 from scribblesegment.simulation.scribbles import VISIBLE, ScribbleConfig, gaussian_blur, smooth_noise
@@ -40,6 +39,9 @@ Labels = NDArray[np.int16]
 
 COLUMNS = ("violations", "iterations", "far_dice", "strokes")
 REFINEMENT, PAINTING, INTERACTIVE, FROM_RESULT = "refinement", "painting", "interactive", "interactive from the result"
+
+# How images are changed, and how many rounds of strokes correct each.
+SHIFTS, _INTERACTIONS = ("none", "contrast", "scanner", "resolution"), 5
 
 # Images that show less of a task are neither trained nor tested on.
 LEAST_PIXELS = 900
@@ -202,8 +204,6 @@ def shifted(image: FloatArray, shift: str, task: NetworkTask, rng: np.random.Gen
     elif shift == "resolution":
         grid = NetworkGrid(image.shape, PIXEL_MM, max(1, round(max(image.shape) / strength)))
         image = grid.logits_from_grid(grid.image_to_grid(image))
-    elif shift != "none":
-        raise ConfigError(f"No shift {shift!r}; there are none, contrast, scanner and resolution.")
     return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
@@ -234,13 +234,10 @@ def refinement_study(
     networks: Path,
     predictor: Any,
     *,
-    tasks: Sequence[str] = tuple(TASKS),
-    shifts: Sequence[str] = ("none", "contrast", "scanner", "resolution"),
-    images: int = 2,
-    interactions: int = 5,
-    steps: int = 300,
-    seed: int = 0,
-    config: RefinementConfig | None = None,
+    tasks: Sequence[str],
+    images: int,
+    steps: int,
+    seed: int,
 ) -> Iterator[Unit]:
     """Correct every tested image with every method, each with the strokes that its own errors call for.
 
@@ -252,22 +249,19 @@ def refinement_study(
         networks: Where trained networks lie, `<task>.pt`; they are trained when they are not there.
         predictor: Of interactive segmentation.
         tasks: Names of `TASKS`.
-        shifts: How images are changed.
         images: Of each task.
-        interactions: Rounds of strokes.
         steps: Of training.
         seed: Of everything random.
-        config: Of the refinement.
     """
     for name in tasks:
         task, outputs = TASKS[name], 1 + len(TASKS[name].classes)
         learned, tested = read_images(folder, task)
         network = trained(networks / f"{name}.pt", learned, outputs, steps=steps, seed=seed)
         for one in tested[:: max(1, len(tested) // images)][:images]:
-            for shift in shifts:
+            for shift in SHIFTS:
                 image = shifted(one.image, shift, task, generator(seed, name, shift, one.index))
                 first = _result(network, image)
-                refine = partial(_refined, network, image, config or RefinementConfig())
+                refine = partial(_refined, network, image)
                 nothing = np.full(first.shape, -1, np.int16)
                 key = {"procedure": shift, "set": name, "task": name, "subject": one.subject, "image": one.index}
                 for method, start, begin in (
@@ -277,7 +271,7 @@ def refinement_study(
                     (FROM_RESULT, first, partial(_interactive, predictor, image, first, outputs)),
                 ):
                     rng = partial(generator, seed, name, one.index)
-                    rows = partial(_rounds, one.labels, start, begin, rng, outputs, interactions)
+                    rows = partial(_rounds, one.labels, start, begin, rng, outputs)
                     yield Unit(key | {"method": method}, rows)
 
 
@@ -290,12 +284,11 @@ def _rounds(
     begin: Callable[[], Correct],
     rng: Callable[[int], np.random.Generator],
     outputs: int,
-    interactions: int,
 ) -> Iterator[Row]:
     """Begin with a segmentation, and mark and correct it in every interaction."""
     correct, labels, scribbles = begin(), first, LabelScribbles.empty(truth.shape)
     yield {"step": 0, "dice": mean_dice(first, truth, outputs)}
-    for step in range(1, interactions + 1):
+    for step in range(1, _INTERACTIONS + 1):
         scribbles, strokes = mark(scribbles, truth, labels, rng(step), outputs)
         figures: Row = {}
         if strokes:
@@ -324,8 +317,8 @@ def _painted(first: Labels, scribbles: LabelScribbles) -> tuple[Labels, Row]:
     return np.where(scribbles.marked, scribbles.labels, first).astype(np.int16), {}
 
 
-def _refined(network: PlainUNet, image: FloatArray, config: RefinementConfig) -> Correct:
-    refiner = Refiner(network, _normalised(image), config=config)
+def _refined(network: PlainUNet, image: FloatArray) -> Correct:
+    refiner = Refiner(network, _normalised(image))
     refiner.infer()
 
     def correct(scribbles: LabelScribbles) -> tuple[Labels, Row]:

@@ -176,14 +176,14 @@ def propagation_cases(frame: pd.DataFrame) -> pd.DataFrame:
     return cases.reset_index().assign(proposed=lambda one: one.proposed.fillna(0))
 
 
-def best_on(frame: pd.DataFrame, *, metric: str = "dice", over: str = "set") -> pd.DataFrame:
-    """Count the sets (or tasks) on which each method has the best mean, of how many; ties count for all."""
+def best_on(frame: pd.DataFrame, *, over: str = "set") -> pd.DataFrame:
+    """Count the sets (or tasks) on which each method has the best mean Dice, of how many; ties count for all."""
     if over == "set":
-        means = summarise(frame, ["method", "set"], [metric], resamples=1).pivot(
+        means = summarise(frame, ["method", "set"], ["dice"], resamples=1).pivot(
             index="set", columns="method", values="mean"
         )
     else:
-        means = frame.groupby([over, "method"])[metric].mean().unstack()
+        means = frame.groupby([over, "method"]).dice.mean().unstack()
     means = means.dropna()
     best = means.ge(means.max(axis=1), axis=0).sum()
     return pd.DataFrame({"method": best.index, "best on": best.to_numpy(), "of": len(means)})

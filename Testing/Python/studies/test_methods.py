@@ -154,9 +154,10 @@ def test_the_choice_goes_round_labels_and_subjects_and_contexts_hold_other_subje
     assert f"discs {target.image_index}" not in large
 
 
-def test_cases_are_cut_along_the_largest_spacing_and_annotated_where_they_show(volumes):
+def test_cases_are_cut_along_the_largest_spacing_and_annotated_where_they_show(volumes, monkeypatch):
     (path,) = data.find_volumes(volumes)
     _, (case,) = data.read_cases(path)
     start, stop = case.extent
     assert (case.axis, list(case.annotated((0.0, 0.5, 1.0)))) == (0, [start, (start + stop - 1) // 2, stop - 1])
-    assert data.read_cases(path, least_slices=99)[1] == []
+    monkeypatch.setattr(data, "LEAST_SLICES", 99)
+    assert data.read_cases(path)[1] == []
