@@ -9,11 +9,14 @@ summary ends the output. Options that are not listed here go to the last pytest:
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 
 from _environment import ROOT, SetupError, ensure_environment
 
+# Tests run beside each other, on one thread each: what they wait for is seldom the processor.
+BESIDE = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]
 EXTRAS = ("batch", "dicom", "studies", "test")
 # What must work where PyTorch is missing.
 WITHOUT_TORCH = [f"Testing/Python/{package}" for package in ("cli", "service", "lib")]
@@ -38,8 +41,8 @@ def main() -> int:
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
-        "pytest without PyTorch": ["pytest", "-q", "--without-torch", "-m", "not slow", *WITHOUT_TORCH],
-        "pytest": ["pytest", *some, *pytest_options],
+        "pytest without PyTorch": ["pytest", "-q", *BESIDE, "--without-torch", "-m", "not slow", *WITHOUT_TORCH],
+        "pytest": ["pytest", *BESIDE, *some, *pytest_options],
     }
     failed = [name for name, command in checks.items() if not _passes(name, [python, "-m", *command])]
     if failed and failed != ["pytest"]:
@@ -50,7 +53,7 @@ def main() -> int:
 
 def _passes(name: str, command: list[str]) -> bool:
     print(f"\n== {name}", flush=True)
-    return subprocess.run(command, cwd=ROOT).returncode == 0
+    return subprocess.run(command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode == 0
 
 
 if __name__ == "__main__":

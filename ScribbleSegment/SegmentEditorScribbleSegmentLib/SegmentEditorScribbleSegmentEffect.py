@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -271,6 +272,9 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.recorder.press(xy, self._world(xy, viewWidget), positive=positive, tool=self.options.tool)
         self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
         self.views.showBrush(viewWidget, xy, positive=positive)
+        with contextlib.suppress(ScribbleSegmentError):  # told when the gesture is finished
+            self.segmenter.expect(*self._place)
+            self.startTimer()
         return True
 
     def onMove(self, interactor, viewWidget, event) -> bool:
@@ -435,7 +439,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         elif self._busySince is None:
             self._busySince = time.monotonic()
         self._showBusy(waiting and time.monotonic() - self._busySince > _PATIENCE_SECONDS)
-        if not (waiting or self.propagation.busy or self.context.busy):
+        getsReady = self.recorder.active and inference.busy
+        if not (waiting or getsReady or self.propagation.busy or self.context.busy):
             self.timer.stop()
 
     def _saveState(self) -> None:

@@ -49,6 +49,9 @@ class BrightRegionPredictor:
         """Take examples."""
         self.context = context
 
+    def encode(self):
+        """Get ready."""
+
     def predict(self, prompts, *, newest=None, cancelled=None):
         """Segment it."""
         from scipy import ndimage

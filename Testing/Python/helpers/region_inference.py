@@ -31,6 +31,7 @@ class RegionInference:
     """Answers when told to: requests wait until `finish`."""
 
     requests: list[SliceRequest] = field(default_factory=list)
+    expected: list[SliceRequest] = field(default_factory=list)
     error: ScribbleSegmentError | None = None  # what the next tasks end with instead of logits
     model: str = "one"
     _waiting: tuple[SliceRequest, Task[np.ndarray]] | None = None
@@ -42,6 +43,9 @@ class RegionInference:
     @property
     def busy(self) -> bool:
         return self._waiting is not None
+
+    def expect(self, request: SliceRequest) -> None:
+        self.expected.append(request)
 
     def segment_slice(self, request: SliceRequest) -> Task[np.ndarray]:
         self.requests.append(request)

@@ -43,6 +43,9 @@ class SlicePredictor:
         self.contexts.append(context)
         self.context = context
 
+    def encode(self):
+        self.calls.append("encode")
+
     def predict(self, prompts, *, newest=None, cancelled=None):
         self.calls.append("predict")
         self.prompts.append(prompts)

@@ -276,6 +276,8 @@ def test_a_context_is_encoded_once_and_matched_once_an_image():
     for value in (1.0, 2.0):
         predictor.set_context(ContextSet("liver", context.entries))
         predictor.set_image(np.full((32, 32), value), intensity_range=IntensityRange(0.0, 4.0))
+        predictor.encode()
+        assert prepared.matched[-1] == value / 4
         for row in (3, 9):
             predictor.predict(a_stroke((32, 32), row))
     assert (prepared.encoded, prepared.matched) == ([1], [0.25, 0.5])
@@ -568,11 +570,15 @@ class Edges(nn.Module):
 
 
 @pytest.mark.parametrize(("radius", "is_close"), [(3, True), (12, False)])
-def test_a_small_prompt_on_a_coarse_grid_is_looked_at_closely_and_what_ends_there_is_the_structure(radius, is_close):
+def test_a_small_prompt_on_a_coarse_grid_is_looked_at_closely_and_what_ends_there_is_the_structure(
+    passes, radius, is_close
+):
     y, x = np.mgrid[:256, :256]
     structure = np.hypot(y - 100, x - 150) <= radius
     predictor = a_predictor(Edges(), np.where(structure, 1.0, 0.2), size=32, focus_size=128)
     click = Prompts.empty(structure.shape).with_click((100, 150))
     found = predictor.predict(click)
     assert np.array_equal(found.mask(), structure) == is_close
+    if is_close:
+        assert [one.shape[-1] for one in passes] == [32, 128, 32]  # and what was found once more, at finer pixels
     assert (found.logits[:40] < 0.0).all()

@@ -196,10 +196,14 @@ def test_a_lasso_marks_what_it_goes_around(at_work):
 
 def test_a_stroke_belongs_to_the_slice_and_the_segment_it_began_in(at_work):
     began = at_work.segmenter.place(*at_work.here)
+    at_work.segmenter.expect(*began)
     at_work.show(8)
     other = at_work.editor.add_segment()
     at_work.draw("stroke", (12, 17, 5), (18, 17, 8), place=began)
+    at_work.segmenter.expect(*began)  # not while something is under way
     at_work.settle()
+    asked, expected = at_work.inference.requests, at_work.inference.expected
+    assert [one.image_token for one in expected] == [one.image_token for one in asked]
     assert np.array_equal(at_work.mask(), only(LEFT, 5))
     assert not at_work.mask(other).any()
     at_work.editor.segmentation.RemoveSegment(at_work.segment)

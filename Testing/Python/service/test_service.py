@@ -170,12 +170,17 @@ def test_an_equal_token_means_the_same_image_unless_it_was_refused(service, load
         answer(service, a_request(image_token=token))
     network = loader.loaded[0]
     assert network.calls.count("image") == 3
+    assert ended(service.expect(a_request(image_token="b"))).exception() is None
+    assert network.calls[-2:] == ["image", "encode"]
+    answer(service, a_request(image_token="b"))
+    answer(service, a_request(image_token="a"))
+    assert network.calls.count("image") == 5
     with monkeypatch.context() as patch:
         patch.setattr(network, "set_image", lambda image, **how: image.nonsense)
         failure(service, a_request(image_token="bad"))
     for token in ("bad", "a"):
         answer(service, a_request(image_token=token))
-    assert network.calls.count("image") == 5
+    assert network.calls.count("image") == 7
 
 
 # Contexts -----------------------------------------------------------------------------------------------------------

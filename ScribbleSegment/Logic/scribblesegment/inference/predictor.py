@@ -55,7 +55,7 @@ _LARGE_PIXELS, _SURELY_OUTSIDE_LOGIT = 1 << 22, -4.0
 
 # Where cells of the whole slice are so many pixels wide, prompts no larger than so many cells are looked at closely
 # first; what is found there must differ by so many standard deviations from its surroundings.
-_COARSE, _SMALL_CELLS, _EDGE = 3.0, 3.0, 1.0
+_COARSE, _SMALL_CELLS, _EDGE = 2.5, 3.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +239,10 @@ class _Segmenter:
     def set_context(self, context: ContextSet | None) -> None:
         self._context, self._entries, self._maps = context, None, None
 
+    def encode(self) -> None:
+        self._whole_features()
+        self._context_in(self._whole)
+
     def segment(self, prompts: Prompts, region: Box2D | None, cancelled: Callable[[], bool] | None = None) -> _Found:
         """Segment the slice, or a region of it, unless it is cancelled between two parts of the work."""
         self._cancelled = cancelled
@@ -279,14 +283,14 @@ class _Segmenter:
         found.logits[zoom.slices] = closer
         return _Found(found.logits, grid_logits, _around(found.inside, zoom.region), zoom.region)
 
-    def _focus(self, mask: NDArray[np.bool_], prompts: Prompts) -> NetworkGrid | None:
-        """Where to look more closely, see `focus_view`."""
+    def _focus(self, mask: NDArray[np.bool_], prompts: Prompts, cell_mm: float | None = None) -> NetworkGrid | None:
+        """Where to look more closely than with cells of a size, as a rule those of the whole; see `focus_view`."""
         whole = self._whole
         return focus_view(
             mask,
             prompts,
             spacing_mm=whole.spacing_mm,
-            first_cell_mm=whole.mm_per_cell,
+            first_cell_mm=cell_mm or whole.mm_per_cell,
             size=whole.size,
             max_size=self.network.focus_size,
         )
@@ -303,16 +307,22 @@ class _Segmenter:
         sides_mm = [(stop - start) * mm for (start, stop), mm in zip(box, whole.spacing_mm, strict=True)]
         if max(sides_mm) > _SMALL_CELLS * whole.mm_per_cell or whole.mm_per_cell < _COARSE * min(whole.spacing_mm):
             return None
-        zoom = self._focus(np.zeros(whole.shape, bool), prompts)
+        mask = np.zeros(whole.shape, bool)
+        zoom = self._focus(mask, prompts)
         if zoom is None or not _lies_within(prompts.mask_input, zoom.region):
             return None
         closer = zoom.logits_from_grid(self._pass(zoom, prompts))
-        mask = closer > 0.0
-        if mask[[0, -1]].any() or mask[:, [0, -1]].any() or not _has_edge(mask, self._pixels(zoom)):
+        piece = closer > 0.0
+        if piece[[0, -1]].any() or piece[:, [0, -1]].any() or not _has_edge(piece, self._pixels(zoom)):
             return None
         logits, inside = found.logits, found.logits[found.slices]
         inside[inside > 0.0] = _SURELY_OUTSIDE_LOGIT
         logits[zoom.slices] = closer
+        mask[zoom.slices] = piece
+        finest = self._focus(mask, prompts, zoom.mm_per_cell)
+        if finest is not None:
+            seen = prompts.replaced(mask_input=logits.view())
+            logits[finest.slices] = finest.logits_from_grid(self._pass(finest, seen))
         return _Found(logits, found.grid_logits, zoom.region, zoom.region)
 
     def _pixels(self, view: NetworkGrid) -> FloatArray:
@@ -599,6 +609,20 @@ class Predictor:
                 context = None
             if not same_entries(context, work.context):
                 work.set_context(context, self._load_context_network)
+
+    def encode(self) -> None:
+        """Compute now what all predictions from this image and context share, so that the first is as fast as others.
+
+        Raises:
+            PromptError: No image was set.
+        """
+        with self._lock:
+            work = getattr(self._of_thread, "work", self._newest)
+            if work.image is None:
+                raise PromptError("No image was set; call set_image before encode.")
+            work.own.encode()
+            if work.context is not None and work.in_context is not None:
+                work.in_context.encode()
 
     def predict(
         self,

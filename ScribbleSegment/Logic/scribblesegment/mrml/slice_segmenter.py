@@ -23,6 +23,7 @@ from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box, Click, Drawing, Gesture, Lasso, SliceDrawing, Stroke
 from scribblesegment.data.geometry import SlicePlane, grid_slice, sample
 from scribblesegment.data.masks import CleanUp, with_neighbours
+from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.errors import FileFormatError, GeometryError, PromptError, ScribbleSegmentError
 from scribblesegment.mrml.geometry import length_scale, transformed, view_plane, world_to_mm
@@ -182,6 +183,13 @@ class SliceSegmenter:
         """
         target = self.target(editor_node)
         return target, view_plane(slice_node, target.segmentation_node, target.reference.grid)
+
+    def expect(self, target: EditTarget, plane: SlicePlane) -> None:
+        """Get ready for a gesture that has begun on a slice, unless something else is under way."""
+        if not self.busy:
+            drawn = target.gestures.on(plane)
+            plane = plane if drawn is None else drawn.plane
+            self._inference.expect(self._about(target, plane, Prompts.empty(plane.shape)))
 
     def draw(self, target: EditTarget, plane: SlicePlane, drawn: Annotation, radius_mm: float = 1.0) -> None:
         """Add what the user drew on a slice, where `place` found it when the drawing began.
@@ -495,7 +503,7 @@ class SliceSegmenter:
 
     def _prepare(self, task: SliceTask) -> SliceRequest:
         """The request of a task, from what is in the scene now."""
-        target, plane, source = task.target, task.plane, task.target.source
+        target, plane = task.target, task.plane
         node, segment_id = target.segmentation_node, target.segment_id
         previous = self._find(target, plane, task.gestures[:-1]) if task.gestures else None
         content = segment_on_plane(node, segment_id, target.reference, plane)
@@ -528,12 +536,18 @@ class SliceSegmenter:
                 newest = None  # others have marked the opposite since
         # Without prompts, no piece of the result is wanted less than another.
         task.anchors = content | own.positive_pixels() if task.gestures else np.ones_like(content)
+        return self._about(target, plane, prompts.with_mask_input(_prior_logits(previous, content)), newest)
+
+    def _about(
+        self, target: EditTarget, plane: SlicePlane, prompts: Prompts, newest: bool | None = None
+    ) -> SliceRequest:
+        source = target.source
         return SliceRequest(
             read=partial(sample, source.array, target.reference.grid, plane, outside=source.intensity_range.low),
             image_token=(source.token, *_raster_key(plane)),
             spacing_mm=plane.spacing_mm,
             intensity_range=source.intensity_range,
-            prompts=prompts.with_mask_input(_prior_logits(previous, content)),
+            prompts=prompts,
             context=slice_context(target, plane, self._context_of(target)),
             newest=newest,
         )

@@ -148,6 +148,10 @@ class InferenceService:
         """Load the network now, so that the first request finds it ready. `state` shows how it goes."""
         return self._submit(lambda task: self._use(lambda network: None), supersede="prepare")
 
+    def expect(self, request: SliceRequest) -> Task[None]:
+        """Get ready for a slice that is about to be asked for, as while a stroke is drawn; its prompts do not count."""
+        return self._submit(lambda task: self._use(lambda network: network.expect(request)), supersede="expect")
+
     def segment_slice(self, request: SliceRequest) -> Task[Logits]:
         """Predict a slice. The result is float32 (H, W), unthresholded."""
         return self._submit(lambda task: self._use(lambda network: self._predict(network, request)))
@@ -283,6 +287,14 @@ class _LoadedNetwork:
         self._choice: tuple[Hashable, ContextSet, ContextSet] | None = None
 
     def predict(self, request: SliceRequest) -> Logits:
+        self._set(request)
+        return self.predictor.predict(request.prompts, newest=request.newest).logits
+
+    def expect(self, request: SliceRequest) -> None:
+        self._set(request)
+        self.predictor.encode()
+
+    def _set(self, request: SliceRequest) -> None:
         predictor = self.predictor
         if predictor.image_token is None or predictor.image_token != request.image_token:
             predictor.image_token = None
@@ -290,7 +302,6 @@ class _LoadedNetwork:
             predictor.image_token = request.image_token
         if self.takes_context:
             predictor.set_context(self._chosen(request))
-        return predictor.predict(request.prompts, newest=request.newest).logits
 
     def _chosen(self, request: SliceRequest) -> ContextSet | None:
         context = request.context
