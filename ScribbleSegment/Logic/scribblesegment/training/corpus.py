@@ -22,21 +22,13 @@ _LABEL_TYPES = (np.uint8, np.uint16)
 
 @dataclass(frozen=True, eq=False)
 class SegmentationSet:
-    """One data set in memory.
-
-    Attributes:
-        name: Its name.
-        images: uint8 (N, S, S).
-        labels: uint8 or uint16 (N, S, S), 0 background.
-        instances: True if each label number is one object and not one structure.
-        meta: The file's description, and as `negatives` images (M, S, S) of the kind that show no structure.
-    """
+    """One data set in memory."""
 
     name: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.integer[Any]]
-    instances: bool
-    meta: dict[str, Any]
+    images: NDArray[np.uint8]  # (N, S, S)
+    labels: NDArray[np.integer[Any]]  # uint8 or uint16 (N, S, S), 0 background
+    instances: bool  # whether each label number is one object and not one structure
+    meta: dict[str, Any]  # the file's description, and as `negatives` images (M, S, S) that show no structure
 
     def label_name(self, label: int) -> str:
         """Give the name of a structure, or its number where the set has no name for it."""
@@ -87,7 +79,14 @@ def read_arrays(
     """
     wanted = (*names, "meta")
     try:
-        arrays = _load_arrays(path, wanted, optional)
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(wanted)}.")
+        with archive:
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(wanted)}.")
+            arrays = {name: archive[name] for name in (*wanted, *optional) if name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
     except DatasetError:
         raise
@@ -105,17 +104,6 @@ def subjects_of(meta: dict[str, Any], count: int) -> tuple[str, ...]:
     if not isinstance(subjects, list) or len(subjects) != count:
         return ("",) * count
     return tuple(map(str, subjects))
-
-
-def _load_arrays(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[Any]]:
-    archive = np.load(path, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise DatasetError(f"{path} holds a single array; a set is an .npz of {', '.join(wanted)}.")
-    with archive:
-        missing = [name for name in wanted if name not in archive.files]
-        if missing:
-            raise DatasetError(f"{path} lacks {', '.join(missing)}; a set is an .npz of {', '.join(wanted)}.")
-        return {name: archive[name] for name in (*wanted, *optional) if name in archive.files}
 
 
 # Words by which kinds of images are told apart; whole ones, because CT is part of others, such as OCT.
@@ -225,10 +213,6 @@ class HierarchicalSampler:
         by_label = self._images_of_label[set_index]
         shared = set.intersection(*(set(by_label.get(label, ())) for label in labels))
         return sorted(shared)
-
-    def is_instance_set(self, set_index: int) -> bool:
-        """Tell whether a set's label numbers are objects and not structures."""
-        return self._instances[set_index]
 
     def labels_of(self, sample: Sample) -> list[int]:
         """List all labels of the sample's image that are large enough."""

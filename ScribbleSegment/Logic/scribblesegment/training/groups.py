@@ -28,7 +28,7 @@ from scribblesegment.inference.devices import limited_threads
 from scribblesegment.io.storage import atomic_file
 from scribblesegment.simulation.painting import Stroke, draw_strokes, paint_first
 from scribblesegment.simulation.user import SimulatedUserConfig, simulate_first_round
-from scribblesegment.training.corpus import HierarchicalSampler, SegmentationSet
+from scribblesegment.training.corpus import HierarchicalSampler, Sample, SegmentationSet
 from scribblesegment.training.synthesis import pick_superpixel, reshaped, smooth_shape, superpixels, synthetic_image
 
 _ELSEWHERE = -(2**31)  # in place of an image's number: any image of another set
@@ -180,16 +180,11 @@ class GroupDataset(Dataset[Batch]):
         raise RuntimeError("None of 100 drawn groups shows enough of its structure; lower min_area.")
 
     def _sources(self, count: int, rng: np.random.Generator) -> tuple[list[_Source], list[bool]]:
+        """Choose the images of a group with their structure, and tell which of them lack it."""
         config = self._config
         kind = rng.random()
         if kind < config.shapes_p:
-            images, labels = self._shapes
-            number = int(rng.integers(len(images)))
-            found = np.unique(labels[number])
-            found = found[found > 0]
-            chosen = rng.permutation(found)[: int(rng.integers(1, len(found) + 1)) if rng.random() < 0.4 else 1]
-            source = _Source(images[number].astype(np.float32) / 255, np.isin(labels[number], chosen))
-            return [source] * count, [False] * count
+            return [self._synthetic(rng)] * count, [False] * count
         sample = self._sampler.draw(rng)
         entry = self._sets[sample.set_index]
         image = _normalised(entry.images[sample.image_index])
@@ -199,30 +194,9 @@ class GroupDataset(Dataset[Batch]):
                 return [_Source(image, mask)] * count, [False] * count
         if rng.random() < config.outline_p:
             return [_Source(image, smooth_shape(len(image), rng), shown=False)] * count, [False] * count
-        instances = self._sampler.is_instance_set(sample.set_index)
-        wanted: tuple[int, ...] | None = (sample.label,)
-        if instances and (rng.random() < config.all_objects_p or count > 1):
-            wanted = None
-        elif rng.random() < config.union_p:
-            others = [label for label in self._sampler.labels_of(sample) if label != sample.label]
-            if others:
-                extra = rng.permutation(others)[: int(rng.integers(1, len(others) + 1))]
-                wanted = (sample.label, *(int(label) for label in extra))
+        wanted = self._wanted(sample, count, rng)
         indices = self._others(sample.set_index, sample.image_index, wanted, count - 1, rng)
-        absent = [False] * count
-        if count > 1 or wanted is not None:
-            lacking = [] if wanted is None or instances else self._without(sample.set_index, wanted)
-            negatives = entry.meta.get("negatives")
-            for number in range(0 if count == 1 and rng.random() < 0.5 else 1, count) if count > 1 else [0]:
-                known = bool(lacking) or negatives is not None
-                if rng.random() < config.absent_p * (1.0 if count > 1 else 0.4) and (known or len(self._sets) > 1):
-                    absent[number] = True
-                    if not known:
-                        indices[number] = _ELSEWHERE
-                    elif negatives is not None and (not lacking or rng.random() < 0.5):
-                        indices[number] = -1 - int(rng.integers(len(negatives)))
-                    else:
-                        indices[number] = lacking[int(rng.integers(len(lacking)))]
+        absent = self._replaced_by_absent(indices, sample, wanted, rng)
         sources = []
         reshape = None
         if rng.random() < config.reshaped_p:
@@ -246,10 +220,53 @@ class GroupDataset(Dataset[Batch]):
             unwanted = None
             if split is not None and not absent[number]:
                 mask, unwanted = _halved(mask, split, rng)
-            elif wanted is not None and instances and rng.random() < 0.5:
+            elif wanted is not None and entry.instances and rng.random() < 0.5:
                 unwanted = (labels > 0) & ~mask
             sources.append(_Source(picture, mask, unwanted, shown=reshape is None and split is None))
         return sources, absent
+
+    def _synthetic(self, rng: np.random.Generator) -> _Source:
+        images, labels = self._shapes
+        number = int(rng.integers(len(images)))
+        found = np.unique(labels[number])
+        found = found[found > 0]
+        chosen = rng.permutation(found)[: int(rng.integers(1, len(found) + 1)) if rng.random() < 0.4 else 1]
+        return _Source(images[number].astype(np.float32) / 255, np.isin(labels[number], chosen))
+
+    def _wanted(self, sample: Sample, count: int, rng: np.random.Generator) -> tuple[int, ...] | None:
+        """Choose the labels that are the structure together; None for all objects."""
+        config = self._config
+        if self._sets[sample.set_index].instances and (rng.random() < config.all_objects_p or count > 1):
+            return None
+        if rng.random() < config.union_p:
+            others = [label for label in self._sampler.labels_of(sample) if label != sample.label]
+            if others:
+                extra = rng.permutation(others)[: int(rng.integers(1, len(others) + 1))]
+                return (sample.label, *(int(label) for label in extra))
+        return (sample.label,)
+
+    def _replaced_by_absent(
+        self, indices: list[int], sample: Sample, wanted: tuple[int, ...] | None, rng: np.random.Generator
+    ) -> list[bool]:
+        """Exchange some images for such without the structure, negative where they are none of the set's own."""
+        config, entry, count = self._config, self._sets[sample.set_index], len(indices)
+        absent = [False] * count
+        if count == 1 and wanted is None:
+            return absent
+        lacking = [] if wanted is None or entry.instances else self._without(sample.set_index, wanted)
+        negatives = entry.meta.get("negatives")
+        known = bool(lacking) or negatives is not None
+        chance = config.absent_p * (1.0 if count > 1 else 0.4)
+        for number in range(1, count) if count > 1 else [0]:
+            if rng.random() < chance and (known or len(self._sets) > 1):
+                absent[number] = True
+                if not known:
+                    indices[number] = _ELSEWHERE
+                elif negatives is not None and (not lacking or rng.random() < 0.5):
+                    indices[number] = -1 - int(rng.integers(len(negatives)))
+                else:
+                    indices[number] = lacking[int(rng.integers(len(lacking)))]
+        return absent
 
     def _others(
         self, set_index: int, image_index: int, wanted: tuple[int, ...] | None, count: int, rng: np.random.Generator
