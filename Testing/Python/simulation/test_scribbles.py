@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,9 +17,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from skimage.morphology import skeletonize
 
 from scribblesegment.errors import ConfigError, PromptError
-from scribblesegment.simulation import simulate_scribble
+from scribblesegment.simulation import graph_scribbles, simulate_scribble
 from scribblesegment.simulation.graph_scribbles import (
-    GraphScribbleConfig,
     _distance_to_disc,
     _remove_disc,
     build_graph,
@@ -241,7 +241,6 @@ def test_strokes_are_moved_and_widened_but_never_lost():
 
 U_SHAPE = rectangle((60, 60), (5, 55), (5, 55)) & ~rectangle((60, 60), (5, 45), (15, 45))
 LABEL = disc((100, 100), (50, 40), 25)
-NEVER_DROP, ALWAYS_DROP = (GraphScribbleConfig(drop_probability=one) for one in (0.0, 1.0))
 
 
 def path_edges(count):
@@ -266,15 +265,25 @@ def test_any_label_gets_a_scribble_along_one_tree_for_each_component(mask, seed)
     assert len(edges) == len(points) - len(np.unique(components))
 
 
+@pytest.fixture
+def constants(monkeypatch):
+    def change(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(graph_scribbles, name, value)
+
+    return change
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_a_scribble_follows_its_label_and_stays_mostly_inside(seed):
+def test_a_scribble_follows_its_label_and_stays_mostly_inside(constants, seed):
+    constants(DROP_P=0.0)
     rng = np.random.default_rng(seed)
     for label in (disc((128, 128), (60, 70), 45), U_SHAPE):
-        scribble = graph_scribble(label, rng, config=NEVER_DROP) > 0
+        scribble = graph_scribble(label, rng) > 0
         assert (scribble & label).sum() >= 0.9 * scribble.sum()
     assert all(part.any() for part in (scribble[5:40, 5:15], scribble[5:40, 45:55], scribble[45:, 20:40]))
     line = rectangle((30, 100), (15, 16), (5, 95))
-    assert graph_scribble(line, rng, config=NEVER_DROP)[15, 5:95].mean() > 0.6
+    assert graph_scribble(line, rng)[15, 5:95].mean() > 0.6
     for radius in (1.0, 2.0, 4.0):
         assert (graph_scribble(line, rng, radius=radius) > 0).any(axis=1).sum() == 2 * radius + 1
     dot = graph_scribble(disc((20, 20), (9, 12), 0), rng)
@@ -288,23 +297,22 @@ def test_a_scribble_follows_its_label_and_stays_mostly_inside(seed):
     ]
 
 
-def test_what_is_small_against_the_label_gets_no_point_unless_there_is_nothing_else(rng):
+def test_what_is_small_against_the_label_gets_no_point_unless_there_is_nothing_else(rng, constants):
     speck = disc((100, 140), (50, 40), 35) | disc((100, 140), (50, 120), 0)
     assert not graph_scribble(speck, rng)[:, 100:].any()
     specks = np.zeros((100, 100), bool)
     specks[::5, ::5] = True
     assert len(build_graph(specks, rng)[0]) == 1
     tail = rectangle((60, 150), (5, 55), (5, 55)) | rectangle((60, 150), (30, 31), (55, 145))
-    configs = (GraphScribbleConfig(tile_threshold=threshold) for threshold in (0.02, 0.0))
-    assert [(build_graph(tail, rng, config=one)[0][:, 1] >= 60).any() for one in configs] == [False, True]
+    for threshold, reached in ((0.02, False), (0.0, True)):
+        constants(TILE_THRESHOLD=threshold)
+        assert (build_graph(tail, rng)[0][:, 1] >= 60).any() == reached
     line = rectangle((20, 120), (10, 11), (10, 110))  # each of five tiles holds a fifth of the sum
-    assert len(build_graph(line, rng, config=GraphScribbleConfig(tile_threshold=0.5))[0]) == 1
+    constants(TILE_THRESHOLD=0.5)
+    assert len(build_graph(line, rng)[0]) == 1
 
 
-def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart():
-    every = GraphScribbleConfig(tile_threshold=0.0, point_separation=0.0, skeleton_dilation=10.0)
-    for height, width, tiles in ((100, 100, 25), (100, 16, 10), (16, 100, 10), (7, 7, 1), (8, 8, 1), (16, 24, 6)):
-        assert len(build_graph(np.ones((height, width), bool), np.random.default_rng(0), config=every)[0]) == tiles
+def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart(constants):
     field, bar = rectangle((120, 120), (10, 110), (5, 55)), rectangle((40, 140), (10, 31), (10, 130))
     for seed in range(20):
         points, _ = build_graph(field, np.random.default_rng(seed))
@@ -312,11 +320,14 @@ def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart():
         points, _ = build_graph(bar, np.random.default_rng(seed))
         central = points[(points[:, 1] > 35) & (points[:, 1] < 105)]
         assert (np.abs(central[:, 0] - 20) <= 5).all()  # 0.35 of the greatest depth, and the skeleton's own pixel
-    config = GraphScribbleConfig(tiles_per_axis=10, point_separation=9.0, skeleton_dilation=10.0)
-    points, _ = build_graph(disc((128, 128), (64, 64), 50), np.random.default_rng(0), config=config)
+    constants(TILES_PER_AXIS=10, SEPARATION=9.0, SKELETON_DILATION=10.0)
+    points, _ = build_graph(disc((128, 128), (64, 64), 50), np.random.default_rng(0))
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))[np.triu_indices(len(points), k=1)]
     assert len(points) > 20
     assert distances.min() > 9.0
+    constants(TILES_PER_AXIS=5, SEPARATION=0.0, TILE_THRESHOLD=0.0)
+    for height, width, tiles in ((100, 100, 25), (100, 16, 10), (16, 100, 10), (7, 7, 1), (8, 8, 1), (16, 24, 6)):
+        assert len(build_graph(np.ones((height, width), bool), np.random.default_rng(0))[0]) == tiles
 
 
 @given(mask=regions(), seed=SEEDS, radius=st.floats(0, 12))
@@ -341,7 +352,8 @@ def test_the_tree_joins_all_points_at_the_least_cost_which_is_threefold_outside(
     assert edge_costs(np.array([[5, 2], [5, 8], [5, 27]]), gap)[0] == pytest.approx([0, 6, 25 + 2 * 10], abs=1)
     corners, inside = np.array([[8, 10], [8, 50], [50, 10], [50, 50]]), edge_set([[0, 2], [2, 3], [1, 3]])
     assert edge_set(spanning_tree(corners, U_SHAPE)) == inside  # a gap of 40, arms of 42
-    assert edge_set(spanning_tree(corners, U_SHAPE, outside_penalty=1.0)) != inside
+    with patch.object(graph_scribbles, "OUTSIDE_PENALTY", 1.0):
+        assert edge_set(spanning_tree(corners, U_SHAPE)) != inside
 
 
 trees = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=29).map(
@@ -363,16 +375,18 @@ def test_paths_cover_each_edge_once_beginning_with_the_longest_and_dropping_leav
         hops = np.minimum(hops, hops[:, middle : middle + 1] + hops[middle : middle + 1])
     assert len(paths[0]) - 1 == hops.max()
     assert paths == sorted(paths, key=len, reverse=True)
-    kept = drop_edges(edges, np.random.default_rng(seed), config=ALWAYS_DROP)
+    with patch.object(graph_scribbles, "DROP_P", 1.0):
+        kept = drop_edges(edges, np.random.default_rng(seed))
     assert len(edges) - 3 <= len(kept) <= len(edges)
     assert edge_set(kept) <= edge_set(edges)
     np.testing.assert_array_equal(np.unique(kept), np.arange(count))
 
 
-def test_a_fifth_of_the_graphs_lose_one_two_or_three_inner_edges_in_the_stated_shares(rng):
+def test_a_fifth_of_the_graphs_lose_one_two_or_three_inner_edges_in_the_stated_shares(rng, constants):
     lost = [39 - len(drop_edges(path_edges(40), rng)) for _ in range(6000)]
     np.testing.assert_allclose(np.bincount(lost) / 6000, [0.8, 0.1, 0.2 / 3, 0.1 / 3], atol=0.02)
-    np.testing.assert_array_equal(drop_edges(path_edges(4), rng, config=ALWAYS_DROP), [[0, 1], [2, 3]])
+    constants(DROP_P=1.0)
+    np.testing.assert_array_equal(drop_edges(path_edges(4), rng), [[0, 1], [2, 3]])
 
 
 @given(points=st.lists(st.tuples(*[st.integers(0, 127)] * 2), min_size=1, max_size=12, unique=True))
@@ -426,12 +440,5 @@ def test_small_errors_are_not_corrected_and_an_empty_label_is(rng):
     for prediction, other, problem in ((LABEL[:50], LABEL, "same grid"), (LABEL * 1.0, LABEL, "prediction")):
         with pytest.raises(PromptError, match=problem):
             correction_graph_scribble(prediction, other, rng)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("radius", 0.0), *(("drop_count_probabilities", shares) for shares in ((), (0.5, 0.4), (1.5, -0.5)))],
-)
-def test_a_config_out_of_range_is_refused_by_name(field, value):
-    with pytest.raises(ConfigError, match=field):
-        GraphScribbleConfig(**{field: value})
+    with pytest.raises(ConfigError, match="radius"):
+        graph_scribble(label, rng, radius=0.0)

@@ -4,18 +4,16 @@ Source: Lowes et al., "Interactive Scribble Segmentation" (NLDL 2023, doi 10.755
 and 2.4 (the correction scribble). A label is cut into tiles, a point is sampled in each meaningful tile, the points are
 joined by a spanning tree that avoids leaving the label, and the longest paths of the tree are drawn as splines.
 
-Where the paper gives no number or leaves a case open, the choice is stated at the field of `GraphScribbleConfig` or at
-the function that makes it.
+Where the paper gives no number or leaves a case open, the choice is stated at the constant or at the function that
+makes it. Lengths are in pixels of the mask.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, pi, sqrt
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +22,6 @@ from scipy.interpolate import make_interp_spline
 from skimage.morphology import skeletonize
 
 from scribblesegment.data.prompts import box_of
-from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation.scribbles import BoolArray, FloatArray, require_mask, require_region
 
@@ -35,66 +32,43 @@ _DRAWING_STEP = 0.5  # pixels between the samples of a curve that are drawn
 _TEMPLATE_QUANTUM = 16  # half-sizes of cached distance templates are rounded up to this many pixels
 
 
-@dataclass(frozen=True)
-class GraphScribbleConfig:
-    """Parameters of a graph scribble; lengths are in pixels of the mask. ConfigError if a value is out of range."""
-
-    # Pixels within this distance of a spline are drawn (section 2.3: 2).
-    radius: Annotated[float, Range(0, exclusive=True)] = 2.0
-    # Most tiles along one side of a component's bounding box (not given in the paper).
-    tiles_per_axis: Annotated[int, Range(1)] = 5
-    # Tiles are not made smaller, so a small component gets fewer tiles (not given).
-    min_tile_size: Annotated[int, Range(1)] = 8
-    # A tile is skipped unless the sum of its distance field exceeds this number times the pixel count of the whole
-    # label (not given).
-    tile_threshold: Annotated[float, Range(0)] = 0.02
-    # Radius by which the skeleton is dilated, as a fraction of the component's greatest depth, at least one pixel (not
-    # given).
-    skeleton_dilation: Annotated[float, Range(0)] = 0.35
-    # Pixels this near to a sampled point become background: the paper's r (not given).
-    point_separation: Annotated[float, Range(0)] = 5.0
-    # Factor on the part of an edge that lies outside the label (section 2.3: 3).
-    outside_penalty: Annotated[float, Range(1)] = 3.0
-    drop_probability: Annotated[float, Range(0, 1)] = 0.2  # share of graphs that lose edges (section 2.3: 20 %)
-    drop_count_probabilities: tuple[float, ...] = (1 / 2, 1 / 3, 1 / 6)  # of losing 1, 2, 3 edges (section 2.3)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        shares = self.drop_count_probabilities
-        if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"drop_count_probabilities are {shares}; give non-negative numbers that sum to 1.")
+RADIUS = 2.0  # pixels within this distance of a spline are drawn (section 2.3)
+# Most tiles along one side of a component's bounding box, and their least side, so that a small component gets fewer
+# (not given in the paper).
+TILES_PER_AXIS, LEAST_TILE = 5, 8
+# A tile is skipped unless the sum of its distance field exceeds this number times the pixel count of the whole label
+# (not given).
+TILE_THRESHOLD = 0.02
+# Radius by which the skeleton is dilated, as a fraction of the component's greatest depth, at least one pixel (not
+# given).
+SKELETON_DILATION = 0.35
+SEPARATION = 5.0  # pixels this near to a sampled point become background: the paper's r (not given)
+OUTSIDE_PENALTY = 3.0  # factor on the part of an edge that lies outside the label (section 2.3)
+DROP_P = 0.2  # share of graphs that lose edges (section 2.3)
+DROP_COUNT_SHARES = (1 / 2, 1 / 3, 1 / 6)  # of losing 1, 2, 3 edges (section 2.3)
 
 
-_DEFAULT_CONFIG = GraphScribbleConfig()
-
-
-def graph_scribble(
-    mask: BoolArray,
-    rng: np.random.Generator,
-    *,
-    radius: float | None = None,
-    config: GraphScribbleConfig = _DEFAULT_CONFIG,
-) -> FloatArray:
+def graph_scribble(mask: BoolArray, rng: np.random.Generator, *, radius: float = RADIUS) -> FloatArray:
     """Draw a scribble along a label (H, W) as a person would (section 2.3).
 
     Every connected component that is large enough gets its own strokes, or a dot where a single point was sampled.
     Strokes follow the label but are not cut at its border: a short part may lie outside.
 
     Returns:
-        float32 (H, W), 1 within `radius` (None: of the config) of the drawn curves and 0 elsewhere; overlaps the mask.
+        float32 (H, W), 1 within `radius` of the drawn curves and 0 elsewhere; overlaps the mask.
 
     Raises:
         PromptError: If the mask is not a two-dimensional bool array, or is empty.
         ConfigError: If `radius` is not positive.
     """
-    if radius is not None:
-        config = replace(config, radius=radius)
-    points, edges = build_graph(mask, rng, config=config)
-    edges = drop_edges(edges, rng, config=config)
+    if not radius > 0:
+        raise ConfigError(f"radius is {radius}; give a number of pixels above 0.")
+    points, edges = build_graph(mask, rng)
+    edges = drop_edges(edges, rng)
     alone = np.setdiff1d(np.arange(len(points)), edges)
     strokes = [spline_through(points[path]) for path in longest_paths(len(points), edges)]
     strokes.append(points[alone].astype(np.float64))
-    return draw_strokes(strokes, mask.shape, config.radius)
+    return draw_strokes(strokes, mask.shape, radius)
 
 
 def correction_graph_scribble(
@@ -104,7 +78,6 @@ def correction_graph_scribble(
     *,
     min_error: float = 0.01,
     clip: bool = False,
-    config: GraphScribbleConfig = _DEFAULT_CONFIG,
 ) -> tuple[FloatArray, bool] | None:
     """Draw the scribble with which a person corrects a prediction (section 2.4).
 
@@ -136,13 +109,11 @@ def correction_graph_scribble(
     side = label if positive else ~label
     region = ndimage.distance_transform_edt(~region) <= sqrt(area / pi)
     if not clip:
-        return graph_scribble(region, rng, config=config), positive
-    return graph_scribble(region & side, rng, config=config) * side, positive
+        return graph_scribble(region, rng), positive
+    return graph_scribble(region & side, rng) * side, positive
 
 
-def build_graph(
-    mask: BoolArray, rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
-) -> tuple[IndexArray, IndexArray]:
+def build_graph(mask: BoolArray, rng: np.random.Generator) -> tuple[IndexArray, IndexArray]:
     """Sample points in the tiles of every component and join those of one component by a spanning tree (section 2.3).
 
     A component takes part when the sum of its distance field exceeds the threshold for tiles; when none does, the one
@@ -164,7 +135,7 @@ def build_graph(
     depth = ndimage.distance_transform_edt(label)
     skeleton = skeletonize(label)
     components, count = ndimage.label(label, structure=_EIGHT_NEIGHBOURS)
-    threshold = config.tile_threshold * np.count_nonzero(label)
+    threshold = TILE_THRESHOLD * np.count_nonzero(label)
     totals = np.bincount(components.ravel(), weights=depth.ravel(), minlength=count + 1)[1:]
     chosen = totals > threshold
     chosen[np.argmax(totals)] = True
@@ -176,14 +147,14 @@ def build_graph(
         if not chosen[index]:
             continue
         component = components[box] == index + 1
-        found = _sample_points(depth[box] * component, skeleton[box] & component, threshold, rng, config)
-        edges.append(spanning_tree(found, component, outside_penalty=config.outside_penalty) + start)
+        found = _sample_points(depth[box] * component, skeleton[box] & component, threshold, rng)
+        edges.append(spanning_tree(found, component) + start)
         points.append(found + corner - 1 + (box[0].start, box[1].start))
         start += len(found)
     return np.concatenate(points), np.concatenate(edges)
 
 
-def edge_costs(points: IndexArray, mask: BoolArray, *, outside_penalty: float = 3.0) -> NDArray[np.float64]:
+def edge_costs(points: IndexArray, mask: BoolArray) -> NDArray[np.float64]:
     """Cost of joining each pair of points, (N, N) in pixels: their distance, its part outside the label threefold.
 
     The part outside is measured on samples at most a pixel apart along the straight edge.
@@ -199,14 +170,14 @@ def edge_costs(points: IndexArray, mask: BoolArray, *, outside_penalty: float = 
     row = (start[:, :1] + offset[:, :1] * steps + 0.5).astype(np.intp)
     column = (start[:, 1:] + offset[:, 1:] * steps + 0.5).astype(np.intp)
     inside = np.count_nonzero(mask[row, column], axis=1) / samples
-    costs[first, second] = length * (inside + outside_penalty * (1 - inside))
+    costs[first, second] = length * (inside + OUTSIDE_PENALTY * (1 - inside))
     costs += costs.T
     return costs
 
 
-def spanning_tree(points: IndexArray, mask: BoolArray, *, outside_penalty: float = 3.0) -> IndexArray:
+def spanning_tree(points: IndexArray, mask: BoolArray) -> IndexArray:
     """Find the tree of least total `edge_costs` that joins all points, (N - 1, 2) pairs of indices (section 2.3)."""
-    costs = edge_costs(points, mask, outside_penalty=outside_penalty)
+    costs = edge_costs(points, mask)
     # Prim's algorithm: for the dozen points of a label many times faster than scipy's general one.
     edges = np.empty((len(points) - 1, 2), dtype=np.int64)
     nearest = np.zeros(len(points), dtype=np.int64)  # the point of the tree that each other point is nearest to
@@ -223,17 +194,15 @@ def spanning_tree(points: IndexArray, mask: BoolArray, *, outside_penalty: float
     return edges
 
 
-def drop_edges(
-    edges: IndexArray, rng: np.random.Generator, *, config: GraphScribbleConfig = _DEFAULT_CONFIG
-) -> IndexArray:
+def drop_edges(edges: IndexArray, rng: np.random.Generator) -> IndexArray:
     """Remove a few edges from a share of the graphs, to vary what a network sees (section 2.3).
 
     Only an edge both of whose points have a valence of at least two, at the moment of removal, can go: no point is cut
     off from all others. Fewer edges than drawn are removed when no more qualify.
     """
-    if rng.random() >= config.drop_probability:
+    if rng.random() >= DROP_P:
         return edges
-    count = 1 + int(np.searchsorted(np.cumsum(config.drop_count_probabilities[:-1]), rng.random(), side="right"))
+    count = 1 + int(np.searchsorted(np.cumsum(DROP_COUNT_SHARES[:-1]), rng.random(), side="right"))
     for _ in range(count):
         valence = np.bincount(edges.ravel())
         removable = np.flatnonzero((valence[edges] >= 2).all(axis=1))
@@ -248,7 +217,6 @@ def _sample_points(
     skeleton: BoolArray,
     threshold: float,
     rng: np.random.Generator,
-    config: GraphScribbleConfig,
 ) -> IndexArray:
     """Sample at most one point in each tile of one component, given its distance field and skeleton, both (H, W).
 
@@ -256,10 +224,10 @@ def _sample_points(
     skipped, the whole component is taken as one tile, so that it gets a point; its skeleton is never empty.
     """
     deepest = float(depth.max())
-    near_skeleton = ndimage.distance_transform_edt(~skeleton) <= max(1.0, config.skeleton_dilation * deepest)
-    half = ceil((deepest + config.point_separation) / _TEMPLATE_QUANTUM) * _TEMPLATE_QUANTUM
-    disc = _distance_to_disc(config.point_separation, half)
-    tiles = [(rows, columns) for rows in _cuts(depth.shape[0], config) for columns in _cuts(depth.shape[1], config)]
+    near_skeleton = ndimage.distance_transform_edt(~skeleton) <= max(1.0, SKELETON_DILATION * deepest)
+    half = ceil((deepest + SEPARATION) / _TEMPLATE_QUANTUM) * _TEMPLATE_QUANTUM
+    disc = _distance_to_disc(SEPARATION, half)
+    tiles = [(rows, columns) for rows in _cuts(depth.shape[0]) for columns in _cuts(depth.shape[1])]
     remaining = depth.copy()
     points = []
     for index in rng.permutation(len(tiles)):
@@ -275,9 +243,9 @@ def _sample_points(
     return np.array(points, dtype=np.int64)
 
 
-def _cuts(extent: int, config: GraphScribbleConfig) -> list[slice]:
+def _cuts(extent: int) -> list[slice]:
     """Cut one side of a bounding box into tiles of equal size, to within a pixel."""
-    count = min(config.tiles_per_axis, max(1, extent // config.min_tile_size))
+    count = min(TILES_PER_AXIS, max(1, extent // LEAST_TILE))
     bounds = [round(extent * index / count) for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
 
