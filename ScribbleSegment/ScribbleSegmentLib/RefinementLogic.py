@@ -485,7 +485,7 @@ class RefinementLogic:
             return
         if error is not None:
             self._panel.say(str(explain(error)), problem=True)
-            if isinstance(error, MissingPackageError):
+            if isinstance(error, MissingPackageError) and error.package:
                 self._panel.offerPackage(error)
             return
         try:

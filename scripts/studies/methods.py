@@ -22,7 +22,7 @@ from scribblesegment.data.masks import interpolate_slices
 from scribblesegment.data.preprocessing import IntensityRange, NetworkGrid
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import ConfigError, MissingDependencyError, PromptError, WeightsError, require_package
+from scribblesegment.errors import ConfigError, MissingPackageError, PromptError, WeightsError, require_package
 from scribblesegment.simulation.scribbles import VISIBLE
 from scribblesegment.weights.registry import find_weights
 from studies.common import INSTALL, PIXEL_MM, FloatArray, Mask
@@ -313,7 +313,7 @@ def load_method(name: str, *, device: str = "auto", alone: bool = False) -> Meth
 
     Raises:
         ConfigError: If there is no such method.
-        MissingDependencyError: If the method's library is not installed.
+        MissingPackageError: If the method's library is not installed.
         WeightsError: If the file of weights is damaged.
         DeviceError: If the device cannot run the network.
     """
@@ -371,7 +371,7 @@ def load_methods(names: Iterable[str], *, device: str = "auto") -> tuple[dict[st
     for name in dict.fromkeys(names):
         try:
             method = load_method(name, device=device)
-        except MissingDependencyError as error:
+        except MissingPackageError as error:
             skipped[name] = str(error)
             continue
         if short_name(name) in methods:

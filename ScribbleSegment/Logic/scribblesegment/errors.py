@@ -59,11 +59,11 @@ class NetworkError(ScribbleSegmentError):
     """A network to be corrected that cannot be loaded, run, or refined."""
 
 
-class MissingPackageError(NetworkError):
-    """A network whose format needs a Python package that is not installed.
+class MissingPackageError(ScribbleSegmentError, ImportError):
+    """A Python package that is needed here and cannot be imported.
 
     Attributes:
-        package: Name of the package for pip.
+        package: Its name for pip, where installing it is all that is needed.
     """
 
     def __init__(self, message: str, package: str = "") -> None:
@@ -75,10 +75,6 @@ class CancelledError(ScribbleSegmentError):
     """The user cancelled; everything is as it was before."""
 
 
-class MissingDependencyError(ScribbleSegmentError, ImportError):
-    """An optional library that is needed here and cannot be imported."""
-
-
 def is_installed(module: str) -> bool:
     """Whether an optional library is there, without the time that importing it takes."""
     try:
@@ -88,18 +84,20 @@ def is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None  # a folder that is left of it has no origin
 
 
-def require_package(module: str, *, purpose: str, remedy: str) -> ModuleType:
+def require_package(module: str, *, purpose: str, remedy: str = "", package: str = "") -> ModuleType:
     """Import an optional library.
 
     Args:
         module: Its dotted name.
         purpose: What needs it; the message begins with this.
-        remedy: What to do when it is missing.
+        remedy: What to do when it is missing; by default to install `package`.
+        package: Its name for pip.
 
     Raises:
-        MissingDependencyError: If it cannot be imported.
+        MissingPackageError: If it cannot be imported.
     """
     try:
         return import_module(module)
     except ImportError as cause:
-        raise MissingDependencyError(f"{purpose} cannot be used here: {cause}. {remedy}") from cause
+        remedy = remedy or f"Install the Python package {package} with: pip install {package}"
+        raise MissingPackageError(f"{purpose} cannot be used here: {cause}. {remedy}", package) from cause

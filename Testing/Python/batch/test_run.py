@@ -30,7 +30,7 @@ from scribblesegment.batch.run import (
     run_on_cluster,
 )
 from scribblesegment.batch.segmentation import BatchConfig
-from scribblesegment.errors import FileFormatError, MissingDependencyError, WeightsError
+from scribblesegment.errors import FileFormatError, MissingPackageError, WeightsError
 
 
 def a_job(folders, *contexts, run="run", load=load_threshold, output=None) -> BatchJob:
@@ -254,7 +254,7 @@ def test_without_dask_the_extra_is_named_workers_fit_the_machine_and_leave_ctrl_
     handler.assert_called_once_with(signal.SIGINT, signal.SIG_IGN)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "distributed", None)
-        with pytest.raises(MissingDependencyError, match=r"pip install 'scribblesegment\[batch\]'.*--workers 1"):
+        with pytest.raises(MissingPackageError, match=r"pip install 'scribblesegment\[batch\]'.*--workers 1"):
             run.require_dask()
     psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=10 << 30))
     monkeypatch.setattr(run, "_required", {"dask.system": SimpleNamespace(CPU_COUNT=8), "psutil": psutil}.__getitem__)

@@ -226,7 +226,7 @@ def has_dask() -> bool:
 
 
 def require_dask() -> None:
-    """Raise MissingDependencyError if Dask cannot be imported, with the name of the extra that brings it."""
+    """Raise MissingPackageError if Dask cannot be imported, with the name of the extra that brings it."""
     _required("distributed")
 
 
@@ -259,7 +259,7 @@ def open_client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         scheduler: Address of a scheduler that is used instead.
 
     Raises:
-        MissingDependencyError: Dask is not installed.
+        MissingPackageError: Dask is not installed.
         ClusterError: The scheduler cannot be reached, or no worker comes up.
     """
     distributed, dask = _required("distributed"), _required("dask")

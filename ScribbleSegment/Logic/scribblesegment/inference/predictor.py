@@ -783,7 +783,7 @@ def read_network(path: Path) -> tuple[Any, NetworkDescription]:
 
     Raises:
         WeightsError: The file is missing, damaged or unsafe.
-        MissingDependencyError: It holds a network that needs PyTorch, which is missing.
+        MissingPackageError: It holds a network that needs PyTorch, which is missing.
     """
     from scribblesegment.weights.checkpoints import load_arrays, load_network
 

@@ -28,7 +28,7 @@ _MAY_BE_EMPTY = (
 
 
 def require_highdicom() -> Any:
-    """Import highdicom; a MissingDependencyError says how to install it."""
+    """Import highdicom; a MissingPackageError says how to install it."""
     remedy = "Install it: python -m pip install 'scribblesegment[dicom]'."
     return require_package("highdicom", purpose="Writing DICOM segmentations", remedy=remedy)
 
@@ -53,7 +53,7 @@ def write_dicom_segmentation(
         series: as for `read_volume`.
 
     Raises:
-        MissingDependencyError: highdicom is not installed.
+        MissingPackageError: highdicom is not installed.
         FileFormatError: another extension, `source` is not DICOM or lacks what DICOM demands, or the system refuses.
         GeometryError: `source` has another number of slices, rows or columns.
         ImageError: no label occurs.

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribblesegment.errors import ConfigError, MissingDependencyError, WeightsError
+from scribblesegment.errors import ConfigError, MissingPackageError, WeightsError
 from scribblesegment.io.fields import Fields, parse_json
 from scribblesegment.io.storage import PathLike, atomic_file
 from scribblesegment.weights.safetensors_numpy import read_header, read_safetensors
@@ -135,14 +135,14 @@ def load_arrays(path: PathLike) -> tuple[dict[str, NDArray[Any]], NetworkDescrip
 
     Raises:
         WeightsError: The file is missing or damaged.
-        MissingDependencyError: It holds a network that needs PyTorch.
+        MissingPackageError: It holds a network that needs PyTorch.
     """
     path = _existing(path)
     arrays, metadata = read_safetensors(path) if path.suffix == ".safetensors" else ({}, {})
     _compare_checksum(path, metadata)
     description = _parse_description(metadata, path)
     if description is None or description.architecture != "ridge_unet" or not description.options.get("folded"):
-        raise MissingDependencyError(
+        raise MissingPackageError(
             f"The network of {path.name} needs PyTorch, which is missing or cannot be loaded. Install PyTorch, or "
             "use the embedded network, which runs without it."
         )
@@ -173,9 +173,7 @@ def redescribe_network(path: PathLike, output: PathLike, description: NetworkDes
         WeightsError: the file is missing, damaged, or no safetensors file.
         FileFormatError: the output cannot be written.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}. Check the path.")
+    path = _existing(path)
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is not a safetensors file, so it has no room for a description. Give the network.safetensors "

@@ -9,9 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -28,7 +26,6 @@ from scribblesegment.errors import (
     ConfigError,
     FileFormatError,
     GeometryError,
-    MissingPackageError,
     NetworkError,
     PromptError,
     ScribbleSegmentError,
@@ -433,7 +430,7 @@ def read_settings(source: Path) -> NetworkSettings:
         raise ConfigError(f"{path}: {error}") from error
 
 
-# Consent and packages --------------------------------------------------------------------------------------------
+# Consent and foreign code --------------------------------------------------------------------------------------------
 
 
 def require_consent(confirm: Confirm | None, reason: str) -> None:
@@ -456,19 +453,3 @@ def foreign_errors(message: str, remedy: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise NetworkError(f"{message}: {type(error).__name__}: {error}.{remedy}") from error
-
-
-def require_package(module: str, package: str, purpose: str) -> ModuleType:
-    """Import a module of an optional package, `package` by pip; `purpose`, what needs it, begins the message.
-
-    Raises:
-        MissingPackageError: It is not installed, or cannot be imported.
-    """
-    try:
-        return import_module(module)
-    except ImportError as cause:
-        raise MissingPackageError(
-            f"{purpose} needs the Python package {package}, which cannot be imported here ({cause}). Install it with: "
-            f"pip install {package}",
-            package,
-        ) from cause

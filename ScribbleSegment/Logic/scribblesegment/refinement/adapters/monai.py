@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import MissingPackageError, NetworkError
+from scribblesegment.errors import MissingPackageError, NetworkError, require_package
 from scribblesegment.refinement.adapters.base import (
     Confirm,
     DoubleArray,
@@ -34,7 +34,6 @@ from scribblesegment.refinement.adapters.base import (
     foreign_errors,
     outside_logits,
     require_consent,
-    require_package,
     require_slices,
     stacked_matrix,
 )
@@ -141,7 +140,7 @@ def load_bundle(path: Path, confirm: Confirm | None = None) -> BundleNetwork:
             configuration that cannot be used.
         MissingPackageError: MONAI is not installed.
     """
-    bundle = require_package("monai.bundle", "monai", "A MONAI bundle")
+    bundle = require_package("monai.bundle", purpose="A MONAI bundle", package="monai")
     require_consent(
         confirm,
         f"{path.name} is a MONAI bundle: its configuration builds any Python object and holds expressions, all of "

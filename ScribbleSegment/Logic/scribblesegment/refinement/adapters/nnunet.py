@@ -24,7 +24,7 @@ from torch import nn
 
 from scribblesegment.data.labels import LabelScribbles
 from scribblesegment.data.volume import Volume
-from scribblesegment.errors import GeometryError, NetworkError
+from scribblesegment.errors import GeometryError, NetworkError, require_package
 from scribblesegment.refinement.adapters.base import (
     Confirm,
     DoubleArray,
@@ -34,7 +34,6 @@ from scribblesegment.refinement.adapters.base import (
     foreign_errors,
     outside_logits,
     require_consent,
-    require_package,
     require_slices,
     scaling,
 )
@@ -97,7 +96,9 @@ def load_nnunet(folder: Path, confirm: Confirm | None = None, *, fold: str | Non
     except (OSError, ValueError) as error:
         raise NetworkError(f"{folder}: plans.json or dataset.json cannot be read: {error}. Copy them again.") from error
     handler = require_package(
-        "nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2", "A trained-model folder of nnU-Net"
+        "nnunetv2.utilities.plans_handling.plans_handler",
+        purpose="A trained-model folder of nnU-Net",
+        package="nnunetv2",
     )
     checkpoint = _read_checkpoint(checkpoint_path, confirm)
     trained = f"The nnU-Net model in {folder}, trained by {checkpoint['trainer_name']}, cannot be built"
