@@ -113,14 +113,14 @@ def read_context(path: PathLike, *, limits: Limits = LIMITS) -> ContextSet:
         raise FileFormatError(f"Cannot read {path}: {cause}. Copy or export it again.") from cause
 
 
-def read_context_summary(folder: PathLike, *, limits: Limits = LIMITS) -> tuple[str, int]:
+def read_context_summary(folder: PathLike) -> tuple[str, int]:
     """Return the name of the structure and the number of entries of a set in a folder; no picture is read.
 
     Raises:
         FileFormatError: as `read_context`.
     """
-    data = read_plain_file(Path(folder), MANIFEST, limits.manifest_bytes)
-    label_name, records = _parse_manifest(data, str(folder), limits)
+    data = read_plain_file(Path(folder), MANIFEST, LIMITS.manifest_bytes)
+    label_name, records = _parse_manifest(data, str(folder), LIMITS)
     return label_name, len(records)
 
 
@@ -392,7 +392,7 @@ def read_png(data: bytes, shape: tuple[int, int], bits: int, where: str) -> NDAr
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
+def write_context_file(path: PathLike, context: ContextSet) -> None:
     """Write a context set to one file (.context.zip), whole or not at all; an existing one is replaced.
 
     Raises:
@@ -401,7 +401,7 @@ def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = 
     """
     if not os.fspath(path).lower().endswith(EXTENSION):
         raise FileFormatError(f"Cannot write a context set to {path}: the name must end in {EXTENSION}.")
-    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
+    LIMITS.check([entry.shape for entry in context], f"The set {context.label_name!r}")
     with atomic_file(path, EXTENSION) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(_member(MANIFEST), _manifest_bytes(context), zipfile.ZIP_DEFLATED)
         for entry in context:
@@ -409,7 +409,7 @@ def write_context_file(path: PathLike, context: ContextSet, *, limits: Limits = 
                 archive.writestr(_member(name), png_bytes(pixels()))  # stored: PNG is compressed already
 
 
-def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limits = LIMITS) -> None:
+def write_context_folder(folder: PathLike, context: ContextSet) -> None:
     """Write a context set to a folder, so that at any moment the folder holds the old set or the new one.
 
     Pictures never change under their name. New ones are written first, then context.json is replaced in one step, then
@@ -422,7 +422,7 @@ def write_context_folder(folder: PathLike, context: ContextSet, *, limits: Limit
             operating system refuses to write; the former set is intact.
         ContextError: the set is larger than could be read again.
     """
-    limits.check([entry.shape for entry in context], f"The set {context.label_name!r}")
+    LIMITS.check([entry.shape for entry in context], f"The set {context.label_name!r}")
     path = Path(folder)
     remedy = "Its parent must be an existing folder with permission to write."
     with system_errors(f"Cannot write to the folder {path}", remedy):
