@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextSet, SliceContext, same_entries
-from scribblesegment.data.masks import drop_small_components, resolve_labels
+from scribblesegment.data.masks import drop_small_components, resolve_labels, unpacked
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts, box_of
 from scribblesegment.data.volume import SliceImage, Volume
@@ -167,9 +167,7 @@ class ContextPrediction:
     def mask(self, structure: int, index: int) -> Mask:
         """The mask of a structure in a slice, a new array bool (H, W)."""
         packed = self._packed[structure][index]
-        if packed is None:
-            return np.zeros(self._shape, bool)
-        return np.unpackbits(packed, count=int(np.prod(self._shape))).reshape(self._shape).astype(bool)
+        return np.zeros(self._shape, bool) if packed is None else unpacked(packed, self._shape)
 
     def overlaps(self, structure: int) -> list[float]:
         """Dice coefficients of each slice's mask and the next one's; 0 where one of them is empty."""

@@ -141,6 +141,11 @@ def drop_small_components(mask: Mask, *, gap: int, part: float) -> Mask:
     return np.asarray(mask & (sizes >= part * sizes.max())[components])
 
 
+def unpacked(packed: NDArray[np.uint8], shape: tuple[int, int]) -> Mask:
+    """Make a mask (H, W) again of what `np.packbits` made of one, eight pixels a byte."""
+    return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
+
+
 def _mask(value: ArrayLike) -> Mask:
     array = validation.image_array(value, name="mask")
     if array.dtype.kind == "f":

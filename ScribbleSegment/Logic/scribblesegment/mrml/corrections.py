@@ -25,6 +25,7 @@ from vtkmodules.vtkCommonTransforms import vtkGeneralTransform
 from scribblesegment.data import validation
 from scribblesegment.data.geometry import nearest_index
 from scribblesegment.data.labels import UNMARKED
+from scribblesegment.data.prompts import box_of
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, ImageError, PromptError
 from scribblesegment.mrml.geometry import (
@@ -565,12 +566,12 @@ def _write_volume(
         if segment_id not in ours:
             segmentation.SeparateSegmentLabelmap(segment_id)  # or it would share a layer with what is replaced
     shared = None
-    sides = [np.flatnonzero((labels != 0).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if sides[0].size:
-        k, j, i = ((int(side[0]), int(side[-1]) + 1) for side in sides)
+    box = box_of(labels)
+    if box[0].stop:
+        k, j, i = ((side.start, side.stop) for side in box)
         dtype = np.min_scalar_type(max(segment_ids, default=1))
         shared = blank_labelmap(reference.image, reference.extent_of((k, j, i)), dtype)
-        cut = labels[slice(*k), slice(*j), slice(*i)]
+        cut = labels[box]
         known = np.zeros(int(cut.max()) + 1, dtype)
         for label in segment_ids:
             if label < len(known):

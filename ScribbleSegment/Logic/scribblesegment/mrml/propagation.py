@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scribblesegment.context.context_set import ContextSet
 from scribblesegment.data.drawing import Box
 from scribblesegment.data.geometry import SlicePlane, grid_slice, nearest_index, plane_voxels
-from scribblesegment.data.masks import CleanUp
+from scribblesegment.data.masks import CleanUp, unpacked
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, PromptError, ScribbleSegmentError
@@ -310,9 +310,7 @@ class FinishedRun:
                 continue
             plane = grid_slice(target.reference.grid, axis, index)
             then, now = (
-                np.unpackbits(one[index], count=plane.shape[0] * plane.shape[1]).reshape(plane.shape).astype(bool)
-                if index in one
-                else np.zeros(plane.shape, bool)
+                unpacked(one[index], plane.shape) if index in one else np.zeros(plane.shape, bool)
                 for one in (self.content, content)
             )
             taken = segments_on_plane(node, others, target.reference, plane)

@@ -17,7 +17,7 @@ from vtkmodules.vtkCommonTransforms import vtkGeneralTransform, vtkTransform
 from scribblesegment.data import validation
 from scribblesegment.data.preprocessing import IntensityRange, grey_of_colours
 from scribblesegment.errors import GeometryError, ImageError
-from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, array_of
+from scribblesegment.mrml.geometry import Extent, ReferenceGeometry, array_of, transformed, translation
 from scribblesegment.mrml.labelmaps import overlap, voxels_of
 
 # Voxels of the volume this much of a voxel beside those of the reference are taken for the same: text headers and
@@ -207,11 +207,10 @@ def _shift(extent: Extent, placement: _Placement, reference: ReferenceGeometry) 
     """What to add to a voxel's VTK index (i, j, k) to get that of the reference; None where voxels differ."""
     if placement.parent_to_mm is None:
         return None
-    offset = np.eye(4)
-    offset[:3, 3] = reference.start_ijk
+    offset = translation(reference.start_ijk)
     to_reference = offset @ np.linalg.inv(reference.grid.ijk_to_mm) @ placement.parent_to_mm @ placement.ijk_to_parent
     corners = np.array([(extent[i], extent[2 + j], extent[4 + k]) for i, j, k in np.ndindex(2, 2, 2)], np.float64)
-    moved = corners @ to_reference[:3, :3].T + to_reference[:3, 3]
+    moved = transformed(to_reference, corners)
     shift: NDArray[np.float64] = np.rint(moved[0] - corners[0])
     return shift if np.abs(moved - corners - shift).max() <= _SAME_VOXEL else None
 

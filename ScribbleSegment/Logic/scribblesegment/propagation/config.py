@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scribblesegment.data.geometry import Grid
-from scribblesegment.data.masks import probability_to_logit
+from scribblesegment.data.masks import probability_to_logit, unpacked
 from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.data.volume import LabelVolume
 from scribblesegment.errors import ConfigError
@@ -142,8 +142,7 @@ class PropagatedSlice:
     @property
     def mask(self) -> Mask:
         """The structure's pixels, a new array bool (H, W)."""
-        height, width = self.shape
-        return np.unpackbits(self.packed, count=height * width).reshape(self.shape).astype(bool)
+        return unpacked(self.packed, self.shape)
 
 
 @dataclass(frozen=True, eq=False)
