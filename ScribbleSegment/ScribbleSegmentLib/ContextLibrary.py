@@ -26,19 +26,12 @@ _EXPECTED = (ScribbleSegmentError, ImportError, OSError)
 
 @dataclass
 class _Known:
-    """A set in memory.
+    """A set in memory."""
 
-    Attributes:
-        task: Where it belongs.
-        context: The set; None until it is loaded.
-        changes: What to do with it once it is loaded.
-        problem: Why it cannot be read; then it is not changed either, so that nothing on disk is lost.
-    """
-
-    task: ContextTask
-    context: ContextSet | None = None
-    changes: list[Change] = field(default_factory=list)
-    problem: str = ""
+    task: ContextTask  # where it belongs
+    context: ContextSet | None = None  # None until it is loaded
+    changes: list[Change] = field(default_factory=list)  # what to do with it once it is loaded
+    problem: str = ""  # why it cannot be read; then it is not changed either, so that nothing on disk is lost
 
 
 class TaskContexts:

@@ -17,21 +17,13 @@ from .NetworkChoices import deviceNames
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """Result of a check.
+    """Result of a check."""
 
-    Attributes:
-        device: The device that was checked; for "auto", the one that would be used.
-        hardware: What it is called, where it has a name.
-        problem: Why it cannot compute, in PyTorch's words, or None.
-        unused: Why a graphics card is there and not used, in PyTorch's words, or None.
-        milliseconds: Duration of a prediction of the extension's own network without PyTorch, and with it; the second
-            is None where PyTorch cannot be used.
-    """
-
-    device: str
-    hardware: str = ""
-    problem: str | None = None
-    unused: str | None = None
+    device: str  # that was checked; for "auto", the one that would be used
+    hardware: str = ""  # what it is called, where it has a name
+    problem: str | None = None  # why it cannot compute, in PyTorch's words
+    unused: str | None = None  # why a graphics card is there and not used, in PyTorch's words
+    # Of a prediction of the extension's own network without PyTorch, and with it; None where it cannot be used.
     milliseconds: tuple[float, float | None] = (0.0, None)
 
 

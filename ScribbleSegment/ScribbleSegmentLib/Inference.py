@@ -51,8 +51,7 @@ def closeSharedInference() -> None:
 
 def rememberedSelection() -> RememberedSelection:
     """Give access to the last choice in Slicer's settings."""
-    settings = qt.QSettings()
-    return RememberedSelection(settings.value, settings.setValue)
+    return RememberedSelection(qt.QSettings())
 
 
 def startingSelection() -> Selection:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scribblesegment import fetch_weights, list_weights
 from scribblesegment.service.worker import Task
@@ -23,31 +24,18 @@ FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A network to choose.
+    """A network to choose."""
 
-    Attributes:
-        name: What it is loaded by.
-        description: One sentence, in English.
-        licence: Licence of its parameters; empty when nobody stated one.
-        embedded: Whether it comes with the extension.
-        missing: Whether its file has vanished.
-        downloadMegabytes: What has to be downloaded before its first use, about; 0 if nothing has.
-        authors: Whose it is; empty for the extension's own and for added ones.
-        paper: Address of its paper.
-        citation: How to cite it.
-        sha256: What its file had when it came, hexadecimal; empty if that is not known.
-    """
+    info: WeightsInfo  # what the list of networks says of it
+    licence: str  # of its parameters; empty when nobody stated one
+    missing: bool  # whether its file has vanished
+    downloadMegabytes: int  # what has to be downloaded before its first use, about; 0 if nothing has
+    sha256: str  # what its file had when it came, hexadecimal; empty if that is not known
 
-    name: str
-    description: str
-    licence: str
-    embedded: bool
-    missing: bool = False
-    downloadMegabytes: int = 0
-    authors: str = ""
-    paper: str = ""
-    citation: str = ""
-    sha256: str = ""
+    @property
+    def name(self) -> str:
+        """What it is loaded by."""
+        return self.info.name
 
 
 class ModelChoices:
@@ -130,15 +118,10 @@ class ModelChoices:
         exists = path.is_file()
         isAdded = not entry.embedded and not entry.url
         return ModelChoice(
-            entry.name,
-            entry.description,
-            describe_file(path).licence if isAdded else entry.licence,
-            entry.embedded,
+            entry,
+            licence=describe_file(path).licence if isAdded else entry.licence,
             missing=not exists and not entry.url,
             downloadMegabytes=0 if exists or not entry.url else max(1, round(entry.bytes / 1e6)),
-            authors=entry.authors,
-            paper=entry.paper,
-            citation=entry.citation,
             sha256=entry.recorded_sha256(self._folder),
         )
 
@@ -150,15 +133,10 @@ _DEVICE_KEY = "ScribbleSegment/Device"
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice of network and device; an empty text is none.
+    """A choice of network and device; an empty text is none."""
 
-    Attributes:
-        model: Name of a network.
-        device: "auto" or a torch device name.
-    """
-
-    model: str = ""
-    device: str = ""
+    model: str = ""  # name of a network
+    device: str = ""  # "auto" or a torch device name
 
     def completedBy(self, other: Selection) -> Selection:
         """Fill what is not chosen from another selection."""
@@ -175,15 +153,9 @@ class Selection:
 class RememberedSelection:
     """Keeps the last choice in the user's settings."""
 
-    def __init__(self, read: Callable[[str], object], write: Callable[[str, str], None]) -> None:
-        """Use a store of settings.
-
-        Args:
-            read: Gives the value of a key, or None.
-            write: Sets it.
-        """
-        self._read = read
-        self._write = write
+    def __init__(self, settings: Any) -> None:
+        """Use a QSettings, or what has its `value` and `setValue`."""
+        self._settings = settings
 
     def load(self) -> Selection:
         """Give what was chosen last."""
@@ -191,11 +163,11 @@ class RememberedSelection:
 
     def save(self, selection: Selection) -> None:
         """Remember a choice."""
-        self._write(_MODEL_KEY, selection.model)
-        self._write(_DEVICE_KEY, selection.device)
+        self._settings.setValue(_MODEL_KEY, selection.model)
+        self._settings.setValue(_DEVICE_KEY, selection.device)
 
     def _text(self, key: str) -> str:
-        value = self._read(key)
+        value = self._settings.value(key)
         return value if isinstance(value, str) else ""
 
 

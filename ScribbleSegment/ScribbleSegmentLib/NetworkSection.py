@@ -65,7 +65,7 @@ class NetworkSection:
         combo.clear()
         for choice in choices:
             combo.addItem(choice.name, choice.name)
-            combo.setItemData(combo.count - 1, choice.description, qt.Qt.ToolTipRole)
+            combo.setItemData(combo.count - 1, choice.info.description, qt.Qt.ToolTipRole)
         combo.setCurrentIndex(combo.findData(name))
         combo.blockSignals(False)
         self._showLicence()
@@ -91,7 +91,7 @@ class NetworkSection:
     def _showLicence(self) -> None:
         choice = self._models.find(self._ui.modelComboBox.currentData or "")
         parts = [] if choice is None else [_licenceInWords(choice.licence, linked=True)]
-        if choice is not None and choice.embedded:
+        if choice is not None and choice.info.embedded:
             parts.append(_("It comes with the extension."))
         if choice is not None and choice.missing:
             parts = [_("Its file is missing. Install the extension again, or choose another network.")]
@@ -134,11 +134,11 @@ class NetworkSection:
             "licence permits, and cite: {citation}"
         ).format(
             name=choice.name,
-            authors=choice.authors,
+            authors=choice.info.authors,
             size=choice.downloadMegabytes,
             folder=self._models.folder,
             licence=_licenceInWords(choice.licence),
-            citation=choice.citation,
+            citation=choice.info.citation,
         )
         if slicer.util.confirmOkCancelDisplay(question, _("Download a network")):
             self.download(choice.name)

@@ -31,15 +31,10 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:>=\s*(?P<minimum>
 
 @dataclass(frozen=True)
 class Requirement:
-    """One package.
+    """One package."""
 
-    Attributes:
-        name: As pip knows it.
-        minimum: Lowest version that will do, such as "2.4"; empty for any.
-    """
-
-    name: str
-    minimum: str = ""
+    name: str  # as pip knows it
+    minimum: str = ""  # lowest version that will do, such as "2.4"; empty for any
 
     @property
     def specifier(self) -> str:
@@ -52,19 +47,6 @@ class Requirement:
 
     def __str__(self) -> str:
         return self.name + self.specifier
-
-
-@dataclass(frozen=True)
-class DownloadSize:
-    """How much an installation downloads, in megabytes.
-
-    Attributes:
-        megabytes: At least.
-        withCuda: With the libraries for an NVIDIA graphics card; equal where these are no question.
-    """
-
-    megabytes: int
-    withCuda: int
 
 
 def parseRequirements(text: str) -> list[Requirement]:
@@ -93,17 +75,15 @@ def installedVersion(name: str) -> str | None:
         return None
 
 
-def downloadSize(requirements: Iterable[Requirement], *, mayUseCuda: bool) -> DownloadSize:
-    """Estimate how much the installation of some packages downloads.
+def downloadSize(requirements: Iterable[Requirement], *, mayUseCuda: bool) -> tuple[int, int]:
+    """Estimate how many megabytes the installation of some packages downloads: at least, and at most.
 
-    Args:
-        requirements: What will be installed.
-        mayUseCuda: Whether PyTorch may come in a build for NVIDIA's graphics cards.
+    The most is with the libraries for NVIDIA's graphics cards, which PyTorch may bring along if it may use them.
     """
     names = [requirement.name for requirement in requirements]
     megabytes = sum(_MEGABYTES.get(name, 1) for name in names)
     extra = _OF_CUDA_BUILD - _MEGABYTES["torch"] if mayUseCuda and "torch" in names else 0
-    return DownloadSize(megabytes, megabytes + extra)
+    return megabytes, megabytes + extra
 
 
 class RequiredPackages:
@@ -247,11 +227,11 @@ class PackagesSection:
         """Say what is installed, and what PyTorch would bring."""
         missing = self._packages.missing
         if missing:
-            size = downloadSize(missing, mayUseCuda=self._installer.choosesCuda)
+            megabytes, _most = downloadSize(missing, mayUseCuda=self._installer.choosesCuda)
             text = _(
                 "Ready. Runs on the processor, nothing to install. PyTorch makes it faster, and other networks and "
                 "corrections of their results need it: {megabytes} MB to download."
-            ).format(megabytes=size.megabytes)
+            ).format(megabytes=megabytes)
         else:
             text = _("Ready. PyTorch {version} is installed.").format(version=installedVersion("torch"))
         self._ui.packagesLabel.text = text
@@ -272,7 +252,7 @@ class PackagesSection:
             self._install(requirements, again)
 
     def _question(self, requirements: Sequence[Requirement], again: bool) -> str:
-        size = downloadSize(requirements, mayUseCuda=self._installer.choosesCuda)
+        megabytes, most = downloadSize(requirements, mayUseCuda=self._installer.choosesCuda)
         head = (
             _("Everything needed is installed. Should PyTorch be installed again, to repair it?")
             if again
@@ -283,9 +263,9 @@ class PackagesSection:
         amount = (
             _(
                 "About {megabytes} MB are downloaded; about {large} GB if PyTorch fits your NVIDIA graphics card."
-            ).format(megabytes=size.megabytes, large=round(size.withCuda / 1000))
-            if size.withCuda > size.megabytes
-            else _("About {megabytes} MB are downloaded.").format(megabytes=size.megabytes)
+            ).format(megabytes=megabytes, large=round(most / 1000))
+            if most > megabytes
+            else _("About {megabytes} MB are downloaded.").format(megabytes=megabytes)
         )
         if self._packages.torch in requirements:
             amount += " " + _("They need about three times as much disk space. This can take several minutes.")

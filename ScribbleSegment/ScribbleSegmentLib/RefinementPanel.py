@@ -58,11 +58,6 @@ class RefinementPanel(VTKObservationMixin):
         self._quiet = False
         self._violations: tuple[Violation, ...] = ()
 
-    @property
-    def title(self) -> str:
-        """Its headline."""
-        return _("Correct a network's result")
-
     def setup(self, layout) -> None:
         """Build the widgets; loads nothing."""
         self.widget = slicer.util.loadUI(str(_UI_FILE))

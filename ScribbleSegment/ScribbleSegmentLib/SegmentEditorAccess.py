@@ -5,6 +5,8 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
+from scribblesegment.mrml.corrections import volume_of
+
 # Not translated: modules and scripts find effects by name.
 EFFECT_NAME = "Scribble Segment"
 
@@ -37,29 +39,21 @@ def openSegmentEditor(volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     return ""
 
 
-def openSegmentEditorOn(
-    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode, effectName: str = "Paint"
-) -> None:
-    """Show the Segment Editor on a segmentation, with an effect ready.
-
-    Args:
-        segmentationNode: vtkMRMLSegmentationNode to edit.
-        volumeNode: vtkMRMLScalarVolumeNode, its source volume.
-        effectName: Name of the effect to activate.
-    """
+def openSegmentEditorOn(segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode) -> None:
+    """Show the Segment Editor on a segmentation and its source volume, ready to paint."""
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.util.getModuleWidget("SegmentEditor").editor
     editor.setSegmentationNode(segmentationNode)
     editor.setSourceVolumeNode(volumeNode)
     _selectSegment(editor)
-    editor.setActiveEffectByName(effectName)
+    editor.setActiveEffectByName("Paint")
 
 
 def _segmentationOf(volumeNode, currentNode):
     """Give a segmentation on the volume's voxels: the current one, an existing one, or a new one."""
     existing = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     for node in [currentNode, *existing]:
-        if node is not None and _referenceVolume(node) is volumeNode:
+        if node is not None and volume_of(node) is volumeNode:
             return node
     if currentNode is not None and currentNode.GetSegmentation().GetNumberOfSegments() == 0:
         node = currentNode
@@ -70,10 +64,6 @@ def _segmentationOf(volumeNode, currentNode):
         node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     return node
-
-
-def _referenceVolume(segmentationNode):
-    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
 
 
 def _selectSegment(editor) -> None:

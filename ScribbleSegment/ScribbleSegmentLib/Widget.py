@@ -68,13 +68,9 @@ class SampleDataSection:
 
 @parameterNodeWrapper
 class ScribbleSegmentParameterNode:
-    """The choice that was made in this scene.
+    """The choice that was made in this scene."""
 
-    Attributes:
-        model: Name of a network; empty for the user's last choice.
-    """
-
-    model: str = ""
+    model: str = ""  # name of a network; empty for the user's last choice
 
 
 # Each tick lends Python's global lock to the thread that loads the network.
@@ -215,7 +211,7 @@ class ModulePanel:
 
     def _addSection(self, panel: RefinementPanel) -> None:
         section = ctk.ctkCollapsibleButton()
-        section.text = panel.title
+        section.text = _("Correct a network's result")
         section.collapsed = True
         layout = qt.QVBoxLayout(section)
         panel.setup(layout)

@@ -36,7 +36,7 @@ def a_network(tmp_path: Path) -> Path:
 def test_the_embedded_network_comes_first_with_its_licence(choices: ModelChoices) -> None:
     first = choices.all()[0]
     assert first.name == choices.defaultName
-    assert first.embedded
+    assert first.info.embedded
     assert first.licence == "CC-BY-SA-4.0"
     assert not first.missing
     assert first.downloadMegabytes == 0
@@ -46,7 +46,7 @@ def test_an_added_network_is_copied_and_keeps_the_licence_it_states(choices: Mod
     stated = choices.statedLicence(str(a_network))
     added, again = (choices.add(str(a_network)) for _ in range(2))
     a_network.unlink()
-    assert (added.name, again.name, added.embedded) == ("My-network-v2", "My-network-v2-2", False)
+    assert (added.name, again.name, added.info.embedded) == ("My-network-v2", "My-network-v2-2", False)
     assert added.licence == stated == "CC-BY-SA-4.0"
     assert choices.find(added.name) == added
     assert ModelChoices(choices.folder).find(added.name) == added
@@ -64,7 +64,7 @@ def test_a_published_network_is_downloaded_with_progress_cancelled_continued_and
     offered = choices.find("universeg")
     assert offered is not None
     assert (offered.downloadMegabytes, offered.missing, offered.sha256) == (5, False, "")
-    assert all((offered.authors, offered.paper, offered.citation, "research" in offered.licence))
+    assert all((offered.info.authors, offered.info.paper, offered.info.citation, "research" in offered.licence))
     with serving(content) as (address, _):
         known = write_registry(
             tmp_path, name="universeg", url=f"{address}/good", architecture="universeg", bytes=len(content)
@@ -91,7 +91,7 @@ def test_a_file_that_is_no_network_is_refused_and_one_without_a_licence_said_to_
     assert choices.statedLicence(str(plain)) == choices.statedLicence(str(tmp_path / "gone.pt")) == ""
     with pytest.raises(WeightsError, match=r"picture\.safetensors"):
         choices.add(str(picture))
-    assert all(choice.embedded or choice.downloadMegabytes for choice in choices.all())
+    assert all(choice.info.embedded or choice.downloadMegabytes for choice in choices.all())
     assert not choices.folder.exists()
 
 
@@ -110,16 +110,23 @@ def test_what_does_not_exist_here_is_dropped() -> None:
     assert selection.restrictedTo(["from-another-computer"], ["auto", "cpu"]).model == "from-another-computer"
 
 
+class Settings(dict[str, object]):
+    """A QSettings."""
+
+    value, setValue = dict.get, dict.__setitem__  # noqa: N815 - as Qt names it
+
+
 def test_a_choice_is_remembered() -> None:
-    store: dict[str, str] = {}
-    RememberedSelection(store.get, store.__setitem__).save(Selection("a", "cuda"))
-    assert RememberedSelection(store.get, store.__setitem__).load() == Selection("a", "cuda")
-    assert all(key.startswith("ScribbleSegment/") for key in store)
+    settings = Settings()
+    RememberedSelection(settings).save(Selection("a", "cuda"))
+    assert RememberedSelection(settings).load() == Selection("a", "cuda")
+    assert all(key.startswith("ScribbleSegment/") for key in settings)
 
 
 @pytest.mark.parametrize("value", [None, 3, ["a", "b"], ""])
 def test_settings_of_another_kind_count_as_none(value: object) -> None:
-    assert RememberedSelection(lambda key: value, lambda key, text: None).load() == Selection()
+    settings = Settings({"ScribbleSegment/Model": value, "ScribbleSegment/Device": value})
+    assert RememberedSelection(settings).load() == Selection()
 
 
 @pytest.mark.parametrize(("platform", "own"), [("darwin", "mps"), ("linux", "cuda"), ("win32", "cuda")])
@@ -210,9 +217,9 @@ def test_the_extension_needs_torch_and_this_python_has_all_it_needs() -> None:
 
 def test_with_a_graphics_card_torch_may_be_far_larger() -> None:
     torch, small = Requirement("torch"), Requirement("safetensors")
-    plain = downloadSize([torch, small], mayUseCuda=False)
-    assert plain.megabytes == plain.withCuda
-    large = downloadSize([torch, small], mayUseCuda=True)
-    assert large.megabytes == plain.megabytes
-    assert large.withCuda > 5 * large.megabytes
-    assert downloadSize([small], mayUseCuda=True).withCuda < 10
+    plain, most = downloadSize([torch, small], mayUseCuda=False)
+    assert plain == most
+    least, most = downloadSize([torch, small], mayUseCuda=True)
+    assert least == plain
+    assert most > 5 * least
+    assert downloadSize([small], mayUseCuda=True)[1] < 10
