@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scribblesegment.errors import ConfigError, FileFormatError, MissingPackageError, NetworkError, WeightsError
 from scribblesegment.refinement.adapters import EmbeddedNetwork, ModuleNetwork, load_network
-from scribblesegment.refinement.adapters.base import NetworkSettings, read_settings, require_package, settings_path
+from scribblesegment.refinement.adapters.base import NetworkSettings, read_settings, settings_path
 from scribblesegment.refinement.adapters.modules import (
     archive_names,
     is_exported,
@@ -285,7 +285,6 @@ def test_settings_that_are_no_json_object_are_refused(tmp_path: Path, text: str)
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert require_package("json", "json", "A test").dumps([1]) == "[1]"
     model, bundle = tmp_path / "model", tmp_path / "bundle"
     for path in (model / "fold_0" / "checkpoint_final.pth", bundle / "configs" / "inference.json"):
         path.parent.mkdir(parents=True)
