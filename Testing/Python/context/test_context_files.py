@@ -184,7 +184,7 @@ def test_an_interrupted_save_leaves_the_former_set_and_is_made_good_by_the_next(
     assert len(files_in(folder)) == 1 + 2 * 3
 
 
-def test_what_cannot_be_written_or_read_again_is_refused(tmp_path):
+def test_what_cannot_be_written_or_read_again_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     for write, path, message in (
         (write_context_folder, tmp_path / "absent" / "a", "parent must be an existing folder"),
@@ -193,9 +193,10 @@ def test_what_cannot_be_written_or_read_again_is_refused(tmp_path):
     ):
         with pytest.raises(FileFormatError, match=message):
             write(path, a_set())
+    monkeypatch.setattr(context_files, "LIMITS", Limits(entries=2))
     for write, path in ((write_context_file, tmp_path / "a.context.zip"), (write_context_folder, tmp_path / "a")):
         with pytest.raises(ContextError, match="3 entries; at most 2"):
-            write(path, a_set(3), limits=Limits(entries=2))
+            write(path, a_set(3))
     assert os.listdir(tmp_path) == ["file"]
 
 
