@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import grey_opening
 
 FloatArray = NDArray[np.float32]
 
@@ -63,7 +62,7 @@ class Evidence(NamedTuple):
 
 
 # As much as stays in the processor's cache.
-_ROWS = 32  # of an image that are convolved at a time
+_ROWS = 16  # of an image that are convolved at a time
 _QUERIES = 128  # places of an image that attend at a time
 
 
@@ -373,11 +372,23 @@ def _local(image: FloatArray) -> FloatArray:
     halved = _halved(image)
     maps = [np.float32(4.0) * (halved - _local_mean(halved, window)) for window in LOCAL_WINDOWS]
     for window in TOP_HATS:
-        bright, dark = (
-            _halved(one - grey_opening(one, size=(window, window), mode="reflect")) for one in (image, -image)
-        )
-        maps.append(np.float32(6.0) * (bright - dark))
+        bright = image - _extreme(_extreme(image, window, np.minimum), window, np.maximum)
+        dark = _extreme(_extreme(image, window, np.maximum), window, np.minimum) - image
+        maps.append(np.float32(6.0) * (_halved(bright) - _halved(dark)))
     return np.concatenate([_unshuffled(image[None]) - np.float32(0.5), np.stack(maps, axis=2)], axis=2)
+
+
+def _extreme(image: FloatArray, window: int, of: np.ufunc) -> FloatArray:
+    """The minimum or maximum of the pixels in a window around each; scipy's filter takes ten times as long."""
+    worst = np.inf if of is np.minimum else -np.inf
+    for _ in range(2):  # along one axis, then along the other
+        image = np.pad(image.T, ((window // 2, window // 2), (0, 0)), constant_values=worst)
+        reach = 1
+        while reach < window:
+            step = min(reach, window - reach)
+            image = of(image[:-step], image[step:])
+            reach += step
+    return image
 
 
 def _filters(local: FloatArray) -> FloatArray:
@@ -461,8 +472,8 @@ def _local_mean(image: FloatArray, window: int) -> FloatArray:
 
 
 def _halved(channel: FloatArray) -> FloatArray:
-    height, width = channel.shape
-    return channel.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+    rows = channel[::2] + channel[1::2]  # several times as fast as a mean over two short axes
+    return np.asarray(np.float32(0.25) * (rows[:, ::2] + rows[:, 1::2]), np.float32)
 
 
 def _unshuffled(channels: FloatArray) -> FloatArray:
