@@ -16,6 +16,8 @@ from scribblesegment.errors import ConfigError, ContextError, FileFormatError, S
 
 if TYPE_CHECKING:
     from scribblesegment.batch.images import BatchImage
+    from scribblesegment.batch.job import BatchJob
+    from scribblesegment.batch.records import ImageRecord
     from scribblesegment.context.context_set import ContextSet
 
 _LOCK_S = 2.0
@@ -89,23 +91,9 @@ def batch(
       scribblesegment batch patients --context Liver -o livers --scheduler tcp://10.0.0.5:8786
     """
     from scribblesegment.batch.images import find_images
-    from scribblesegment.batch.job import (
-        BatchJob,
-        BatchPlan,
-        check_takes_context,
-        fingerprints,
-        load_for_batch,
-        weights_digest,
-    )
+    from scribblesegment.batch.job import BatchJob, BatchPlan, fingerprints, load_for_batch, weights_digest
     from scribblesegment.batch.records import RESULTS
-    from scribblesegment.batch.run import (
-        BatchProgress,
-        ImageWorker,
-        fitting_workers,
-        open_client,
-        require_dask,
-        run_on_cluster,
-    )
+    from scribblesegment.batch.run import BatchProgress, require_dask
     from scribblesegment.batch.segmentation import BatchConfig, context_axis
     from scribblesegment.propagation import PropagationConfig
     from scribblesegment.weights.registry import weights_file
@@ -147,18 +135,8 @@ def batch(
         try:
             with progress:
                 if plan.to_do:
-                    # Also where workers load their own: what is wrong with the network is told before any starts.
-                    predictor = job.load(weights_file(job.weights, in_context=True), device=device, threads=threads)
-                    check_takes_context(predictor, job.weights)
-                    if not uses_workers(workers, scheduler, device, several=len(images) > 1):
-                        worker = ImageWorker(job, predictor, context_sets)
-                        for image in plan.to_do:
-                            progress.done(worker.process(image))
-                    else:
-                        del predictor
-                        count = None if scheduler else workers or fitting_workers(plan.to_do)
-                        with _written(context_sets, job.output) as paths, open_client(count, scheduler) as client:
-                            run_on_cluster(client, replace(job, contexts=paths), plan.to_do, progress.done)
+                    several = len(images) > 1
+                    _process(job, context_sets, plan.to_do, progress.done, workers, scheduler, several=several)
         except KeyboardInterrupt:
             print(f"{len(progress.records)} of {len(images)} images are done; the same command goes on from there")
             raise
@@ -196,6 +174,35 @@ def _open_contexts(chosen: Sequence[str]) -> list[ContextSet]:
                 f"Two context sets are for {context.label_name!r}: {other!r} and {name!r}. Give one for each structure."
             )
     return contexts
+
+
+def _process(
+    job: BatchJob,
+    contexts: Sequence[ContextSet],
+    images: Sequence[BatchImage],
+    done: Callable[[ImageRecord], None],
+    workers: int | None,
+    scheduler: str | None,
+    *,
+    several: bool,
+) -> None:
+    """Do images one after the other in this process, or at once in others, here or of a scheduler."""
+    from scribblesegment.batch.job import check_takes_context
+    from scribblesegment.batch.run import ImageWorker, fitting_workers, open_client, run_on_cluster
+    from scribblesegment.weights.registry import weights_file
+
+    # Also where workers load their own: what is wrong with the network is told before any starts.
+    predictor = job.load(weights_file(job.weights, in_context=True), device=job.device, threads=job.threads)
+    check_takes_context(predictor, job.weights)
+    if not uses_workers(workers, scheduler, job.device, several=several):
+        worker = ImageWorker(job, predictor, contexts)
+        for image in images:
+            done(worker.process(image))
+        return
+    del predictor
+    count = None if scheduler else workers or fitting_workers(images)
+    with _written(contexts, job.output) as paths, open_client(count, scheduler) as client:
+        run_on_cluster(client, replace(job, contexts=paths), images, done)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from scribblesegment.context.context_set import ContextSet
     from scribblesegment.data.preprocessing import IntensityRange
     from scribblesegment.inference.predictor import Predictor
-    from scribblesegment.propagation import Propagation, VoxelPrompts
+    from scribblesegment.propagation import Propagation, PropagationRun, VoxelPrompts
 
 _START = "where to start, one of these"
 
@@ -159,16 +159,8 @@ def propagate(
         source=image.name,
         intensity_range=intensity_range,
     )
-    labels, interrupted = np.array(labelmap.array), False
-    planes = np.moveaxis(labels, axis, 0)
-    with progress_bar(run.remaining, "propagating", "slice") as bar:
-        try:
-            for piece in run:
-                planes[piece.index][piece.mask] = piece.label
-                bar.total = run.made + run.remaining  # a structure that ends leaves less to do
-                bar.update(run.made - bar.n)
-        except KeyboardInterrupt:
-            interrupted = True
+    labels = np.array(labelmap.array)
+    interrupted = _run_into(labels, run, axis)
     if interrupted and not run.made:
         raise KeyboardInterrupt
     write_result(output, LabelVolume(labels, volume.ijk_to_ras, labelmap.segments), image, series)
@@ -208,6 +200,20 @@ def _segment_strokes(
         answered = [label for label in labels_there if index in chosen[label]]
         np.moveaxis(labels, axis, 0)[index] = np.where(np.isin(result, answered), result, 0)
     return LabelVolume(labels, labelmap.ijk_to_ras, labelmap.segments), axis
+
+
+def _run_into(labels: NDArray[Any], run: PropagationRun, axis: int) -> bool:
+    """Do a run and put what it finds into a label map; returns whether Ctrl-C ended it."""
+    planes = np.moveaxis(labels, axis, 0)
+    with progress_bar(run.remaining, "propagating", "slice") as bar:
+        try:
+            for piece in run:
+                planes[piece.index][piece.mask] = piece.label
+                bar.total = run.made + run.remaining  # a structure that ends leaves less to do
+                bar.update(run.made - bar.n)
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
 def annotated_axis(labelmap: Volume) -> int:

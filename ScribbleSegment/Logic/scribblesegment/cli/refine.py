@@ -25,7 +25,7 @@ from scribblesegment.cli.options import (
     read_slice,
 )
 from scribblesegment.data.labels import BACKGROUND, LARGEST_LABEL, UNMARKED, LabelScribbles
-from scribblesegment.data.volume import LabelVolume, Segment
+from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def refine(
       scribblesegment refine ct.nrrd --network nets.py:organs --trust --corrections fixes.nrrd --new-label 4=tumour \
           -o out.seg.nrrd
     """
-    from scribblesegment.io import default_segment, read_labelmap
+    from scribblesegment.io import read_labelmap
     from scribblesegment.refinement.adapters import load_network
     from scribblesegment.refinement.correction import Correction
     from scribblesegment.refinement.lagrangian import RefinementConfig
@@ -159,11 +159,7 @@ def refine(
     if not growing and (threshold is not None or reach_mm is not None):
         raise ConfigError("--threshold and --reach say how corrections grow; with --no-growing they do not.")
     growth = GrowthConfig(threshold, reach_mm) if growing else None
-    new_names: dict[int, str] = {}
-    for value, name in new_labels:
-        if value in new_names:
-            raise PromptError(f"--new-label names {value} twice, {new_names[value]!r} and {name!r}. Give it one name.")
-        new_names[value] = name
+    new_names = _names_by_value(new_labels)
     check_outputs(output, plot, (image, corrections, weights, Path(network)))
     volume = read_image(image, output, series)
     painted = read_labelmap(corrections, grid=volume)
@@ -193,16 +189,7 @@ def refine(
 
         result = correction.refine(scribbles, names=asked.new_names, grow=growth, on_iteration=on_iteration)
 
-    labels = result.labels
-    if index is not None:
-        labels = np.zeros(volume.shape, np.int16)
-        np.moveaxis(labels, axis, 0)[index] = result.labels
-    segments = tuple(
-        Segment(label, name, asked.colors.get(label) or default_segment(label).color_rgb)
-        for label, name in enumerate(result.names)
-        if label
-    )
-    write_result(output, LabelVolume(labels.astype(np.uint16), volume.ijk_to_ras, segments), image, series)
+    write_result(output, _label_volume(result, volume, axis, index, asked.colors), image, series)
     _report(result, scribbles.count, names)
     print(f"wrote {output}")
     if plot is not None:
@@ -211,6 +198,15 @@ def refine(
         write_picture(plot, draw_loss_curve(result.g_history))
         print(f"wrote {plot}")
     return NOT_FOLLOWED if strict and not result.satisfied else OK
+
+
+def _names_by_value(new_labels: Sequence[tuple[int, str]]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for value, name in new_labels:
+        if value in names:
+            raise PromptError(f"--new-label names {value} twice, {names[value]!r} and {name!r}. Give it one name.")
+        names[value] = name
+    return names
 
 
 def ask_on_terminal(reason: str) -> bool:
@@ -303,6 +299,28 @@ def corrections_in_slice(labels: NDArray[np.int16], axis: int, index: int) -> ND
     if others := [other for other in held if other != index]:
         print(f"not used: corrections in {listed_slices(axis, others)}")
     return planes[index]
+
+
+def _label_volume(
+    result: CorrectionResult,
+    volume: Volume,
+    axis: int,
+    index: int | None,
+    colors: Mapping[int, tuple[float, float, float]],
+) -> LabelVolume:
+    """Put the labels of an image, or of one slice of it, on the image's grid, under the network's names."""
+    from scribblesegment.io import default_segment
+
+    labels = result.labels
+    if index is not None:
+        labels = np.zeros(volume.shape, np.int16)
+        np.moveaxis(labels, axis, 0)[index] = result.labels
+    segments = tuple(
+        Segment(label, name, colors.get(label) or default_segment(label).color_rgb)
+        for label, name in enumerate(result.names)
+        if label
+    )
+    return LabelVolume(labels.astype(np.uint16), volume.ijk_to_ras, segments)
 
 
 def _report(result: CorrectionResult, drawn: int, names: Mapping[int, str]) -> None:
