@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import qt
 import slicer
@@ -25,6 +26,14 @@ _UI_FILE = Path(__file__).resolve().parent.parent / "Resources" / "UI" / "Scribb
 
 # Shown progress changes this often; setting a label repaints the window.
 _PROGRESS_SECONDS = 0.1
+
+
+class _ShownSlice(NamedTuple):
+    axis: int
+    index: int
+    count: int  # of slices along the axis
+    image: tuple[object, ...]  # what tells the image from others
+    view: str
 
 
 class PropagationSection:
@@ -45,8 +54,9 @@ class PropagationSection:
         self._follows = False  # whether that, or the one under way, belongs to a stroke
         self._axis: int | None = None  # of the latest propagation
         self._proposed: tuple[str, int] | None = None
-        self._shown = None  # axis and index of the shown slice, its axis' length, its image, and what was said of it
-        self._rangeIsFor = None
+        # The shown slice, if it is along an axis; which slices are accepted; and whether the view is oblique.
+        self._shown: tuple[_ShownSlice | None, tuple[int, ...], bool] | None = None
+        self._rangeIsFor: tuple[int, tuple[object, ...]] | None = None  # axis and image
         self._running = False
         self._nextProgress = 0.0
         self.widget = slicer.util.loadUI(str(_UI_FILE))
@@ -184,8 +194,8 @@ class PropagationSection:
             with contextlib.suppress(FileFormatError):  # propagating says so
                 accepted = read_accepted(target.segment, grid).indices[axis]
             view = self._effect.sliceNode.GetLayoutName()
-            place = target.source_node.GetID(), grid.shape, grid.ijk_to_mm.tobytes()
-            shown = axis, index, grid.shape[axis], place, view
+            image = target.source_node.GetID(), grid.shape, grid.ijk_to_mm.tobytes()
+            shown = _ShownSlice(axis, index, grid.shape[axis], image, view)
         for name, box in self._checkBoxes.items():
             show(box, "checked", self._effect.options.isOn(name))
         if self._shown == (shown, accepted, oblique):
@@ -195,15 +205,15 @@ class PropagationSection:
         ui.alignButton.visible = oblique
         for widget in (ui.acceptSliceButton, ui.fromHereButton, ui.toHereButton, ui.propagateButton):
             widget.enabled = shown is not None
-        ui.acceptSliceButton.checked = shown is not None and shown[1] in accepted
+        ui.acceptSliceButton.checked = shown is not None and shown.index in accepted
         if shown is not None:
-            ui.acceptSliceButton.text = texts.accept.format(index=shown[1], view=shown[4])
+            ui.acceptSliceButton.text = texts.accept.format(index=shown.index, view=shown.view)
             ui.acceptedLabel.text = texts.accepted.format(slices=listed(accepted)) if accepted else texts.none
-            if self._rangeIsFor != (shown[0], shown[3]):  # one that was set for another direction is forgotten
-                self._rangeIsFor = shown[0], shown[3]
+            if self._rangeIsFor != (shown.axis, shown.image):  # one that was set for another direction is forgotten
+                self._rangeIsFor = shown.axis, shown.image
                 ui.rangeCheckBox.checked = False
-                ui.rangeWidget.setRange(0, max(shown[2] - 1, 0))
-                ui.rangeWidget.setValues(0, max(shown[2] - 1, 0))
+                ui.rangeWidget.setRange(0, max(shown.count - 1, 0))
+                ui.rangeWidget.setValues(0, max(shown.count - 1, 0))
         else:
             ui.acceptedLabel.text = texts.oblique if oblique else ""
         ui.acceptedLabel.visible = bool(ui.acceptedLabel.text)
@@ -285,7 +295,7 @@ class PropagationSection:
         shown = self._shown[0]
         if shown is None:
             return
-        widget, index = self.ui.rangeWidget, shown[1]
+        widget, index = self.ui.rangeWidget, shown.index
         low, high = round(widget.minimumValue), round(widget.maximumValue)
         if first:
             widget.setValues(index, max(high, index))
