@@ -26,11 +26,11 @@ from scribblesegment.mrml.labelmaps import (
     segment_on_plane,
     segments_among,
     segments_at,
+    segments_in_volume,
     values_at,
     voxels_of,
 )
-from scribblesegment.mrml.masking import editable_at
-from scribblesegment.mrml.propagation import forbidden_voxels, segments_in_volume
+from scribblesegment.mrml.masking import editable_at, forbidden_voxels
 
 SHAPE = (6, 8, 10)
 KJI = np.argwhere(np.ones(SHAPE, bool))

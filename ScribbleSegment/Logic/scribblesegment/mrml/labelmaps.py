@@ -276,6 +276,26 @@ def segments_on_plane(
     return shown
 
 
+def segments_in_volume(
+    segmentation_node: Any, segment_ids: Iterable[str], reference: ReferenceGeometry
+) -> NDArray[np.bool_]:
+    """Which voxels of the whole grid belong to any of several segments, bool (K, J, I).
+
+    Raises:
+        ImageError: The segmentation cannot be converted to label maps.
+    """
+    belongs = np.zeros(reference.grid.shape, bool)
+    for labelmap, labels in layers(segmentation_node, segment_ids).items():
+        if is_empty(labelmap):
+            continue
+        fitting = labelmap if on_lattice(labelmap, reference) else resampled(labelmap, reference.image)
+        here, there = overlap(fitting.GetExtent(), reference.extent)
+        values = voxels_of(fitting)[here]
+        for label in labels.values():
+            belongs[there] |= values == label
+    return belongs
+
+
 def visible_other_segments(segmentation_node: Any, segment_id: str) -> list[str]:
     """Identifiers of the segments that are switched on in the list of segments, without `segment_id`.
 

@@ -15,7 +15,14 @@ from vtkmodules.vtkImagingCore import vtkImageThreshold
 from scribblesegment.data import validation
 from scribblesegment.errors import ImageError
 from scribblesegment.mrml.geometry import ReferenceGeometry
-from scribblesegment.mrml.labelmaps import checked_kji, segment_at, segments_at, visible_other_segments
+from scribblesegment.mrml.labelmaps import (
+    checked_kji,
+    segment_at,
+    segments_at,
+    segments_in_volume,
+    visible_other_segments,
+)
+from scribblesegment.mrml.target import EditTarget
 
 
 def editable_at(
@@ -51,12 +58,12 @@ def editable_at(
         ImageError: An editable intensity range is set, but there is no image.
     """
     voxels = checked_kji(kji, reference.grid)
-    limiting, inside = mask_segments(segmentation_node, editor_node, [segment_id])
+    limiting, inside = _mask_segments(segmentation_node, editor_node, [segment_id])
     among = segments_at(segmentation_node, limiting, reference, voxels)
     editable = among if inside else ~among
     if editor_node.GetSourceVolumeIntensityMask():
-        image = masking_image(source_array, reference)
-        editable &= in_intensity_range(editor_node, image[tuple(voxels.T)])
+        image = _masking_image(source_array, reference)
+        editable &= _in_intensity_range(editor_node, image[tuple(voxels.T)])
     if removing and editor_node.GetMaskMode() == vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
         editable |= segment_at(segmentation_node, segment_id, reference, voxels)
     return editable
@@ -82,7 +89,40 @@ def protected_segments(
     return [other for other in protected if other not in editable]
 
 
-def mask_segments(segmentation_node: Any, editor_node: Any, segment_ids: Sequence[str]) -> tuple[list[str], bool]:
+def forbidden_voxels(
+    target: EditTarget, segment_ids: Sequence[str], protect: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """Where segments may not grow, by masking settings and protected segments.
+
+    Args:
+        target: One of the segments that are edited together.
+        segment_ids: Identifiers of all of them; they do not limit each other.
+        protect: Identifiers of segments that must not change.
+
+    Returns:
+        bool (K, J, I) on the target's grid, or None when nothing is forbidden.
+
+    Raises:
+        ImageError: A segment cannot be converted to a label map.
+    """
+    node, editor_node, reference = target.segmentation_node, target.editor_node, target.reference
+    limiting, inside = _mask_segments(node, editor_node, segment_ids)
+    protected = [other for other in protect if other not in segment_ids]
+    forbidden: NDArray[np.bool_] | None = None
+    if inside:
+        forbidden = ~segments_in_volume(node, limiting, reference)
+    elif limiting:
+        forbidden = segments_in_volume(node, limiting, reference)
+    if protected:
+        kept = segments_in_volume(node, protected, reference)
+        forbidden = kept if forbidden is None else np.logical_or(forbidden, kept, out=forbidden)
+    if editor_node.GetSourceVolumeIntensityMask():
+        outside = ~_in_intensity_range(editor_node, _masking_image(target.source.masking_array, reference))
+        forbidden = outside if forbidden is None else np.logical_or(forbidden, outside, out=forbidden)
+    return forbidden
+
+
+def _mask_segments(segmentation_node: Any, editor_node: Any, segment_ids: Sequence[str]) -> tuple[list[str], bool]:
     """Which segments limit editing now.
 
     Args:
@@ -111,7 +151,7 @@ def mask_segments(segmentation_node: Any, editor_node: Any, segment_ids: Sequenc
     return [other for other in outside.get(mode, ()) if other not in segment_ids], False
 
 
-def in_intensity_range(editor_node: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
+def _in_intensity_range(editor_node: Any, values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which intensities the editable range allows.
 
     Args:
@@ -139,7 +179,7 @@ def in_intensity_range(editor_node: Any, values: NDArray[Any]) -> NDArray[np.boo
     return found.reshape(values.shape)
 
 
-def masking_image(source_array: NDArray[Any] | None, reference: ReferenceGeometry) -> NDArray[Any]:
+def _masking_image(source_array: NDArray[Any] | None, reference: ReferenceGeometry) -> NDArray[Any]:
     """The image that the editable intensity range is about.
 
     Raises:

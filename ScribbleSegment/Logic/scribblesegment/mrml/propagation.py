@@ -21,20 +21,17 @@ from scribblesegment.data.masks import CleanUp, unpacked
 from scribblesegment.data.rasterize import rasterize
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import GeometryError, PromptError, ScribbleSegmentError
-from scribblesegment.mrml.geometry import ReferenceGeometry
 from scribblesegment.mrml.labelmaps import (
     is_empty,
     layers,
     on_lattice,
     overlap,
     refresh_derived,
-    resampled,
     segment_on_plane,
     segments_on_plane,
     visible_other_segments,
-    voxels_of,
 )
-from scribblesegment.mrml.masking import Protect, in_intensity_range, mask_segments, masking_image, protected_segments
+from scribblesegment.mrml.masking import Protect, forbidden_voxels, protected_segments
 from scribblesegment.mrml.source_image import SourceImages
 from scribblesegment.mrml.tags import AcceptedSlices, accepted_text, read_accepted, read_tag, write_accepted, write_tag
 from scribblesegment.mrml.target import EditTarget, resolve_target, shown_slice, source_name, target_of
@@ -759,59 +756,3 @@ def _nothing_accepted(plans: Sequence[_Segment]) -> str:
         + (", only in others. Choose the view the slices were accepted in" if elsewhere else "")
         + ". Segment a slice with a stroke, or press 'Accept slice' where the segment is right, and propagate then."
     )
-
-
-# Where segments may not grow ------------------------------------------------------------------------------------------
-
-
-def forbidden_voxels(
-    target: EditTarget, segment_ids: Sequence[str], protect: Sequence[str]
-) -> NDArray[np.bool_] | None:
-    """Where segments may not grow, by masking settings and protected segments.
-
-    Args:
-        target: One of the segments that are edited together.
-        segment_ids: Identifiers of all of them; they do not limit each other.
-        protect: Identifiers of segments that must not change.
-
-    Returns:
-        bool (K, J, I) on the target's grid, or None when nothing is forbidden.
-
-    Raises:
-        ImageError: A segment cannot be converted to a label map.
-    """
-    node, editor_node, reference = target.segmentation_node, target.editor_node, target.reference
-    limiting, inside = mask_segments(node, editor_node, segment_ids)
-    protected = [other for other in protect if other not in segment_ids]
-    forbidden: NDArray[np.bool_] | None = None
-    if inside:
-        forbidden = ~segments_in_volume(node, limiting, reference)
-    elif limiting:
-        forbidden = segments_in_volume(node, limiting, reference)
-    if protected:
-        kept = segments_in_volume(node, protected, reference)
-        forbidden = kept if forbidden is None else np.logical_or(forbidden, kept, out=forbidden)
-    if editor_node.GetSourceVolumeIntensityMask():
-        outside = ~in_intensity_range(editor_node, masking_image(target.source.masking_array, reference))
-        forbidden = outside if forbidden is None else np.logical_or(forbidden, outside, out=forbidden)
-    return forbidden
-
-
-def segments_in_volume(
-    segmentation_node: Any, segment_ids: Sequence[str], reference: ReferenceGeometry
-) -> NDArray[np.bool_]:
-    """Which voxels of the whole grid belong to any of several segments, bool (K, J, I).
-
-    Raises:
-        ImageError: The segmentation cannot be converted to label maps.
-    """
-    belongs = np.zeros(reference.grid.shape, bool)
-    for labelmap, labels in layers(segmentation_node, segment_ids).items():
-        if is_empty(labelmap):
-            continue
-        fitting = labelmap if on_lattice(labelmap, reference) else resampled(labelmap, reference.image)
-        here, there = overlap(fitting.GetExtent(), reference.extent)
-        values = voxels_of(fitting)[here]
-        for label in labels.values():
-            belongs[there] |= values == label
-    return belongs
