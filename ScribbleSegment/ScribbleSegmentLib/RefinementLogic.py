@@ -379,7 +379,7 @@ class RefinementLogic:
         options = request.options
         config = RefinementConfig(layers=options.layers, iterations=options.iterations)
         if not options.holding:
-            config = RefinementConfig(layers=options.layers, iterations=options.iterations, anchor=0.0)
+            config = replace(config, anchor=0.0)
         index = None if request.place is None else request.place[1]
         return Correction(
             network, request.image.volume, axis=request.axis, index=index, device=request.device, config=config
