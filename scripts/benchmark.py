@@ -143,6 +143,7 @@ class _Scene:
         from vtkmodules.vtkCommonDataModel import vtkImageData
 
         self.shape, self.spacing, self.oblique = tuple(arguments.shape), (0.8, 0.8, 1.5), arguments.oblique
+        self.hand_seconds = arguments.hand
         k, j, i = self.shape
         rows, columns = np.ogrid[:j, :i]
         noise = np.random.default_rng(0).normal(0.0, 20.0, (j, i))
@@ -188,7 +189,10 @@ class _Scene:
         self.scene.AddNode(self.view)
 
     def gesture(self, controller: Any, service: Any, number: int) -> tuple[float, float]:
-        """Draw a stroke, and wait until the segment has changed; gives seconds, and those of the longest call."""
+        """Draw a stroke, and wait until the segment has changed; gives seconds, and those of the longest call.
+
+        They count from the end of the stroke; the hand draws for a while before.
+        """
         from scribblesegment.mrml.recorder import Annotation
 
         k, j, i = self.shape
@@ -201,9 +205,13 @@ class _Scene:
         # The first stroke of a slice lies in the cylinder, the second, a correction, beside it.
         offset = np.zeros(3) if number % 2 == 0 else 1.3 * radius * up
         points = center + offset + np.linspace(-0.6, 0.6, 60)[:, None] * radius * across
+        began, place = time.perf_counter(), controller.place(self.editor, self.view)
+        controller.expect(*place)
+        while time.perf_counter() - began < self.hand_seconds:
+            service.wait(0.004)
         began = time.perf_counter()
         drawn = Annotation("stroke", tuple(points), number % 2 == 0)
-        controller.draw(*controller.place(self.editor, self.view), drawn, 2.0)
+        controller.draw(*place, drawn, 2.0)
         blocked = time.perf_counter() - began
         while controller.busy:
             service.wait(0.006)  # as long as the effect's timer waits before it lets the window live
@@ -692,9 +700,9 @@ def _parser() -> argparse.ArgumentParser:
 
     threads = ("--threads", 0)  # torch's own choice
     add(predict, ("--model", "default"), ("--side", 512), ("--runs", 30), threads)
-    add(effect, ("--shape", (300, 512, 512)), ("--gestures", 60), ("--oblique", False), ("--masked", False))
     pause = ("--pause", 0.5)  # seconds between strokes
-    scene = (("--oblique", False), ("--masked", False))
+    scene = (("--hand", 0.2), ("--oblique", False), ("--masked", False))  # seconds from press to release
+    add(effect, ("--shape", (300, 512, 512)), ("--gestures", 60), *scene)
     shape = ("--shape", (120, 256, 256))
     add(follow, ("--model", "default"), shape, ("--gestures", 500), pause, *scene)
     add(propagation, ("--model", "default"), ("--slices", 80), ("--side", 512), ("--entries", 8), threads)
