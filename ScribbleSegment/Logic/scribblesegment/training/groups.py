@@ -569,8 +569,8 @@ def _prompts(
         rows, columns = box_of(mask)
         extent = max(rows.stop - rows.start, columns.stop - columns.start)  # tight, as people drag, or as published
         loose = rng.uniform(0, 0.15, 4) * (extent if rng.random() < 0.6 else len(mask) * rng.random())
-        box = np.array([rows.start, columns.start, rows.stop, columns.stop]) + loose * (-1, -1, 1, 1)
-        box = np.clip(np.rint(box), 0, len(mask)).astype(np.float32)
+        sides = np.array([rows.start, columns.start, rows.stop, columns.stop]) + loose * (-1, -1, 1, 1)
+        box = np.clip(np.rint(sides), 0, len(mask)).astype(np.float32)
     if has_clicks:
         for region, positive in ((mask, True), (~mask, False)):
             pixels, count = np.argwhere(region), int(rng.choice(3, p=_CLICKS)) + positive
