@@ -59,9 +59,6 @@ def write_dicom_segmentation(
         ImageError: no label occurs.
     """
     highdicom = require_highdicom()
-    import pydicom
-    from pydicom.sr.codedict import codes
-
     from scribblesegment import __version__
 
     if not str(path).lower().endswith(EXTENSION):
@@ -72,15 +69,7 @@ def write_dicom_segmentation(
     if not labels:
         raise ImageError(f"Nothing is segmented, and a DICOM segmentation cannot be empty: {path} was not written.")
     files, order = source_files(source, series)
-    images = [pydicom.dcmread(file) for file in files]
-    for image in images:
-        image.decode()
-        image.SpecificCharacterSet = "ISO_IR 192"  # Unicode, which holds the names of patient and segments alike
-        for keyword in _MAY_BE_EMPTY:
-            if keyword not in image:
-                setattr(image, keyword, "")
-        if "SliceThickness" not in image:
-            image.SliceThickness = float(f"{volume.spacing_kji_mm[0]:.6g}")
+    images = [_complete_image(file, volume.spacing_kji_mm[0]) for file in files]
     shape = (len(order), int(images[0].Rows), int(images[0].Columns))
     if shape != volume.shape:
         raise GeometryError(f"The labels have the shape {volume.shape}, the images of {source} {shape}.")
@@ -89,21 +78,7 @@ def write_dicom_segmentation(
     stored = np.empty(shape, numbers.dtype)
     stored[order] = numbers[volume.array]
     named = {segment.label: segment for segment in volume.segments}
-    tissue = codes.SCT.Tissue
-    made_by = highdicom.AlgorithmIdentificationSequence(
-        name="ScribbleSegment", version=__version__, family=codes.DCM.ArtificialIntelligence
-    )
-    descriptions = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=(named.get(label) or default_segment(label)).name.replace("\\", "/")[:_LONGEST_NAME],
-            segmented_property_category=tissue,
-            segmented_property_type=tissue,
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-            algorithm_identification=made_by,
-        )
-        for number, label in enumerate(labels, start=1)
-    ]
+    descriptions = _descriptions([(named.get(label) or default_segment(label)).name for label in labels])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on values of other forms than the standard's
@@ -129,3 +104,42 @@ def write_dicom_segmentation(
         ) from cause
     with atomic_file(Path(path), EXTENSION) as temporary:
         segmentation.save_as(temporary)
+
+
+def _complete_image(file: Path, spacing_mm: float) -> Any:
+    """Read a source image, and fill in what highdicom asks for and some programs leave out."""
+    import pydicom
+
+    image = pydicom.dcmread(file)
+    image.decode()
+    image.SpecificCharacterSet = "ISO_IR 192"  # Unicode, which holds the names of patient and segments alike
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    if "SliceThickness" not in image:
+        image.SliceThickness = float(f"{spacing_mm:.6g}")
+    return image
+
+
+def _descriptions(names: list[str]) -> list[Any]:
+    """Describe segments of these names, numbered from 1."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    from scribblesegment import __version__
+
+    tissue = codes.SCT.Tissue
+    made_by = highdicom.AlgorithmIdentificationSequence(
+        name="ScribbleSegment", version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name.replace("\\", "/")[:_LONGEST_NAME],
+            segmented_property_category=tissue,
+            segmented_property_type=tissue,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+            algorithm_identification=made_by,
+        )
+        for number, name in enumerate(names, start=1)
+    ]
