@@ -204,10 +204,11 @@ def test_a_nifti_in_the_other_byte_order_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("extension", [*VOLUME_FORMATS, "png"])
-def test_extensions_may_be_in_capitals(tmp_path, extension):
+@pytest.mark.parametrize("case", [str.upper, str.title])
+def test_extensions_may_be_in_capitals(tmp_path, extension, case):
     written = a_file(tmp_path / f"a.{extension}", some_voxels((1, 5, 6), np.uint8))
     expected = read_volume(written)
-    found = read_volume(written.rename(tmp_path / f"B.{extension.upper()}"))
+    found = read_volume(written.rename(tmp_path / f"B.{case(extension)}"))
     np.testing.assert_array_equal(found.array, expected.array)
     assert found.same_grid(expected)
 
@@ -255,6 +256,8 @@ def test_the_geometry_of_a_nifti_is_that_of_slicer_but_for_shear(tmp_path):
     patched(path, 76, "4f", 1.0, 2.0, 3.0, 4.0)
     expected = [[0, -3, 0, 10], [2, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]]
     np.testing.assert_allclose(read_volume(path).ijk_to_ras, expected, atol=1e-5)
+    path = patched(a_file(tmp_path / "slice.nii", some_voxels((1, 5, 6))), 40, "h", 2)
+    np.testing.assert_allclose(read_volume(path).ijk_to_ras, OBLIQUE, atol=1e-5)
 
 
 @pytest.mark.parametrize("flip", [1, -1])
