@@ -51,6 +51,9 @@ WRITE_EXTENSIONS = (".seg.nrrd", ".nrrd", *_NIFTI, ".mha", *_FLAT)
 # From nanometres to kilometres; what lies outside comes from damaged headers, and products of it overflow.
 _SPACING_RANGE_MM = (1e-6, 1e6)
 
+# What scaling and single precision leave behind in labels, as in 1.0000001.
+_WHOLE = 1e-4
+
 # TIFF 6.0, section 2: code of a type -> its struct code and bytes; 16 to 18 are BigTIFF's. Only integers are looked at.
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -328,11 +331,14 @@ def _single_channel(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
 
 
 def _whole_numbers(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
-    if not all(np.array_equal(plane, np.rint(plane)) for plane in array):  # false for NaN
-        raise ImageError(f"{path} holds fractions or NaN, so it is not a label map. Give a file of whole numbers.")
-    if array.min() < 0 or array.max() > np.iinfo(np.uint32).max:
-        raise ImageError(f"{path} holds labels from {array.min()} to {array.max()}. Number segments from 1 upwards.")
-    return array.astype(np.uint32)
+    whole = np.empty(array.shape, array.dtype)
+    for plane, target in zip(array, whole, strict=True):
+        np.rint(plane, out=target)
+        if not np.allclose(plane, target, rtol=0, atol=_WHOLE):  # false for NaN
+            raise ImageError(f"{path} holds fractions or NaN, so it is not a label map. Give a file of whole numbers.")
+    if whole.min() < 0 or whole.max() > np.iinfo(np.uint32).max:
+        raise ImageError(f"{path} holds labels from {whole.min()} to {whole.max()}. Number segments from 1 upwards.")
+    return whole.astype(np.uint32)
 
 
 def _check_flat(path: PathLike, volume: Volume, labels: NDArray[Any], extension: str) -> None:
