@@ -33,7 +33,7 @@ _TAGS = [
     "DetectorInformationSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # of segments, and as a label map
 # Enhanced and legacy converted CT, MR and PET, and 3D X-ray
 _RESCALED_BY_ITK = {
     f"1.2.840.10008.5.1.4.1.1.{end}"
@@ -49,7 +49,7 @@ def is_dicom_file(path: PathLike) -> bool:
 
 def is_dicom_segmentation(path: PathLike) -> bool:
     """Whether the file is DICOM that holds segments, not an image."""
-    return is_dicom_file(path) and _sop_class(Path(path)) == _SEGMENTATION
+    return is_dicom_file(path) and _sop_class(Path(path)) in _SEGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
                 "to read."
             )
         return read_dicom_file(chosen[0].path)
-    for header in chosen:
-        _pixel_spacing(header.data, header.path)
     chosen = _ordered(chosen)
+    spacings = [_pixel_spacing(header.data, header.path) for header in chosen]
+    if not np.allclose(spacings, spacings[0]):
+        raise GeometryError(f"The slices of {folder} have several pixel spacings. Export them as separate series.")
     positions = [header.position for header in chosen if header.position is not None]
     known = 1 < len(positions) == len(chosen)
     step = _slice_step(np.array(positions), folder, "slice") if known else None
@@ -206,7 +207,7 @@ def _read_header(path: Path) -> _Header | None:
             data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             header = _Header(path, data)
             is_image = data.get("Rows") and data.get("Columns") and 0 < header.frames <= _MOST_FRAMES
-            return header if is_image else None
+            return header if is_image and data.get("SOPClassUID") not in _SEGMENTATIONS else None
     except Exception:  # damaged bytes make the parser fail in arbitrary ways
         return None
 
@@ -431,9 +432,10 @@ def _slice_step(positions: NDArray[np.float64], path: PathLike, what: str) -> ND
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     deviation_mm = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(positions)), step), axis=1)
     typical = float(np.median(steps))
-    if max(deviation_mm.max(), np.abs(steps - typical).max()) > _LARGEST_DEVIATION * typical:
+    odd = int(np.abs(steps - typical).argmax())
+    if max(deviation_mm.max(), abs(steps[odd] - typical)) > _LARGEST_DEVIATION * typical:
         raise GeometryError(
-            f"The {what}s of {path} are not evenly spaced: mostly {typical:.3f} mm apart, but {steps.max():.3f} mm "
-            f"after {what} {int(steps.argmax()) + 1}. Add what is missing, or resample to even distances first."
+            f"The {what}s of {path} are not evenly spaced: mostly {typical:.3f} mm apart, but {steps[odd]:.3f} mm "
+            f"after {what} {odd + 1}. Add what is missing, or resample to even distances first."
         )
     return step
