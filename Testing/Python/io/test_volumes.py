@@ -113,6 +113,8 @@ def test_a_grey_picture_is_one_slice(tmp_path, extension):
 def test_transparency_of_a_grey_picture_is_ignored(tmp_path):
     grey, path = some_voxels((5, 7), np.uint8), tmp_path / "image.png"
     pixels = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)])
+    Image.fromarray(grey).save(path, transparency=7)
+    np.testing.assert_array_equal(read_volume(path).array, grey[None])
     pixels.save(path)
     np.testing.assert_array_equal(read_volume(path).array, grey[None])
     patched(path, 24, "B", 16)

@@ -58,9 +58,10 @@ _WHOLE = 1e-4
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips and of tiles
-_BITS_PER_SAMPLE, _COMPRESSION, _TILE_OFFSETS = 258, 259, 324
+_BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLES, _PLANES, _TILE_OFFSETS = 258, 259, 274, 277, 284, 324
+_SAMPLE_FORMAT, _FLOATING_POINT = 339, 3
 _DEFLATE = ((8,), (32946,))
-_GREY_WITH_ALPHA = 4
+_GREY, _GREY_WITH_ALPHA = 0, 4
 
 
 class _Voxels(NamedTuple):
@@ -232,8 +233,9 @@ def _check_picture(path: PathLike) -> None:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # on large pictures, and on Exif entries that are damaged
             with Image.open(path, formats=["PNG", "JPEG"]) as picture:
+                turned = picture.format == "JPEG" and picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
                 if picture.format == "PNG":
                     picture.verify()
                 else:
@@ -243,6 +245,11 @@ def _check_picture(path: PathLike) -> None:
     except Exception as cause:  # whatever a decoder raises in the middle of damaged data
         reason = str(cause).replace(repr(os.fspath(path)), "it")
         raise FileFormatError(f"Cannot read {path}: {reason}. {DAMAGED}") from cause
+    if turned:
+        raise FileFormatError(
+            f"{path} is stored turned (Exif orientation): its rows and columns are not those that viewers show. Save "
+            "it the right way up."
+        )
 
 
 def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
@@ -251,16 +258,16 @@ def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
 
     with open(path, "rb") as file:
         bits, kind = file.read(26)[24:]  # PNG specification, IHDR
-    if kind != _GREY_WITH_ALPHA:
-        return None
-    if bits > 8:
+    if kind == _GREY_WITH_ALPHA and bits > 8:
         raise FileFormatError(f"{path} has {bits}-bit grey with transparency, which is not read. Save it without.")
     with Image.open(path) as picture:
-        return np.array(picture)[None, ..., 0]
+        if kind == _GREY_WITH_ALPHA:
+            return np.array(picture)[None, ..., 0]
+        return np.array(picture)[None] if kind == _GREY and "transparency" in picture.info else None
 
 
 def _check_tiff(path: PathLike) -> None:
-    """Raise unless every page of the file and all its pixels are there, and ITK reads them at full depth."""
+    """Raise unless every page of the file and all its pixels are there, and ITK reads them as they are."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             for tags in _tiff_pages(data):
@@ -270,12 +277,26 @@ def _check_tiff(path: PathLike) -> None:
                             raise ValueError(f"pixels are announced up to byte {start + length} of {len(data)}")
                         if tags.get(_COMPRESSION) in _DEFLATE:
                             zlib.decompress(data[start : start + length])  # raises for a wrong checksum
-                if _TILE_OFFSETS in tags and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
-                    raise ImageError(f"{path} is a tiled TIFF of more than 8 bits, which is not read. Save as strips.")
+                if unread := _unread_tiff(tags):
+                    raise ImageError(f"{path} is a TIFF {unread}, which is not read. Save it as a plain one.")
         except (struct.error, zlib.error, ValueError) as cause:
             if isinstance(cause, ImageError):
                 raise
             raise FileFormatError(f"Cannot read {path}: {cause}. {DAMAGED}") from cause
+
+
+def _unread_tiff(tags: dict[int, tuple[int, ...]]) -> str:
+    """Return what of a page ITK takes for something else, or reads with 8 bits only; "" if it reads it."""
+    bits, (samples, *_) = max(tags.get(_BITS_PER_SAMPLE, (1,))), tags.get(_SAMPLES, (1,))
+    if samples not in (1, 3, 4):
+        return f"with {samples} values in every pixel (such as grey with transparency)"
+    if bits < 32 and _FLOATING_POINT in tags.get(_SAMPLE_FORMAT, ()):
+        return f"of {bits}-bit floating point"
+    if tags.get(_ORIENTATION, (1,))[0] not in (1, 4):
+        return "that viewers turn"
+    if bits > 8 and (_TILE_OFFSETS in tags or (samples > 1 and tags.get(_PLANES) == (2,))):
+        return "of more than 8 bits in tiles or colour by colour"
+    return ""
 
 
 def _tiff_pages(data: mmap.mmap) -> Iterator[dict[int, tuple[int, ...]]]:
