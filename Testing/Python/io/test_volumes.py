@@ -178,6 +178,15 @@ def test_files_without_content_or_of_other_content_are_refused(tmp_path, extensi
         assert "it for reading" not in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode")
+def test_a_name_that_is_not_unicode_is_refused_where_simpleitk_would_end_the_process(tmp_path):
+    path = a_file(tmp_path / "a.nii").rename(tmp_path / os.fsdecode(b"J\xf6rg.nii"))
+    np.testing.assert_array_equal(read_volume(path).array, some_voxels())
+    path = a_file(tmp_path / "a.mha").rename(path.with_suffix(".mha"))
+    with pytest.raises(FileFormatError, match="Rename"):
+        read_volume(path)
+
+
 # --- NIfTI -----------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError, require_package
-from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, itk_name, simpleitk_errors, spatial_size, voxels_of
 from scribblesegment.io.storage import PathLike, system_errors
 
 # Positions are written with few digits, and scanners step with some slack; a missing slice deviates by 1.
@@ -116,7 +116,7 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
     known = 1 < len(positions) == len(chosen)
     step = _slice_step(np.array(positions), folder, "slice") if known else None
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([os.fspath(header.path) for header in chosen])
+    reader.SetFileNames([itk_name(header.path) for header in chosen])
     scales = {tuple(str(header.data.get(key)) for key in ("RescaleSlope", "RescaleIntercept")) for header in chosen}
     if len(scales) > 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # by itself it takes the first slice's, which need not hold them
@@ -126,7 +126,7 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
     except FileFormatError:
         for header in chosen:
             with simpleitk_errors(header.path, "read", "Copy or export the series again."):
-                sitk.ReadImage(os.fspath(header.path))
+                sitk.ReadImage(itk_name(header.path))
         raise
     spatial_size(image, folder)
     matrix = ijk_to_ras_of(image)
@@ -163,7 +163,7 @@ def read_dicom_file(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """
     header, groups, placed = _read_frames(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
+    reader.SetFileName(itk_name(path))
     with simpleitk_errors(path, "read", "Copy or export it again."):
         image = reader.Execute()
     spatial_size(image, path)

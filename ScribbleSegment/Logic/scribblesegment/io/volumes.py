@@ -34,7 +34,15 @@ from scribblesegment.io.segmentation import (
     write_nrrd,
     write_segmentation,
 )
-from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk import (
+    DAMAGED,
+    ijk_to_ras_of,
+    image_from,
+    itk_name,
+    simpleitk_errors,
+    spatial_size,
+    voxels_of,
+)
 from scribblesegment.io.storage import PathLike, atomic_file, system_errors
 from scribblesegment.io.streams import read_after_header
 
@@ -213,7 +221,7 @@ def _read_file(path: PathLike) -> _Voxels:
     if extension == ".png" and (grey := _grey_of_transparent(path)) is not None:
         return _Voxels(grey, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
     reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
+    reader.SetFileName(itk_name(path))
     if extension in (".mha", ".mhd"):
         reader.SetImageIO("MetaImageIO")  # which does not know them in capitals
     with simpleitk_errors(path, "read", DAMAGED):
@@ -377,10 +385,10 @@ def _write_by_simpleitk(
     image = image_from(labels, ijk_to_ras)
     remedy = "Check free space and permissions of the folder; nothing was changed."
     with simpleitk_errors(path, "write", remedy):
-        sitk.WriteImage(image[:, :, 0] if flat else image, os.fspath(temporary), useCompression=True)
+        sitk.WriteImage(image[:, :, 0] if flat else image, itk_name(temporary), useCompression=True)
     del image  # a copy of the labels, which need not be there while they are read back
     # ITK's writers do not notice a full disk: only what reads back equal has been written.
     with simpleitk_errors(path, "write", remedy):
-        written = voxels_of(sitk.ReadImage(os.fspath(temporary)))
+        written = voxels_of(sitk.ReadImage(itk_name(temporary)))
     if not np.array_equal(written, labels):
         raise FileFormatError(f"Cannot write {path}: it reads back differently. {remedy}")
