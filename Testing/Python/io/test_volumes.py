@@ -445,7 +445,7 @@ def test_labels_off_the_grid_or_outside_of_it_are_refused(tmp_path):
     labels[1, 1, 4] = 1
     for shift, spacing, message in (
         ((1.0, 0, 0), 2.0, "not on the grid"),
-        ((0.0, 0, 0.05), 2.0, "not on the grid"),
+        ((0.0, 0, 0.6), 2.0, "not on the grid"),
         ((0.0, 0, 0), 1.0, "not on the grid"),
         ((2.0, 0, 0), 2.0, "not on the grid.*1 labelled voxels lie outside"),
     ):
@@ -458,6 +458,17 @@ def test_labels_off_the_grid_or_outside_of_it_are_refused(tmp_path):
     matrix[0, 3] = -4  # nothing is painted in what sticks out
     write_labelmap(tmp_path / "a.nrrd", Volume(labels, matrix))
     assert np.argwhere(read_labelmap(tmp_path / "a.nrrd", grid=grid).array).tolist() == [[1, 1, 2]]
+
+
+def test_strokes_of_slicer_fit_a_nifti_that_it_straightened(tmp_path):
+    matrix = OBLIQUE.copy()
+    matrix[0, 2] = 3 * 4e-4  # a shear that is kept here
+    grid = Volume(np.zeros((2, 400, 400), np.uint8), matrix)
+    straight = matrix.copy()
+    straight[0, 2] = 0
+    path = a_file(tmp_path / "strokes.nrrd", labels := np.ones((2, 400, 400), np.uint8))
+    assert grid.is_sheared
+    np.testing.assert_array_equal(read_labelmap(path, grid=grid).array, labels)
 
 
 def test_labels_without_any_voxel_lie_on_every_grid_and_pictures_have_none(tmp_path):
