@@ -410,6 +410,14 @@ def test_a_grey_mask_saved_in_colour_is_read_and_a_coloured_one_or_a_jpeg_refuse
         read_labelmap(a_picture(tmp_path / "mask.jpg", grey[..., 0]))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_nothing_is_painted_where_a_picture_is_transparent(tmp_path, mode):
+    painted = some_voxels((4, 5), np.uint8) % 2
+    layers = [Image.new("L", (5, 4), 255)] * (len(mode) - 1) + [Image.fromarray(255 * painted)]
+    Image.merge(mode, layers).save(tmp_path / "layer.png")
+    np.testing.assert_array_equal(read_labelmap(tmp_path / "layer.png").array[0], 255 * painted)
+
+
 # --- On the grid of an image -----------------------------------------------------------------------------------------
 
 

@@ -218,8 +218,8 @@ def _read_file(path: PathLike) -> _Voxels:
         _check_tiff(path)
     if extension in (".png", *_JPEG):
         _check_picture(path)
-    if extension == ".png" and (grey := _grey_of_transparent(path)) is not None:
-        return _Voxels(grey, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
+    if extension == ".png" and (pixels := _transparent_grey(path)) is not None:
+        return _Voxels(pixels, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_name(path))
     if extension in (".mha", ".mhd"):
@@ -260,8 +260,8 @@ def _check_picture(path: PathLike) -> None:
         )
 
 
-def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
-    """Read the grey (1, H, W) of a PNG that is grey with transparency, which SimpleITK does not read; else None."""
+def _transparent_grey(path: PathLike) -> NDArray[Any] | None:
+    """Read a PNG that is grey with transparency, which SimpleITK does not, as colours (1, H, W, 4); else None."""
     from PIL import Image
 
     with open(path, "rb") as file:
@@ -269,9 +269,9 @@ def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
     if kind == _GREY_WITH_ALPHA and bits > 8:
         raise FileFormatError(f"{path} has {bits}-bit grey with transparency, which is not read. Save it without.")
     with Image.open(path) as picture:
-        if kind == _GREY_WITH_ALPHA:
-            return np.array(picture)[None, ..., 0]
-        return np.array(picture)[None] if kind == _GREY and "transparency" in picture.info else None
+        if kind != _GREY_WITH_ALPHA and not (kind == _GREY and "transparency" in picture.info):
+            return None
+        return np.array(picture if bits > 8 else picture.convert("RGBA"))[None]
 
 
 def _check_tiff(path: PathLike) -> None:
@@ -350,12 +350,14 @@ def _grey(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
 
 def _single_channel(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
     colors = array[..., :3]
+    if array.shape[3] == 4:
+        colors = colors * (array[..., 3:] > 0)  # nothing is painted where it is transparent
     if array.shape[3] not in (3, 4) or (colors != colors[..., :1]).any():
         raise ImageError(
             f"{path} has {array.shape[3]} components in every pixel; a label map has one number. Save it as a grey "
             "image or .nrrd; a palette image shows its labels as colours."
         )
-    channel: NDArray[Any] = array[..., 0]
+    channel: NDArray[Any] = colors[..., 0]
     return channel
 
 
