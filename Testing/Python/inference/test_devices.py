@@ -30,7 +30,7 @@ def test_a_device_that_computes_is_found_and_another_refused_with_a_remedy() -> 
 def test_without_pytorch_there_is_the_processor_alone(monkeypatch) -> None:
     monkeypatch.setattr(devices, "torch_problem", lambda: "PyTorch is not installed.")
     assert [resolve_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(DeviceError, match="'cuda' cannot run the network: PyTorch is not installed. Choose"):
+    with pytest.raises(DeviceError, match=r"'cuda' cannot run the network: PyTorch is not installed\. Choose"):
         resolve_device("cuda")
 
 
