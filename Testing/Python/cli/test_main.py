@@ -117,6 +117,14 @@ def test_help_is_quick(command):
     assert result.stdout.splitlines()[-1].strip() == "!", result.stdout + result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the pipes of Unix")
+def test_output_that_nobody_reads_any_more_ends_the_program_without_a_word():
+    command = [sys.executable, "-m", "scribblesegment", "info"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.communicate()[1], process.returncode) == ("", 1)
+
+
 def test_the_version_is_told(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scribblesegment", "--version"])
     with pytest.raises(SystemExit, match="0"):

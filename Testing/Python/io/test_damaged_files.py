@@ -197,14 +197,18 @@ def test_a_flipped_bit_in_a_deflated_tiff_is_noticed(tmp_path):
             np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, [PAGE])
 
 
-def test_tiffs_that_lead_nowhere_or_lose_bits_are_refused(tmp_path):
+def test_tiffs_that_lead_nowhere_or_would_be_read_wrongly_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     circle = bytearray(a_tiff(PAGE))
     struct.pack_into("<I", circle, 8 + 2 + 9 * 12, 8)
     tiled = a_tiff(PAGE.astype(np.uint16), tags={322: 8, 323: 6, 324: 8, 325: 96})
     for content, error, message in (
         (circle, FileFormatError, "circle"),
-        (tiled, ImageError, "tiled"),
+        (tiled, ImageError, "tiles"),
+        (a_tiff(PAGE.astype(np.uint16), tags={277: 3, 284: 2}), ImageError, "colour by colour"),
+        (a_tiff(PAGE, tags={277: 2}), ImageError, "2 values in every pixel"),
+        (a_tiff(PAGE.astype(np.float16), tags={339: 3}), ImageError, "16-bit floating point"),
+        (a_tiff(PAGE, tags={274: 6}), ImageError, "viewers turn"),
         (a_tiff(), FileFormatError, "again"),
     ):
         path.write_bytes(bytes(content))
@@ -220,6 +224,14 @@ def test_complete_jpegs_are_read_and_any_missing_byte_is_noticed(tmp_path):
     for whole in (content, content[:2] + thumbnail + content[2:], content[:2] + b"\xff\xff" + content[2:]):
         path.write_bytes(whole + b"maker notes")
         assert read_volume(path).shape == (1, 16, 16)
+    upright, turned = (struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, n, 0, 0) for n in (1, 6))
+    for directory in (b"no directory", b"II*\0\xff\xff\xff\xff", upright, turned):
+        exif = b"Exif\0\0" + directory
+        path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + content[2:])
+        with contextlib.ExitStack() as stack:
+            if directory is turned:
+                stack.enter_context(pytest.raises(FileFormatError, match="stored turned"))
+            read_volume(path)
         for length in range(0, len(whole), 1 if whole is content else 29):
             path.write_bytes(whole[:length])
             with pytest.raises(FileFormatError, match=r"again|no content"):

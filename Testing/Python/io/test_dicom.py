@@ -106,10 +106,16 @@ def test_missing_repeated_and_turned_slices_are_noticed(tmp_path):
     a_slice(tmp_path / "twice" / "again.dcm", some_voxels()[0], (10.0, 20.0, 33.0), InstanceNumber=9)
     a_series(tmp_path / "turned", some_voxels(2))
     a_slice(tmp_path / "turned" / "other.dcm", some_voxels()[0], (10.0, 20.0, 36.0), CORONAL)
+    a_series(tmp_path / "zoomed", some_voxels(2))
+    a_slice(tmp_path / "zoomed" / "other.dcm", some_voxels()[0], (10.0, 20.0, 36.0), PixelSpacing=[1.4, 1.8])
+    a_series(tmp_path / "close", some_voxels(3))
+    a_slice(tmp_path / "close" / "other.dcm", some_voxels()[0], (10.0, 20.0, 37.0))
     for name, error, message in (
         ("gap", GeometryError, r"mostly 3\.000 mm apart, but 6\.000 mm after slice 3"),
         ("twice", ImageError, r"2 slices at the position \[10.0, 20.0, 33.0\]"),
         ("turned", GeometryError, "not parallel"),
+        ("zoomed", GeometryError, "several pixel spacings"),
+        ("close", GeometryError, r"mostly 3\.000 mm apart, but 1\.000 mm after slice 3"),
     ):
         with pytest.raises(error, match=message):
             read_volume(tmp_path / name)
@@ -297,6 +303,9 @@ def test_labels_of_a_series_come_back_with_names_patient_and_study(series, tmp_p
     assert (found.PatientID, found.StudyInstanceUID, found.Modality) == ("P1", "1.2.3", "SEG")
     with pytest.raises(FileFormatError, match="DICOM segmentation, which is not read as labels"):
         read_labelmap(tmp_path / "r.dcm")
+    with pytest.raises(FileFormatError, match="holds no image"):
+        read_volume((tmp_path / "r.dcm").rename(series / "r.dcm"))
+    assert np.array_equal(read_volume(series).array, volume.array)
 
 
 @pytest.mark.parametrize("written_in", [None, "ISO_IR 100", ["", "ISO 2022 IR 87"], "ISO_IR 192"])

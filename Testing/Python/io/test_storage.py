@@ -189,6 +189,15 @@ def test_every_system_has_its_place(monkeypatch, tmp_path, platform, variable, d
     assert user_folder("things", VARIABLE, tmp_path / "given") == tmp_path / "given"
 
 
+def test_without_an_account_the_folder_of_the_user_is_one_that_is_not_there(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert not user_folder("things", VARIABLE).exists()
+
+
 # --- JSON by others --------------------------------------------------------------------------------------------------
 
 

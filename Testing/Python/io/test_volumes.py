@@ -113,6 +113,8 @@ def test_a_grey_picture_is_one_slice(tmp_path, extension):
 def test_transparency_of_a_grey_picture_is_ignored(tmp_path):
     grey, path = some_voxels((5, 7), np.uint8), tmp_path / "image.png"
     pixels = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)])
+    Image.fromarray(grey).save(path, transparency=7)
+    np.testing.assert_array_equal(read_volume(path).array, grey[None])
     pixels.save(path)
     np.testing.assert_array_equal(read_volume(path).array, grey[None])
     patched(path, 24, "B", 16)
@@ -176,6 +178,15 @@ def test_files_without_content_or_of_other_content_are_refused(tmp_path, extensi
         assert "it for reading" not in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode")
+def test_a_name_that_is_not_unicode_is_refused_where_simpleitk_would_end_the_process(tmp_path):
+    path = a_file(tmp_path / "a.nii").rename(tmp_path / os.fsdecode(b"J\xf6rg.nii"))
+    np.testing.assert_array_equal(read_volume(path).array, some_voxels())
+    path = a_file(tmp_path / "a.mha").rename(path.with_suffix(".mha"))
+    with pytest.raises(FileFormatError, match="Rename"):
+        read_volume(path)
+
+
 # --- NIfTI -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,10 +215,11 @@ def test_a_nifti_in_the_other_byte_order_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("extension", [*VOLUME_FORMATS, "png"])
-def test_extensions_may_be_in_capitals(tmp_path, extension):
+@pytest.mark.parametrize("case", [str.upper, str.title])
+def test_extensions_may_be_in_capitals(tmp_path, extension, case):
     written = a_file(tmp_path / f"a.{extension}", some_voxels((1, 5, 6), np.uint8))
     expected = read_volume(written)
-    found = read_volume(written.rename(tmp_path / f"B.{extension.upper()}"))
+    found = read_volume(written.rename(tmp_path / f"B.{case(extension)}"))
     np.testing.assert_array_equal(found.array, expected.array)
     assert found.same_grid(expected)
 
@@ -255,6 +267,8 @@ def test_the_geometry_of_a_nifti_is_that_of_slicer_but_for_shear(tmp_path):
     patched(path, 76, "4f", 1.0, 2.0, 3.0, 4.0)
     expected = [[0, -3, 0, 10], [2, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]]
     np.testing.assert_allclose(read_volume(path).ijk_to_ras, expected, atol=1e-5)
+    path = patched(a_file(tmp_path / "slice.nii", some_voxels((1, 5, 6))), 40, "h", 2)
+    np.testing.assert_allclose(read_volume(path).ijk_to_ras, OBLIQUE, atol=1e-5)
 
 
 @pytest.mark.parametrize("flip", [1, -1])
@@ -372,10 +386,12 @@ def test_what_cannot_be_stored_is_refused(tmp_path, name, array, error, complain
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("value", [0.5, np.nan, -1.0, 1e12])
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -1.0, 1e12])
 def test_images_that_are_no_label_map_are_refused_and_whole_floats_read(tmp_path, value):
     voxels = some_voxels((2, 3, 4), np.float32) % 4
-    assert read_labelmap(a_file(tmp_path / "a.nii.gz", voxels)).array.dtype == np.uint8
+    labels = read_labelmap(a_file(tmp_path / "a.nii.gz", voxels * 0.9999999)).array  # what scaling leaves behind
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, voxels)
     voxels[1, 1, 1] = value
     with pytest.raises(ImageError, match=r"a\.nrrd holds"):
         read_labelmap(a_file(tmp_path / "a.nrrd", voxels))
@@ -392,6 +408,14 @@ def test_a_grey_mask_saved_in_colour_is_read_and_a_coloured_one_or_a_jpeg_refuse
         read_labelmap(a_picture(tmp_path / "mask.png", grey))
     with pytest.raises(FileFormatError, match=r"\.png"):
         read_labelmap(a_picture(tmp_path / "mask.jpg", grey[..., 0]))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_nothing_is_painted_where_a_picture_is_transparent(tmp_path, mode):
+    painted = some_voxels((4, 5), np.uint8) % 2
+    layers = [Image.new("L", (5, 4), 255)] * (len(mode) - 1) + [Image.fromarray(255 * painted)]
+    Image.merge(mode, layers).save(tmp_path / "layer.png")
+    np.testing.assert_array_equal(read_labelmap(tmp_path / "layer.png").array[0], 255 * painted)
 
 
 # --- On the grid of an image -----------------------------------------------------------------------------------------
@@ -429,7 +453,7 @@ def test_labels_off_the_grid_or_outside_of_it_are_refused(tmp_path):
     labels[1, 1, 4] = 1
     for shift, spacing, message in (
         ((1.0, 0, 0), 2.0, "not on the grid"),
-        ((0.0, 0, 0.05), 2.0, "not on the grid"),
+        ((0.0, 0, 0.6), 2.0, "not on the grid"),
         ((0.0, 0, 0), 1.0, "not on the grid"),
         ((2.0, 0, 0), 2.0, "not on the grid.*1 labelled voxels lie outside"),
     ):
@@ -442,6 +466,17 @@ def test_labels_off_the_grid_or_outside_of_it_are_refused(tmp_path):
     matrix[0, 3] = -4  # nothing is painted in what sticks out
     write_labelmap(tmp_path / "a.nrrd", Volume(labels, matrix))
     assert np.argwhere(read_labelmap(tmp_path / "a.nrrd", grid=grid).array).tolist() == [[1, 1, 2]]
+
+
+def test_strokes_of_slicer_fit_a_nifti_that_it_straightened(tmp_path):
+    matrix = OBLIQUE.copy()
+    matrix[0, 2] = 3 * 4e-4  # a shear that is kept here
+    grid = Volume(np.zeros((2, 400, 400), np.uint8), matrix)
+    straight = matrix.copy()
+    straight[0, 2] = 0
+    path = a_file(tmp_path / "strokes.nrrd", labels := np.ones((2, 400, 400), np.uint8))
+    assert grid.is_sheared
+    np.testing.assert_array_equal(read_labelmap(path, grid=grid).array, labels)
 
 
 def test_labels_without_any_voxel_lie_on_every_grid_and_pictures_have_none(tmp_path):

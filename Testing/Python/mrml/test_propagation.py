@@ -550,7 +550,7 @@ def damage(place):
     ("spoil", "options", "error", "message"),
     [
         (lambda place: place.add(region(*STRUCTURE)), {}, PromptError, "Accept slice"),
-        (lambda place: place.mark(4), {}, PromptError, "No slice"),  # accepted, but empty
+        (lambda place: place.mark(4), {}, PromptError, "are all empty"),
         (lambda place: place.accept(region(*STRUCTURE), 12, axis=1), {}, PromptError, "only in others"),
         (tilt, {}, GeometryError, r"20°.*Align view"),
         (lambda place: None, {"index_range": (16, 30)}, GeometryError, "holds no slice"),

@@ -836,6 +836,18 @@ def test_a_result_that_nobody_corrected_is_told_only_between_slices_that_are_rig
     assert at_work.finished[-1] == (at_work.segment, 0, 5), "the newest takes the older one's place"
 
 
+def test_slices_accepted_in_other_views_since_leave_a_stroke_its_direction(at_work):
+    at_work.stroke(*ON_LEFT)
+    at_work.view.SetOrientationToCoronal()
+    at_work.view.JumpSliceByOffsetting(0.0, 17.0, 0.0)
+    at_work.segmenter.accept_slice(*at_work.here)
+    at_work.view.SetOrientationToAxial()
+    at_work.show(5)
+    for positive in (False, True):
+        at_work.stroke((12, 9), (15, 9), positive=positive)
+        assert at_work.inference.requests[-1].newest is positive
+
+
 def test_accepted_slices_are_known_in_other_views_and_change_only_under_a_stroke(at_work):
     at_work.by_hand(only(LEFT, 5))
     at_work.segmenter.accept_slice(*at_work.here)

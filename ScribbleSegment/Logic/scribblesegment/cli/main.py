@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -41,7 +42,12 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Any] | None =
     if load is not None:
         options["load"] = load
     try:
-        return command(**options) or OK
+        code = command(**options) or OK
+        print(end="", flush=True)  # here, where it can be said that nobody reads
+        return code
+    except BrokenPipeError:  # as of "| head", which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
+        return UNEXPECTED
     except ScribbleSegmentError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return REFUSED

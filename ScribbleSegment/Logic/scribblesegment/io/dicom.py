@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from scribblesegment.errors import FileFormatError, GeometryError, ImageError, require_package
-from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk import LPS_TO_RAS, ijk_to_ras_of, itk_name, simpleitk_errors, spatial_size, voxels_of
 from scribblesegment.io.storage import PathLike, system_errors
 
 # Positions are written with few digits, and scanners step with some slack; a missing slice deviates by 1.
@@ -33,7 +33,7 @@ _TAGS = [
     "DetectorInformationSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # of segments, and as a label map
 # Enhanced and legacy converted CT, MR and PET, and 3D X-ray
 _RESCALED_BY_ITK = {
     f"1.2.840.10008.5.1.4.1.1.{end}"
@@ -49,7 +49,7 @@ def is_dicom_file(path: PathLike) -> bool:
 
 def is_dicom_segmentation(path: PathLike) -> bool:
     """Whether the file is DICOM that holds segments, not an image."""
-    return is_dicom_file(path) and _sop_class(Path(path)) == _SEGMENTATION
+    return is_dicom_file(path) and _sop_class(Path(path)) in _SEGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,15 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
                 "to read."
             )
         return read_dicom_file(chosen[0].path)
-    for header in chosen:
-        _pixel_spacing(header.data, header.path)
     chosen = _ordered(chosen)
+    spacings = [_pixel_spacing(header.data, header.path) for header in chosen]
+    if not np.allclose(spacings, spacings[0]):
+        raise GeometryError(f"The slices of {folder} have several pixel spacings. Export them as separate series.")
     positions = [header.position for header in chosen if header.position is not None]
     known = 1 < len(positions) == len(chosen)
     step = _slice_step(np.array(positions), folder, "slice") if known else None
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([os.fspath(header.path) for header in chosen])
+    reader.SetFileNames([itk_name(header.path) for header in chosen])
     scales = {tuple(str(header.data.get(key)) for key in ("RescaleSlope", "RescaleIntercept")) for header in chosen}
     if len(scales) > 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # by itself it takes the first slice's, which need not hold them
@@ -125,7 +126,7 @@ def read_series(folder: PathLike, series: str | int | None = None) -> tuple[NDAr
     except FileFormatError:
         for header in chosen:
             with simpleitk_errors(header.path, "read", "Copy or export the series again."):
-                sitk.ReadImage(os.fspath(header.path))
+                sitk.ReadImage(itk_name(header.path))
         raise
     spatial_size(image, folder)
     matrix = ijk_to_ras_of(image)
@@ -162,7 +163,7 @@ def read_dicom_file(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """
     header, groups, placed = _read_frames(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
+    reader.SetFileName(itk_name(path))
     with simpleitk_errors(path, "read", "Copy or export it again."):
         image = reader.Execute()
     spatial_size(image, path)
@@ -206,7 +207,7 @@ def _read_header(path: Path) -> _Header | None:
             data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             header = _Header(path, data)
             is_image = data.get("Rows") and data.get("Columns") and 0 < header.frames <= _MOST_FRAMES
-            return header if is_image else None
+            return header if is_image and data.get("SOPClassUID") not in _SEGMENTATIONS else None
     except Exception:  # damaged bytes make the parser fail in arbitrary ways
         return None
 
@@ -431,9 +432,10 @@ def _slice_step(positions: NDArray[np.float64], path: PathLike, what: str) -> ND
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     deviation_mm = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(positions)), step), axis=1)
     typical = float(np.median(steps))
-    if max(deviation_mm.max(), np.abs(steps - typical).max()) > _LARGEST_DEVIATION * typical:
+    odd = int(np.abs(steps - typical).argmax())
+    if max(deviation_mm.max(), abs(steps[odd] - typical)) > _LARGEST_DEVIATION * typical:
         raise GeometryError(
-            f"The {what}s of {path} are not evenly spaced: mostly {typical:.3f} mm apart, but {steps.max():.3f} mm "
-            f"after {what} {int(steps.argmax()) + 1}. Add what is missing, or resample to even distances first."
+            f"The {what}s of {path} are not evenly spaced: mostly {typical:.3f} mm apart, but {steps[odd]:.3f} mm "
+            f"after {what} {odd + 1}. Add what is missing, or resample to even distances first."
         )
     return step

@@ -30,7 +30,9 @@ _TYPE_NAMES = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int"}
 # Successive hues a golden angle apart stay distinguishable for any number of segments.
 _HUE_STEP = 0.618034
 _SEGMENT_KEY = re.compile(r"Segment(\d{1,5})_(ID|Name|LabelValue)")
-_OFF_GRID = 0.01  # of a voxel: what float32 headers (NIfTI) make of a matrix
+# Of a voxel, far below the half from which it would be another one: what rounded headers make of a matrix, and programs
+# that straighten one which is slightly sheared, as ITK and with it 3D Slicer do with NIfTI.
+_OFF_GRID = 0.25
 
 
 def write_nrrd(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ DAMAGED = "The file is truncated or damaged: copy or export it again."
 
 # ITK counts x to the patient's left and y to the back, Slicer to the right and to the front.
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
+
+
+def itk_name(path: PathLike) -> str:
+    """Return a path as SimpleITK takes it: a name that is not Unicode would end the process."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as cause:
+        raise FileFormatError(f"{path} has a name that is not Unicode (UTF-8). Rename the file or folder.") from cause
+    return name
 
 
 class _ImageBuffer:

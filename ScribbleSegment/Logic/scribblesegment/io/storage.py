@@ -152,10 +152,14 @@ def user_folder(kind: str, variable: str, chosen: PathLike | None = None) -> Pat
     elsewhere = chosen or os.environ.get(variable)
     if elsewhere:
         return Path(elsewhere)
+    try:
+        home = Path.home()
+    except RuntimeError:  # no account, as in some containers
+        home = Path(os.sep, "nonexistent")
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = home / "Library" / "Application Support"
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+        base = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
     return base / "ScribbleSegment" / kind

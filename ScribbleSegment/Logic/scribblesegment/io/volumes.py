@@ -34,7 +34,15 @@ from scribblesegment.io.segmentation import (
     write_nrrd,
     write_segmentation,
 )
-from scribblesegment.io.sitk import DAMAGED, ijk_to_ras_of, image_from, simpleitk_errors, spatial_size, voxels_of
+from scribblesegment.io.sitk import (
+    DAMAGED,
+    ijk_to_ras_of,
+    image_from,
+    itk_name,
+    simpleitk_errors,
+    spatial_size,
+    voxels_of,
+)
 from scribblesegment.io.storage import PathLike, atomic_file, system_errors
 from scribblesegment.io.streams import read_after_header
 
@@ -51,13 +59,17 @@ WRITE_EXTENSIONS = (".seg.nrrd", ".nrrd", *_NIFTI, ".mha", *_FLAT)
 # From nanometres to kilometres; what lies outside comes from damaged headers, and products of it overflow.
 _SPACING_RANGE_MM = (1e-6, 1e6)
 
+# What scaling and single precision leave behind in labels, as in 1.0000001.
+_WHOLE = 1e-4
+
 # TIFF 6.0, section 2: code of a type -> its struct code and bytes; 16 to 18 are BigTIFF's. Only integers are looked at.
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips and of tiles
-_BITS_PER_SAMPLE, _COMPRESSION, _TILE_OFFSETS = 258, 259, 324
+_BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLES, _PLANES, _TILE_OFFSETS = 258, 259, 274, 277, 284, 324
+_SAMPLE_FORMAT, _FLOATING_POINT = 339, 3
 _DEFLATE = ((8,), (32946,))
-_GREY_WITH_ALPHA = 4
+_GREY, _GREY_WITH_ALPHA = 0, 4
 
 
 class _Voxels(NamedTuple):
@@ -206,10 +218,10 @@ def _read_file(path: PathLike) -> _Voxels:
         _check_tiff(path)
     if extension in (".png", *_JPEG):
         _check_picture(path)
-    if extension == ".png" and (grey := _grey_of_transparent(path)) is not None:
-        return _Voxels(grey, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
+    if extension == ".png" and (pixels := _transparent_grey(path)) is not None:
+        return _Voxels(pixels, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
     reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
+    reader.SetFileName(itk_name(path))
     if extension in (".mha", ".mhd"):
         reader.SetImageIO("MetaImageIO")  # which does not know them in capitals
     with simpleitk_errors(path, "read", DAMAGED):
@@ -229,8 +241,9 @@ def _check_picture(path: PathLike) -> None:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # on large pictures, and on Exif entries that are damaged
             with Image.open(path, formats=["PNG", "JPEG"]) as picture:
+                turned = picture.format == "JPEG" and picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
                 if picture.format == "PNG":
                     picture.verify()
                 else:
@@ -240,24 +253,29 @@ def _check_picture(path: PathLike) -> None:
     except Exception as cause:  # whatever a decoder raises in the middle of damaged data
         reason = str(cause).replace(repr(os.fspath(path)), "it")
         raise FileFormatError(f"Cannot read {path}: {reason}. {DAMAGED}") from cause
+    if turned:
+        raise FileFormatError(
+            f"{path} is stored turned (Exif orientation): its rows and columns are not those that viewers show. Save "
+            "it the right way up."
+        )
 
 
-def _grey_of_transparent(path: PathLike) -> NDArray[Any] | None:
-    """Read the grey (1, H, W) of a PNG that is grey with transparency, which SimpleITK does not read; else None."""
+def _transparent_grey(path: PathLike) -> NDArray[Any] | None:
+    """Read a PNG that is grey with transparency, which SimpleITK does not, as colours (1, H, W, 4); else None."""
     from PIL import Image
 
     with open(path, "rb") as file:
         bits, kind = file.read(26)[24:]  # PNG specification, IHDR
-    if kind != _GREY_WITH_ALPHA:
-        return None
-    if bits > 8:
+    if kind == _GREY_WITH_ALPHA and bits > 8:
         raise FileFormatError(f"{path} has {bits}-bit grey with transparency, which is not read. Save it without.")
     with Image.open(path) as picture:
-        return np.array(picture)[None, ..., 0]
+        if kind != _GREY_WITH_ALPHA and not (kind == _GREY and "transparency" in picture.info):
+            return None
+        return np.array(picture if bits > 8 else picture.convert("RGBA"))[None]
 
 
 def _check_tiff(path: PathLike) -> None:
-    """Raise unless every page of the file and all its pixels are there, and ITK reads them at full depth."""
+    """Raise unless every page of the file and all its pixels are there, and ITK reads them as they are."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             for tags in _tiff_pages(data):
@@ -267,12 +285,26 @@ def _check_tiff(path: PathLike) -> None:
                             raise ValueError(f"pixels are announced up to byte {start + length} of {len(data)}")
                         if tags.get(_COMPRESSION) in _DEFLATE:
                             zlib.decompress(data[start : start + length])  # raises for a wrong checksum
-                if _TILE_OFFSETS in tags and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
-                    raise ImageError(f"{path} is a tiled TIFF of more than 8 bits, which is not read. Save as strips.")
+                if unread := _unread_tiff(tags):
+                    raise ImageError(f"{path} is a TIFF {unread}, which is not read. Save it as a plain one.")
         except (struct.error, zlib.error, ValueError) as cause:
             if isinstance(cause, ImageError):
                 raise
             raise FileFormatError(f"Cannot read {path}: {cause}. {DAMAGED}") from cause
+
+
+def _unread_tiff(tags: dict[int, tuple[int, ...]]) -> str:
+    """Return what of a page ITK takes for something else, or reads with 8 bits only; "" if it reads it."""
+    bits, (samples, *_) = max(tags.get(_BITS_PER_SAMPLE, (1,))), tags.get(_SAMPLES, (1,))
+    if samples not in (1, 3, 4):
+        return f"with {samples} values in every pixel (such as grey with transparency)"
+    if bits < 32 and _FLOATING_POINT in tags.get(_SAMPLE_FORMAT, ()):
+        return f"of {bits}-bit floating point"
+    if tags.get(_ORIENTATION, (1,))[0] not in (1, 4):
+        return "that viewers turn"
+    if bits > 8 and (_TILE_OFFSETS in tags or (samples > 1 and tags.get(_PLANES) == (2,))):
+        return "of more than 8 bits in tiles or colour by colour"
+    return ""
 
 
 def _tiff_pages(data: mmap.mmap) -> Iterator[dict[int, tuple[int, ...]]]:
@@ -318,21 +350,26 @@ def _grey(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
 
 def _single_channel(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
     colors = array[..., :3]
+    if array.shape[3] == 4:
+        colors = colors * (array[..., 3:] > 0)  # nothing is painted where it is transparent
     if array.shape[3] not in (3, 4) or (colors != colors[..., :1]).any():
         raise ImageError(
             f"{path} has {array.shape[3]} components in every pixel; a label map has one number. Save it as a grey "
             "image or .nrrd; a palette image shows its labels as colours."
         )
-    channel: NDArray[Any] = array[..., 0]
+    channel: NDArray[Any] = colors[..., 0]
     return channel
 
 
 def _whole_numbers(array: NDArray[Any], path: PathLike) -> NDArray[Any]:
-    if not all(np.array_equal(plane, np.rint(plane)) for plane in array):  # false for NaN
-        raise ImageError(f"{path} holds fractions or NaN, so it is not a label map. Give a file of whole numbers.")
-    if array.min() < 0 or array.max() > np.iinfo(np.uint32).max:
-        raise ImageError(f"{path} holds labels from {array.min()} to {array.max()}. Number segments from 1 upwards.")
-    return array.astype(np.uint32)
+    whole = np.empty(array.shape, array.dtype)
+    for plane, target in zip(array, whole, strict=True):
+        np.rint(plane, out=target)
+        if not np.allclose(plane, target, rtol=0, atol=_WHOLE):  # false for NaN
+            raise ImageError(f"{path} holds fractions or NaN, so it is not a label map. Give a file of whole numbers.")
+    if whole.min() < 0 or whole.max() > np.iinfo(np.uint32).max:
+        raise ImageError(f"{path} holds labels from {whole.min()} to {whole.max()}. Number segments from 1 upwards.")
+    return whole.astype(np.uint32)
 
 
 def _check_flat(path: PathLike, volume: Volume, labels: NDArray[Any], extension: str) -> None:
@@ -350,10 +387,10 @@ def _write_by_simpleitk(
     image = image_from(labels, ijk_to_ras)
     remedy = "Check free space and permissions of the folder; nothing was changed."
     with simpleitk_errors(path, "write", remedy):
-        sitk.WriteImage(image[:, :, 0] if flat else image, os.fspath(temporary), useCompression=True)
+        sitk.WriteImage(image[:, :, 0] if flat else image, itk_name(temporary), useCompression=True)
     del image  # a copy of the labels, which need not be there while they are read back
     # ITK's writers do not notice a full disk: only what reads back equal has been written.
     with simpleitk_errors(path, "write", remedy):
-        written = voxels_of(sitk.ReadImage(os.fspath(temporary)))
+        written = voxels_of(sitk.ReadImage(itk_name(temporary)))
     if not np.array_equal(written, labels):
         raise FileFormatError(f"Cannot write {path}: it reads back differently. {remedy}")

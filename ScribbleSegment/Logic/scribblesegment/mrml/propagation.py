@@ -207,7 +207,7 @@ class VolumePropagation:
         found = [_Segment.of(target, axis, self._history.of(target, axis)) for target in targets]
         segments = dict(enumerate((one for one in found if any(m.any() for m in one.masks.values())), start=1))
         if not segments:
-            raise PromptError(_nothing_accepted(found))
+            raise PromptError(_nothing_accepted(found, axis))
         ids = [one.target.segment_id for one in segments.values()]
         protect = protected_segments(node, editor_node, ids, options.protect)
         made_from = (options.model, options.clean_up.threshold, *_limits(editor_node, protect))
@@ -748,11 +748,13 @@ def _checked_range(index_range: tuple[int, int] | None, length: int) -> tuple[in
     return start, stop
 
 
-def _nothing_accepted(plans: Sequence[_Segment]) -> str:
+def _nothing_accepted(plans: Sequence[_Segment], axis: int) -> str:
     names = ", ".join(repr(plan.target.segment.GetName()) for plan in plans)
-    elsewhere = any(not plan.accepted.is_empty for plan in plans)
-    return (
-        f"No slice of {names} is accepted in this direction"
-        + (", only in others. Choose the view the slices were accepted in" if elsewhere else "")
-        + ". Segment a slice with a stroke, or press 'Accept slice' where the segment is right, and propagate then."
-    )
+    if any(plan.accepted.indices[axis] for plan in plans):
+        what = f"The accepted slices of {names} in this direction are all empty"
+    else:
+        what = f"No slice of {names} is accepted in this direction"
+        if any(not plan.accepted.is_empty for plan in plans):
+            what += ", only in others. Choose the view the slices were accepted in"
+    remedy = "Segment a slice with a stroke, or press 'Accept slice' where the segment is right, and propagate then."
+    return f"{what}. {remedy}"

@@ -528,6 +528,8 @@ class SliceSegmenter:
         if known.any():
             prompts = prompts.replaced(scribbles=np.maximum(prompts.scribbles, known & ~task.painted))
         task.start, task.hints = content, prompts.scribbles > own.scribbles
+        if frozen is not None:
+            task.hints &= ~frozen  # whatever is predicted there, nothing changes
         newest, task.model = None, self._inference.state.model
         again = answered is not None and previous is not None and previous.model == task.model
         if (task.added or again) and previous is not None and previous.gestures:
