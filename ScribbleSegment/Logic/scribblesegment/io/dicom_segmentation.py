@@ -78,7 +78,7 @@ def write_dicom_segmentation(
     stored = np.empty(shape, numbers.dtype)
     stored[order] = numbers[volume.array]
     named = {segment.label: segment for segment in volume.segments}
-    descriptions = _descriptions([(named.get(label) or default_segment(label)).name for label in labels])
+    descriptions = _descriptions(highdicom, [(named.get(label) or default_segment(label)).name for label in labels])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on values of other forms than the standard's
@@ -121,9 +121,8 @@ def _complete_image(file: Path, spacing_mm: float) -> Any:
     return image
 
 
-def _descriptions(names: list[str]) -> list[Any]:
+def _descriptions(highdicom: Any, names: list[str]) -> list[Any]:
     """Describe segments of these names, numbered from 1."""
-    import highdicom
     from pydicom.sr.codedict import codes
 
     from scribblesegment import __version__
