@@ -27,6 +27,13 @@ def test_a_device_that_computes_is_found_and_another_refused_with_a_remedy() -> 
             resolve_device(absent)
 
 
+def test_without_pytorch_there_is_the_processor_alone(monkeypatch) -> None:
+    monkeypatch.setattr(devices, "torch_problem", lambda: "PyTorch is not installed.")
+    assert [resolve_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(DeviceError, match=r"'cuda' cannot run the network: PyTorch is not installed\. Choose"):
+        resolve_device("cuda")
+
+
 @pytest.mark.parametrize("units", [True, False])
 def test_bfloat16_is_used_only_with_hardware_for_it(monkeypatch, units) -> None:
     monkeypatch.setattr(devices, "has_bfloat16_units", lambda: units)

@@ -79,10 +79,11 @@ def load_for_batch(weights: Path, /, *, device: str, threads: int) -> Predictor:
         DeviceError: The device cannot run a network.
         ConfigError: The network takes no context sets.
     """
+    device = resolve_device(device)
     network, description = read_network(weights)
     # With another number of threads the last digits of the logits differ: an image segmented after an interruption
     # would not be as without it.
-    plan = ExecutionPlan.usual(resolve_device(device), threads=threads) if torch_problem() is None else None
+    plan = ExecutionPlan.usual(device, threads=threads) if torch_problem() is None else None
     predictor = Predictor(Network.described(network, description, plan=plan, name=weights.stem))
     check_takes_context(predictor, str(weights))
     return predictor

@@ -125,10 +125,11 @@ def named_segments(labels: Iterable[int], known: Iterable[Segment]) -> list[Segm
 
 
 def load_predictor(name: str, *, device: str) -> Predictor:
-    """`scribblesegment.load_predictor`, imported when it is needed."""
+    """`scribblesegment.load_predictor`, imported when it is needed; a device that is not there is refused."""
+    from scribblesegment.inference.devices import resolve_device
     from scribblesegment.inference.predictor import load_predictor as load
 
-    return load(name, device=device)
+    return load(name, device=resolve_device(device))
 
 
 def open_context(file_or_task: str) -> ContextSet:

@@ -64,19 +64,23 @@ def resolve_device(name: str = "auto") -> str:
     """Find a device that really computes: a torch device name on which a convolution was just run.
 
     Args:
-        name: "auto" (CUDA or Apple's GPU when they work, else the processor), or a torch device name.
+        name: "auto" (CUDA or Apple's GPU when they work, else the processor), or a torch device name. Without PyTorch
+            there is the processor alone.
 
     Raises:
         DeviceError: A device was asked for by name and cannot run a convolution.
     """
-    import torch
-
+    missing = torch_problem()
+    if missing is not None and name in ("auto", "cpu"):
+        return "cpu"
     if name == "auto":
+        import torch
+
         candidates = (["cuda"] if torch.cuda.is_available() else []) + (
             ["mps"] if torch.backends.mps.is_available() else []
         )
         return next((candidate for candidate in candidates if device_problem(candidate) is None), "cpu")
-    problem = device_problem(name)
+    problem = missing or device_problem(name)
     if problem is not None:
         raise DeviceError(
             f"Device {name!r} cannot run the network: {problem} Choose 'auto' or 'cpu', or install a torch build that "
