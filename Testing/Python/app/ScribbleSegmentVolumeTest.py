@@ -138,6 +138,9 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.press(self.controls.propagateButton)
         self.assertEqual(self.slices(), list(range(15, 21)))
         self.assertIn("end of the range", self.status())
+        self.controls.rangeWidget.maximumValue = 15
+        self.press(self.controls.propagateButton)
+        self.assertEqual(self.status().count("Slice 15: end of the range."), 1)
 
     def test_aRangeIsForgottenWithItsImage(self):
         """It would be a surprise in the next one."""
