@@ -369,6 +369,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             self.segmenter.look(target, plane)
             self.startTimer()
         self.propagation.showSlice(target, plane)
+        self.context.sliceShown = target is not None
         self.context.refresh()
 
     def onSelectionChanged(self, caller, event) -> None:

@@ -502,7 +502,11 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.acceptSlice(15)
         self.jump("Red", (20, 30, 20))
         self.settle()
-        self.assertTrue(self.ui.predictSliceButton.enabled)
+        buttons = self.ui.predictSliceButton, self.ui.addSliceButton
+        for layout, usable in ("LayoutOneUp3DView", False), ("LayoutFourUpView", True):
+            slicer.app.layoutManager().setLayout(getattr(slicer.vtkMRMLLayoutNode, f"Slicer{layout}"))
+            self.settle()
+            self.assertEqual([button.enabled for button in buttons], 2 * [usable])
         before = self.mask().copy()
         self.ui.predictSliceButton.click()
         self.settle()
