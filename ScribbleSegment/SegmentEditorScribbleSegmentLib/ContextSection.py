@@ -33,6 +33,7 @@ class ContextSection:
     Attributes:
         widget: The QWidget to add to the effect's options.
         ui: The named widgets of the .ui file.
+        sliceShown: Whether the view that buttons act on shows a slice of the volume.
     """
 
     def __init__(self, effect) -> None:
@@ -43,6 +44,7 @@ class ContextSection:
         self._shown: ContextSet | None = None
         self._shownState: tuple[object, ...] = ()
         self._task = ""
+        self.sliceShown = False
         # What was added by itself last: its task, its identifier, and the example that it replaced.
         self._newest: tuple[ContextTask, str, ContextEntry | None] | None = None
         self._icons: WeakKeyDictionary = WeakKeyDictionary()
@@ -263,7 +265,8 @@ class ContextSection:
             self._effect.startTimer()
         state = sharedInference().state
         takes = state.kind != "ready" or state.takes_context
-        now = (task, context, takes, state.kind, tuple(contexts.names), self._job.running, self.isOpen)
+        shown = self.sliceShown
+        now = (task, context, takes, state.kind, tuple(contexts.names), self._job.running, self.isOpen, shown)
         wanted = self._effect.options.isOn("AddAccepted")
         show(self.ui.addAcceptedCheckBox, "checked", wanted)
         if now == self._shownState:
@@ -273,7 +276,8 @@ class ContextSection:
         ui.contextSection.text = f"{self._title} ({len(context)})" if context else self._title
         for name in ("removeEntries", "clearEntries", "earlier", "later", "export"):
             getattr(ui, f"{name}Button").enabled = bool(context)
-        ui.predictSliceButton.enabled = bool(context) and state.kind == "ready" and state.takes_context
+        ui.addSliceButton.enabled = shown
+        ui.predictSliceButton.enabled = shown and bool(context) and state.kind == "ready" and state.takes_context
         if not self.isOpen:
             return
         self._showTask("" if task is None else task.name, contexts.names)

@@ -341,7 +341,8 @@ def _endsInWords(segment: SegmentReport) -> str:
         "RANGE": _("end of the range"),
         "CANCELLED": _("cancelled"),
     }
-    return " ".join(
+    ends = [
         _("Slice {index}: {reason}.").format(index=end.index, reason=reasons.get(end.reason.name, end.reason.value))
         for end in sorted(segment.ends, key=lambda end: end.index)
-    )
+    ]
+    return " ".join(dict.fromkeys(ends))  # both may be the same, as in an image of one slice

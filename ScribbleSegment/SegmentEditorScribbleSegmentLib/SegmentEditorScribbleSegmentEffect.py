@@ -76,6 +76,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self._place = None  # where the gesture being drawn began
         self._told = None  # what is shown of the service's state
         self._message, self._problem, self._note = "", False, ""
+        self._hidden = ""  # what was said last of a result that cannot be seen
         self._busySince = None
         self._busyShown = False
         self._selected = ""  # identifier of the segment
@@ -368,6 +369,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             self.segmenter.look(target, plane)
             self.startTimer()
         self.propagation.showSlice(target, plane)
+        self.context.sliceShown = target is not None
         self.context.refresh()
 
     def onSelectionChanged(self, caller, event) -> None:
@@ -430,7 +432,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         if update.problem:
             self.say(update.problem, problem=True)
         elif update.changed:
-            self.say(self._hiddenNote())
+            self._hidden = self._hiddenNote()
+            self.say(self._hidden)
         if changed:
             self.views.refreshSoon()
         waiting = self.segmenter.busy or state.kind == "loading"
@@ -495,10 +498,21 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
             self.options.showBusy(busy)
             self.views.showWaiting(busy)
 
+    def onDisplayChanged(self, caller, event) -> None:
+        """Say no longer that a segment is hidden when it is shown."""
+        if self._hidden and self._message == self._hidden:
+            self._hidden = self._hiddenNote()
+            self.say(self._hidden)
+
     def _hiddenNote(self) -> str:
         """Say that a result cannot be seen, where Slicer's other effects would ask in a dialog."""
-        displayNode = self.editorNode.GetSegmentationNode().GetDisplayNode()
-        if displayNode is None or displayNode.GetSegmentVisibility(self.editorNode.GetSelectedSegmentID()):
+        node = self.editorNode.GetSegmentationNode()
+        displayNode = None if node is None else node.GetDisplayNode()
+        if displayNode is None:
+            return ""
+        if not displayNode.GetVisibility():
+            return _("The segmentation is hidden. Show it in the module Data to see the result.")
+        if displayNode.GetSegmentVisibility(self.editorNode.GetSelectedSegmentID()):
             return ""
         return _("The selected segment is hidden. Press its eye in the list of segments to see the result.")
 
@@ -581,8 +595,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         if node is not None and self.hasObserver(node, slicer.vtkSegmentation.SegmentModified, self.onSegmentsChanged):
             return
         self.removeObservers(self.onSegmentsChanged)
+        self.removeObservers(self.onDisplayChanged)
         if node is not None:
             self._observe(node)
+            self.addObserver(node, node.DisplayModifiedEvent, self.onDisplayChanged)
 
     def _observe(self, node) -> None:
         for event in (

@@ -320,11 +320,18 @@ class ScribbleSegmentEffectTest(EffectCase):
         self.assertEqual(self.gestures(), 0)
 
     def test_aHiddenSegmentIsPaintedAndTheUserTold(self):
-        """No dialog in the way of a stroke."""
-        self.segmentation.GetDisplayNode().SetSegmentVisibility(self.first, False)
-        self.segmentBlock(15)
-        self.assertTrue(self.mask().any())
-        self.assertIn("hidden", self.status())
+        """No dialog in the way of a stroke; nothing is said any longer when it is shown again."""
+        display = self.segmentation.GetDisplayNode()
+        for k, show in (
+            (15, display.SetVisibility),
+            (16, lambda visible: display.SetSegmentVisibility(self.first, visible)),
+        ):
+            show(False)
+            self.segmentBlock(k)
+            self.assertIn(k, self.slices())
+            self.assertIn("hidden", self.status())
+            show(True)
+            self.assertEqual(self.status(), "")
 
     def test_aModelThatCannotBeLoadedIsExplainedAndTheStrokeStays(self):
         """The status line says what is missing, and has the way to the set-up."""

@@ -138,6 +138,9 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.press(self.controls.propagateButton)
         self.assertEqual(self.slices(), list(range(15, 21)))
         self.assertIn("end of the range", self.status())
+        self.controls.rangeWidget.maximumValue = 15
+        self.press(self.controls.propagateButton)
+        self.assertEqual(self.status().count("Slice 15: end of the range."), 1)
 
     def test_aRangeIsForgottenWithItsImage(self):
         """It would be a surprise in the next one."""
@@ -499,7 +502,11 @@ class ScribbleSegmentVolumeTest(EffectCase):
         self.acceptSlice(15)
         self.jump("Red", (20, 30, 20))
         self.settle()
-        self.assertTrue(self.ui.predictSliceButton.enabled)
+        buttons = self.ui.predictSliceButton, self.ui.addSliceButton
+        for layout, usable in ("LayoutOneUp3DView", False), ("LayoutFourUpView", True):
+            slicer.app.layoutManager().setLayout(getattr(slicer.vtkMRMLLayoutNode, f"Slicer{layout}"))
+            self.settle()
+            self.assertEqual([button.enabled for button in buttons], 2 * [usable])
         before = self.mask().copy()
         self.ui.predictSliceButton.click()
         self.settle()

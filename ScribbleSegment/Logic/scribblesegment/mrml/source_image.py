@@ -183,17 +183,12 @@ def _on_reference(
     reference: ReferenceGeometry,
     source_node: Any,
 ) -> NDArray[Any]:
-    shift = _shift(extent, placement, reference)
+    shift = _shift(extent, placement, reference, source_node)
     if shift is None:
         return _resampled(voxels, extent, placement, background, reference)
     moved = tuple(int(index + shift[side // 2]) for side, index in enumerate(extent))
     here, there = overlap((moved[0], moved[1], moved[2], moved[3], moved[4], moved[5]), reference.extent)
     part = voxels[here]
-    if part.size == 0:
-        raise GeometryError(
-            f"The source volume {source_node.GetName()!r} does not overlap the segmentation. Choose another source "
-            "volume, or move one of them with a transform."
-        )
     if part.shape == reference.grid.shape:
         return part
     kind = np.iinfo(voxels.dtype) if voxels.dtype.kind in "iu" else None
@@ -203,7 +198,9 @@ def _on_reference(
     return padded
 
 
-def _shift(extent: Extent, placement: _Placement, reference: ReferenceGeometry) -> NDArray[np.float64] | None:
+def _shift(
+    extent: Extent, placement: _Placement, reference: ReferenceGeometry, source_node: Any
+) -> NDArray[np.float64] | None:
     """What to add to a voxel's VTK index (i, j, k) to get that of the reference; None where voxels differ."""
     if placement.parent_to_mm is None:
         return None
@@ -211,6 +208,12 @@ def _shift(extent: Extent, placement: _Placement, reference: ReferenceGeometry) 
     to_reference = offset @ np.linalg.inv(reference.grid.ijk_to_mm) @ placement.parent_to_mm @ placement.ijk_to_parent
     corners = np.array([(extent[i], extent[2 + j], extent[4 + k]) for i, j, k in np.ndindex(2, 2, 2)], np.float64)
     moved = transformed(to_reference, corners)
+    low, high = np.reshape(reference.extent, (3, 2)).T
+    if ((moved.max(axis=0) < low - 0.5) | (moved.min(axis=0) > high + 0.5)).any():
+        raise GeometryError(
+            f"The source volume {source_node.GetName()!r} does not overlap the segmentation. Choose another source "
+            "volume, or move one of them with a transform."
+        )
     shift: NDArray[np.float64] = np.rint(moved[0] - corners[0])
     return shift if np.abs(moved - corners - shift).max() <= _SAME_VOXEL else None
 
