@@ -78,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _manual(arguments: argparse.Namespace) -> list[str]:
-    examples = data.manual_examples(arguments.data, per_set=arguments.per_set, include_only=arguments.include_only)
+    title, per_set = "Plain ellipses" if arguments.plain else "Manual scribbles", arguments.per_set
+    examples = data.plain_examples(per_set=per_set, seed=arguments.seed)
+    if not arguments.plain:
+        examples = data.manual_examples(arguments.data, per_set=per_set, include_only=arguments.include_only)
     compared = _load(arguments)
     frame = _measure(arguments, experiments.manual(examples, compared))
     how: dict[str, Any] = {"levels": ("set",), "redraw": "image", "resamples": 5000}
@@ -90,7 +93,7 @@ def _manual(arguments: argparse.Namespace) -> list[str]:
         for one in reversed(firsts.values())
     ]
     _draw(plot_predictions, arguments.output / "predictions.png", pictured)
-    return [f"# Manual scribbles, {len(examples)} examples", *_tables(summary, "set"), *_times(frame)]
+    return [f"# {title}, {len(examples)} examples", *_tables(summary, "set"), *_times(frame)]
 
 
 def _simulated(arguments: argparse.Namespace) -> list[str]:
@@ -429,6 +432,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = (None, "most images of a set")
     command = add(_manual, "strokes of people", validation, ("default", *methods.CLASSICAL), per_set=shown)
     command.add_argument("--include-only", action="store_true", help="leave out the strokes on the background")
+    command.add_argument("--plain", action="store_true", help="strokes on ellipses that are plain to see, made by code")
     command = add(
         _simulated,
         "simulated prompts, step by step",

@@ -7,6 +7,7 @@ are `<set>/<name>_image.nii.gz` with `<name>_label.nii.gz`.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,36 @@ def manual_examples(folder: Path, *, per_set: int | None = None, include_only: b
             if include_only:
                 strokes[1] = 0.0
             examples.append(Example(task, task, subjects[n] or str(n), n, 1, image, reference, strokes, annotator))
+    return examples
+
+
+def plain_examples(*, per_set: int | None = None, seed: int = 0) -> list[Example]:
+    """Draw what a tool is tried on first: an ellipse that is plain to see, with a stroke on it.
+
+    The sets are the strokes: a dot, lines of a half and of three quarters of the width, and the first of these together
+    with one on the background.
+    """
+    grounds = ((1.0, 0.0, 0.0), (1.0, 0.25, 0.0), (0.2, 0.08, 0.4), (-0.8, 0.1, 1.0))  # contrast, noise, background
+    kinds = itertools.product((64, 128, 256, 512), (0.12, 0.19, 0.3), grounds)
+    examples = []
+    for number, (side, radius, ground) in enumerate(itertools.islice(kinds, per_set)):
+        rng, (contrast, noise, background) = generator(seed, number), ground
+        center, half = side * rng.uniform(0.45, 0.55, 2), side * radius * rng.uniform(0.8, 1.2, 2)
+        down, across = (np.arange(side) - middle for middle in center)
+        inside = (down[:, None] / half[0]) ** 2 + (across / half[1]) ** 2 < 1
+        image = background + contrast * inside + noise * rng.standard_normal(inside.shape)
+        image = np.asarray((image - image.min()) / np.ptp(image), np.float32)
+        thick = max(0.5, side / 256)
+        line = {name: np.abs(across) <= part * half[1] for name, part in (("half", 0.5), ("three quarters", 0.75))}
+        line |= {"dot": np.abs(across) <= thick, "beside": np.abs(across - half[1] - 0.1 * side) <= thick}
+        drawn = {name: (np.abs(down) <= thick)[:, None] & one for name, one in line.items()}
+        nothing = np.zeros_like(inside)
+        pairs = {name: (drawn[name], nothing) for name in ("dot", "half", "three quarters")}
+        pairs["half and beside"] = drawn["half"], drawn["beside"]
+        for name, pair in pairs.items():
+            examples.append(
+                Example(name, name, str(number), number, 1, image, inside, np.stack(pair).astype(np.float32))
+            )
     return examples
 
 

@@ -34,6 +34,17 @@ def test_manual_scribbles_are_measured_once_and_joined_by_further_methods(tmp_pa
     assert all(one.scribbles[0].any() and not one.scribbles[1].any() for one in shown)
 
 
+def test_what_is_plain_to_see_is_measured_by_the_stroke(tmp_path, sets):
+    rows, text = run(tmp_path, "manual", sets, "--plain", "--per-set", 2, "--methods", "grow-from-seeds")
+    assert rows.groupby("set").dice.count().to_dict() == {
+        name: 2 for name in ("dot", "half", "three quarters", "half and beside")
+    }
+    assert "# Plain ellipses, 8 examples" in text
+    for one in data.plain_examples(per_set=2):
+        assert not (one.scribbles[0] > one.reference).any()
+        assert not (one.scribbles[1] * one.reference).any()
+
+
 def test_simulated_prompts_come_to_the_target(tmp_path, sets, network):
     options = ["--per-set", 2, "--steps", 3, "--most-steps", 4, "--procedures"]
     options += ["centerline-scribbles", "line-scribbles", "contour-scribbles", "center-clicks", "random-clicks"]
