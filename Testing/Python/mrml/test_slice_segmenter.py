@@ -718,6 +718,21 @@ def test_neighbours_are_protected_and_visible_ones_negative_prompts_when_wanted(
     assert at_work.inference.requests[-1].prompts.mask_input[17, 18] > 0
 
 
+def test_a_slice_where_nothing_may_be_written_is_told_and_not_accepted(at_work):
+    area = at_work.editor.add_segment()
+    at_work.node.SetSelectedSegmentID(at_work.segment)
+    at_work.node.SetMaskMode(at_work.editor.segmentation_node.EditAllowedInsideSingleSegment)
+    at_work.node.SetMaskSegmentID(area)
+    at_work.stroke(*ON_LEFT, settle=False)
+    assert "Change the Segment Editor's masking settings" in at_work.settle().problem
+    assert not at_work.mask().any()
+    assert not at_work.accepted()
+    at_work.node.SetMaskMode(at_work.editor.segmentation_node.EditAllowedEverywhere)
+    assert at_work.segmenter.predict(*at_work.here)
+    assert at_work.settle().problem is None
+    assert (list(at_work.accepted()), at_work.mask().any()) == ([5], True)
+
+
 def test_segments_drawn_on_one_slice_are_answered_together_and_share_no_pixel(at_work, monkeypatch):
     monkeypatch.setattr(region_inference, "region_logits", nearer_to_its_strokes)
     at_work.use(together=True, clean_up=CleanUp(keep_touched=False))

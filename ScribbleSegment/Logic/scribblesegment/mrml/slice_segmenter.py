@@ -45,6 +45,11 @@ from scribblesegment.service.worker import Task
 # Slices of 512 x 512 take 1 MB of logits each.
 _MOST_RESULTS = 64
 
+_FORBIDDEN = (
+    "Nothing of the result may be written here. Change the Segment Editor's masking settings, or which other segments "
+    "are protected."
+)
+
 # Logit given to what is already in the segment but was not predicted: as sure as the network is well inside an object.
 _CONTENT_LOGIT = np.float32(4.0)
 
@@ -92,6 +97,7 @@ class SliceTask:
     painted: NDArray[np.bool_] = field(init=False)  # (H, W), pixels of either sign under its strokes and lassos
     logits: Logits = field(init=False)  # float32 (H, W), once it is predicted
     written: NDArray[np.bool_] | None = None  # (H, W), the segment on the plane after the result was written
+    forbidden: bool = False  # whether masking or protected segments kept all of the result out
 
     def is_for(self, target: EditTarget, plane: SlicePlane | None = None) -> bool:
         """Whether it is about a segment, and about a slice of it if one is given."""
@@ -426,6 +432,8 @@ class SliceSegmenter:
             problem = str(error)
         if taken is None or not taken.writes or taken.written is None:
             return Update(taken is not None, problem=problem)
+        if taken.forbidden and problem is None:
+            problem = _FORBIDDEN
         if not taken.gestures:
             return Update(True, problem=problem, guessed=(taken.target, taken.plane))
         return Update(True, True, problem, taken.target.segment_id)
@@ -632,7 +640,8 @@ class SliceSegmenter:
             )
         for one in masks:
             one.written = one.content()
-        if accepted:
+        result.forbidden = bool(masks[result].any() and not result.written.any())
+        if accepted and not result.forbidden:
             self._mark_accepted(target, plane)
         return changed
 
