@@ -377,7 +377,7 @@ class NetworkGrid:
     """The map between a slice, or a region of it, and the network's square grid.
 
     One grid cell measures ``mm_per_cell = max(h * sy, w * sx) / size`` millimetres along both axes, for a region of
-    h x w pixels. The content is centred (to the half cell that an odd number of padding cells forces), everything
+    h x w pixels, but no less than `least_cell` pixels. The content is centred (to the half cell that an odd number of padding cells forces), everything
     around it is zero. Images are resampled with a triangle filter that widens when shrinking (no aliasing) and is plain
     linear interpolation when enlarging. Resampling is separable and done by matrices that are built once.
 
@@ -391,6 +391,8 @@ class NetworkGrid:
     spacing_mm: tuple[float, float] = (1.0, 1.0)  # distance of rows and of columns
     size: int = 128  # side of the grid in cells
     region: Box2D = None  # type: ignore[assignment]  # of the slice's pixels; all by default
+    least_cell: float = 0.0  # side of a cell in pixels, at least: a small slice then leaves some of the grid empty
+    mm_per_cell: float = field(init=False, compare=False)  # side of a cell in millimetres, the same along both axes
     _axes: tuple[GridAxis, GridAxis] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -406,18 +408,14 @@ class NetworkGrid:
             )
         sides = [stop - start for start, stop in region]
         mm_per_cell = max(n * s for n, s in zip(sides, spacing, strict=True)) / size
+        mm_per_cell = max(mm_per_cell, self.least_cell * min(spacing))
         scales = [s / mm_per_cell for s in spacing]
         if not all(scale > 0 and math.isfinite(1.0 / scale) for scale in scales):
             raise GeometryError(f"Spacing {spacing} mm of a slice {shape} is too extreme to be put on one scale.")
         axes = tuple(GridAxis.lay_out(n, s, size) for n, s in zip(sides, scales, strict=True))
-        values = {"shape": shape, "spacing_mm": spacing, "size": size, "region": region, "_axes": axes}
-        for name, value in values.items():
+        values = {"shape": shape, "spacing_mm": spacing, "size": size, "region": region, "mm_per_cell": mm_per_cell}
+        for name, value in (values | {"_axes": axes}).items():
             object.__setattr__(self, name, value)
-
-    @property
-    def mm_per_cell(self) -> float:
-        """Side length of a grid cell in millimetres, the same along both axes."""
-        return max(axis.length * s for axis, s in zip(self._axes, self.spacing_mm, strict=True)) / self.size
 
     @property
     def content(self) -> tuple[slice, slice]:
@@ -596,6 +594,7 @@ def focus_view(
     first_cell_mm: float,
     size: int,
     max_size: int,
+    least_cell: float = 0.0,
 ) -> NetworkGrid | None:
     """Choose what a zoom pass looks at: a first prediction and the positive prompts, with a margin.
 
@@ -606,6 +605,7 @@ def focus_view(
         first_cell_mm: Side of a grid cell of the first pass.
         size: Smallest grid of a zoom pass, in cells a side.
         max_size: Largest one.
+        least_cell: Side of its cells in pixels, at least.
 
     Returns:
         The grid; None where there is nothing to look at or its pixels would not be noticeably finer.
@@ -633,7 +633,7 @@ def focus_view(
         cells = min(max(math.ceil(larger_mm / pixel_mm / _GRID_STEP) * _GRID_STEP, size), max_size)
     if larger_mm / cells * _WORTHWHILE > first_cell_mm:
         return None
-    return NetworkGrid((mask.shape[0], mask.shape[1]), spacing_mm, cells, (region[0], region[1]))
+    return NetworkGrid((mask.shape[0], mask.shape[1]), spacing_mm, cells, (region[0], region[1]), least_cell)
 
 
 def _enlarged(start: int, stop: int, wanted: float, margin: float, length: int) -> tuple[int, int]:

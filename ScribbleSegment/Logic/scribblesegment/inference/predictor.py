@@ -85,6 +85,8 @@ class Network:
     entry of a context by itself, comes with methods of its own.
     """
 
+    least_cell = 0.0  # pixels a cell measures at least in the first pass: 0 where it knows enlarged images
+
     def __init__(
         self,
         module: Any,
@@ -233,7 +235,8 @@ class _Segmenter:
         self._cancelled: Callable[[], bool] | None = None
 
     def set_image(self, image: _Image) -> None:
-        self._whole = NetworkGrid(image.shape, image.spacing_mm, self.network.size)
+        size, least_cell = self.network.size, self.network.least_cell
+        self._whole = NetworkGrid(image.shape, image.spacing_mm, size, least_cell=least_cell)
         self._image, self._features, self._maps = image, None, None
 
     def set_context(self, context: ContextSet | None) -> None:
@@ -293,6 +296,7 @@ class _Segmenter:
             first_cell_mm=cell_mm or whole.mm_per_cell,
             size=whole.size,
             max_size=self.network.focus_size,
+            least_cell=self.network.least_cell / 2,
         )
 
     def _near_prompts(self, prompts: Prompts, found: _Found) -> _Found | None:

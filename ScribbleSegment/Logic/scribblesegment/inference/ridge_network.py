@@ -188,6 +188,8 @@ def milliseconds_of_a_prediction(device: str | None = None) -> float:
 class RidgeNetwork(Network):
     """The embedded network, ready to be run."""
 
+    least_cell = 1.0  # images enlarged more than a little were not in its training
+
     def _make_ready(
         self, module: RidgeUNet | Mapping[str, NDArray[Any]], device: str, plan: ExecutionPlan | None
     ) -> None:
@@ -213,7 +215,7 @@ class RidgeNetwork(Network):
         for entry in context:
             key = entry.digest
             if key not in self._entries:
-                image, mask = entry.on_grid(self.size)
+                image, mask = entry.on_grid(self.size, self.least_cell)
                 self._entries[key] = self.engine.entry(self.engine.encode(image), mask.astype(np.float32))
             self._entries.move_to_end(key)
             entries.append(self._entries[key])
