@@ -50,7 +50,9 @@ def make_phantoms(folder: Path) -> None:
     write_labelmap(folder / "new_mark.nrrd", Volume(np.where(marks == 2, 7, marks).astype(np.uint8), matrix))
     mark = np.where(marks[5:6] == 2, 1, marks[5:6]).astype(np.uint8)
     write_labelmap(folder / "mark_2d.nrrd", Volume(mark, read_volume(folder / "slice.tif").ijk_to_ras))
-    write_labelmap(folder / "shifted.nrrd", Volume(strokes[:, :, :32].copy(), matrix))
+    between = matrix.copy()
+    between[:3, 3] += matrix[:3, 0] / 2
+    write_labelmap(folder / "shifted.nrrd", Volume(strokes, between))
     (folder / "damaged.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes()[:9000])
 
 

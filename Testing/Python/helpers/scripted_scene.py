@@ -211,8 +211,8 @@ def tags_of(node: Any, segment_id: str, names: Sequence[str]) -> dict[str, Any]:
 
 def decoded(text: str) -> Any:
     """What a tag says, a line of JSON a part: the format belongs to saved scenes, the compression does not."""
-    if re.fullmatch(r"[0-9a-f]{32}", text):
-        return "<identity>"
+    if re.match(r"[0-9a-f]{32}\b", text):
+        return f"<identity>{text[32:]}"
     if not re.fullmatch(r"1[\w-]{40,}", text):
         return text
     packed = base64.urlsafe_b64decode(text[1:] + "=" * (-len(text[1:]) % 4))

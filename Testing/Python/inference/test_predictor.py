@@ -13,6 +13,7 @@ from torch import nn
 
 from scribblesegment import IntensityRange, InteractiveSession, Prompts, load_predictor
 from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.masks import bounding_box
 from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError, WeightsError
 from scribblesegment.inference import predictor as module
@@ -582,3 +583,18 @@ def test_a_small_prompt_on_a_coarse_grid_is_looked_at_closely_and_what_ends_ther
     if is_close:
         assert [one.shape[-1] for one in passes] == [32, 128, 32]  # and what was found once more, at finer pixels
     assert (found.logits[:40] < 0.0).all()
+
+
+def test_what_the_finest_look_finds_beside_the_close_one_is_part_of_the_change(passes):
+    class Bright(nn.Module):
+        def forward(self, x):
+            return torch.where(x[:, :1] > 0.6, 5.0, -5.0)
+
+    image = np.full((256, 256), 0.2)
+    image[126:131, 126:172] = image[126:131, 178:182] = 1.0  # within the first close look, and beside it
+    found = a_predictor(Bright(), image, size=32, focus_size=64).predict(
+        Prompts.empty(image.shape).with_click((128, 128))
+    )
+    assert len(passes) == 3
+    assert found.mask()[128, 180]
+    assert found.changed_bbox == bounding_box(found.mask())

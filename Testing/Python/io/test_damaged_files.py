@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from PIL import Image
 
 from scribblesegment.errors import FileFormatError, ImageError, ScribbleSegmentError
 from scribblesegment.io import read_labelmap, read_volume
@@ -197,6 +198,14 @@ def test_a_flipped_bit_in_a_deflated_tiff_is_noticed(tmp_path):
             np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, [PAGE])
 
 
+def test_an_orientation_that_means_nothing_is_none(tmp_path):
+    content, path = a_tiff(PAGE, tags={274: 0}), tmp_path / "a.tif"
+    none_at_all = content.replace(struct.pack("<HHI", 274, 4, 1), struct.pack("<HHI", 274, 4, 0))
+    for data in (content, none_at_all):
+        path.write_bytes(data)
+        np.testing.assert_array_equal(read_volume(path).array, [PAGE])
+
+
 def test_tiffs_that_lead_nowhere_or_would_be_read_wrongly_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     circle = bytearray(a_tiff(PAGE))
@@ -224,23 +233,26 @@ def test_complete_jpegs_are_read_and_any_missing_byte_is_noticed(tmp_path):
     for whole in (content, content[:2] + thumbnail + content[2:], content[:2] + b"\xff\xff" + content[2:]):
         path.write_bytes(whole + b"maker notes")
         assert read_volume(path).shape == (1, 16, 16)
-    upright, turned = (struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, n, 0, 0) for n in (1, 6))
-    for directory in (b"no directory", b"II*\0\xff\xff\xff\xff", upright, turned):
-        exif = b"Exif\0\0" + directory
-        path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + content[2:])
-        with contextlib.ExitStack() as stack:
-            if directory is turned:
-                stack.enter_context(pytest.raises(FileFormatError, match="stored turned"))
-            read_volume(path)
         for length in range(0, len(whole), 1 if whole is content else 29):
             path.write_bytes(whole[:length])
             with pytest.raises(FileFormatError, match=r"again|no content"):
                 read_volume(path)
 
 
-def test_a_picture_of_absurd_size_takes_no_memory(tmp_path):
-    from PIL import Image
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_only_a_jpeg_that_viewers_turn_is_refused_for_its_exif_entries(tmp_path, kind):
+    path, picture = tmp_path / "a.jpg", Image.fromarray(PAGE)
+    several = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {}
+    upright, odd, turned = (struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, n, 0, 0) for n in (1, 9, 6))
+    for directory in (b"no directory", b"II*\0\xff\xff\xff\xff", upright, odd):
+        picture.save(path, kind, exif=b"Exif\0\0" + directory, **several)
+        assert read_volume(path).shape == (1, *PAGE.shape)
+    picture.save(path, kind, exif=b"Exif\0\0" + turned, **several)
+    with pytest.raises(FileFormatError, match="stored turned"):
+        read_volume(path)
 
+
+def test_a_picture_of_absurd_size_takes_no_memory(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(PAGE).save(stream, "PNG")
     data = bytearray(stream.getvalue())

@@ -175,6 +175,18 @@ def test_a_volume_with_other_voxels_or_another_transform_is_resampled_as_slicer_
         assert not np.shares_memory(source.array, voxels_in(volume))
 
 
+@pytest.mark.parametrize("position", [2, 9])
+def test_one_thick_slice_is_seen_in_all_slices_that_it_goes_through(an_editor, new_volume, oblique, position):
+    thick = oblique.copy()
+    thick[:3, 3] += position * thick[:3, 2]
+    thick[:3, 2] *= 10
+    volume = new_volume(np.random.default_rng(3).normal(size=(1, *SHAPE[1:])).astype(np.float32), thick)
+    an_editor.node.SetAndObserveSourceVolumeNode(volume)
+    source = source_of(an_editor, volume=volume)
+    assert np.array_equal(source.array, as_slicer_aligns_it(an_editor))
+    assert len(np.unique(source.array[5])) > 20
+
+
 # Kinds of voxels ----------------------------------------------------------------------------------------------------
 
 

@@ -440,5 +440,6 @@ def test_small_errors_are_not_corrected_and_an_empty_label_is(rng):
     for prediction, other, problem in ((LABEL[:50], LABEL, "same grid"), (LABEL * 1.0, LABEL, "prediction")):
         with pytest.raises(PromptError, match=problem):
             correction_graph_scribble(prediction, other, rng)
-    with pytest.raises(ConfigError, match="radius"):
-        graph_scribble(label, rng, radius=0.0)
+    for radius in (0.0, np.nan, np.inf):
+        with pytest.raises(ConfigError, match="radius"):
+            graph_scribble(label, rng, radius=radius)

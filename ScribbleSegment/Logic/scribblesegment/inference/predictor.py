@@ -323,11 +323,12 @@ class _Segmenter:
         inside[inside > 0.0] = _SURELY_OUTSIDE_LOGIT
         logits[zoom.slices] = closer
         mask[zoom.slices] = piece
-        finest = self._focus(mask, prompts, zoom.mm_per_cell)
+        region, finest = zoom.region, self._focus(mask, prompts, zoom.mm_per_cell)
         if finest is not None:
             seen = prompts.replaced(mask_input=logits.view())
             logits[finest.slices] = finest.logits_from_grid(self._pass(finest, seen))
-        return _Found(logits, found.grid_logits, zoom.region, zoom.region)
+            region = _around(region, finest.region)  # its margin may reach beyond
+        return _Found(logits, found.grid_logits, region, region)
 
     def _pixels(self, view: NetworkGrid) -> FloatArray:
         """The normalised pixels (h, w) of a part of the slice."""

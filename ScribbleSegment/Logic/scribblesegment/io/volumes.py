@@ -69,6 +69,7 @@ _TIFF_DATA_TAGS = ((273, 279), (324, 325))  # positions and lengths, of strips a
 _BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLES, _PLANES, _TILE_OFFSETS = 258, 259, 274, 277, 284, 324
 _SAMPLE_FORMAT, _FLOATING_POINT = 339, 3
 _DEFLATE = ((8,), (32946,))
+_TURNED = range(2, 9)  # values of the orientation for which viewers turn or mirror; other values mean nothing to them
 _GREY, _GREY_WITH_ALPHA = 0, 4
 
 
@@ -243,7 +244,7 @@ def _check_picture(path: PathLike) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on large pictures, and on Exif entries that are damaged
             with Image.open(path, formats=["PNG", "JPEG"]) as picture:
-                turned = picture.format == "JPEG" and picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+                turned = picture.format != "PNG" and picture.getexif().get(_ORIENTATION) in _TURNED
                 if picture.format == "PNG":
                     picture.verify()
                 else:
@@ -300,7 +301,7 @@ def _unread_tiff(tags: dict[int, tuple[int, ...]]) -> str:
         return f"with {samples} values in every pixel (such as grey with transparency)"
     if bits < 32 and _FLOATING_POINT in tags.get(_SAMPLE_FORMAT, ()):
         return f"of {bits}-bit floating point"
-    if tags.get(_ORIENTATION, (1,))[0] not in (1, 4):
+    if any(value in _TURNED and value != 4 for value in tags.get(_ORIENTATION, ())):  # which ITK mirrors itself
         return "that viewers turn"
     if bits > 8 and (_TILE_OFFSETS in tags or (samples > 1 and tags.get(_PLANES) == (2,))):
         return "of more than 8 bits in tiles or colour by colour"

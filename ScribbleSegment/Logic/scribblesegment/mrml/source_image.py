@@ -206,10 +206,11 @@ def _shift(
         return None
     offset = translation(reference.start_ijk)
     to_reference = offset @ np.linalg.inv(reference.grid.ijk_to_mm) @ placement.parent_to_mm @ placement.ijk_to_parent
-    corners = np.array([(extent[i], extent[2 + j], extent[4 + k]) for i, j, k in np.ndindex(2, 2, 2)], np.float64)
+    # Of the outermost voxels, not their centres: one slice alone has a thickness, too.
+    corners = np.array([(extent[i] + i, extent[2 + j] + j, extent[4 + k] + k) for i, j, k in np.ndindex(2, 2, 2)]) - 0.5
     moved = transformed(to_reference, corners)
-    low, high = np.reshape(reference.extent, (3, 2)).T
-    if ((moved.max(axis=0) < low - 0.5) | (moved.min(axis=0) > high + 0.5)).any():
+    low, high = np.reshape(reference.extent, (3, 2)).T + np.array([[_SAME_VOXEL - 0.5], [0.5 - _SAME_VOXEL]])
+    if ((moved.max(axis=0) < low) | (moved.min(axis=0) > high)).any():
         raise GeometryError(
             f"The source volume {source_node.GetName()!r} does not overlap the segmentation. Choose another source "
             "volume, or move one of them with a transform."

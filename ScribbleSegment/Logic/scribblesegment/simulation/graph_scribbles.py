@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil, pi, sqrt
+from math import ceil, inf, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def graph_scribble(mask: BoolArray, rng: np.random.Generator, *, radius: float =
         PromptError: If the mask is not a two-dimensional bool array, or is empty.
         ConfigError: If `radius` is not positive.
     """
-    if not radius > 0:
+    if not 0 < radius < inf:
         raise ConfigError(f"radius is {radius}; give a number of pixels above 0.")
     points, edges = build_graph(mask, rng)
     edges = drop_edges(edges, rng)
