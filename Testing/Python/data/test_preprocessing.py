@@ -269,6 +269,17 @@ def smooth_image(grid, direction, phase):
     return np.cos(2 * math.pi * (math.cos(direction) * y[:, None] + math.sin(direction) * x) + phase)
 
 
+def test_a_slice_smaller_than_the_grid_is_not_enlarged_where_that_is_unwanted():
+    image = np.random.default_rng(0).random((20, 30), np.float32)
+    grid = NetworkGrid(image.shape, (0.5, 0.5), 64, least_cell=1.0)
+    assert grid.mm_per_cell == 0.5
+    np.testing.assert_array_equal(grid.image_to_grid(image)[grid.content], image)
+    np.testing.assert_array_equal(grid.logits_from_grid(grid.logits_to_grid(image)), image)
+    larger, smallest = (300, 200), NetworkGrid((20, 30), size=64, least_cell=0.25)
+    assert NetworkGrid(larger, size=64, least_cell=1.0).mm_per_cell == NetworkGrid(larger, size=64).mm_per_cell
+    assert smallest.mm_per_cell == NetworkGrid((20, 30), size=64).mm_per_cell
+
+
 @relaxed
 @given(grids(st.just(128)), st.floats(0, 7), st.floats(0, 7))
 def test_smooth_images_and_logits_survive_the_round_trip(grid, direction, phase):

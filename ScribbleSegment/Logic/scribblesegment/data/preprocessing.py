@@ -377,9 +377,10 @@ class NetworkGrid:
     """The map between a slice, or a region of it, and the network's square grid.
 
     One grid cell measures ``mm_per_cell = max(h * sy, w * sx) / size`` millimetres along both axes, for a region of
-    h x w pixels, but no less than `least_cell` pixels. The content is centred (to the half cell that an odd number of padding cells forces), everything
-    around it is zero. Images are resampled with a triangle filter that widens when shrinking (no aliasing) and is plain
-    linear interpolation when enlarging. Resampling is separable and done by matrices that are built once.
+    h x w pixels, but no less than `least_cell` pixels. The content is centred (to the half cell that an odd number of
+    padding cells forces), everything around it is zero. Images are resampled with a triangle filter that widens when
+    shrinking (no aliasing) and is plain linear interpolation when enlarging. Resampling is separable and done by
+    matrices that are built once.
 
     Arrays of the slice are (..., H, W), of which the region is taken; arrays of the region are (..., h, w).
 

@@ -6,6 +6,7 @@ matrices when it writes; nibabel takes another one of the two matrices and is no
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import tempfile
@@ -63,7 +64,7 @@ def read_nifti(path: PathLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
         _skip_to_voxels(stream, header, path)
         file_bytes = os.fstat(file.fileno()).st_size
         voxels = read_voxels(stream, shape, dtype, path, file_bytes=file_bytes, exact=False)
-    matrix = _geometry(path, header)
+    matrix = _geometry(path, header, compressed=compressed)
     return _scaled(voxels, float(header["scl_slope"]), float(header["scl_inter"])), matrix
 
 
@@ -124,7 +125,7 @@ def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[Any
     return scaled
 
 
-def _geometry(path: PathLike, header: NDArray[Any]) -> NDArray[np.float64]:
+def _geometry(path: PathLike, header: NDArray[Any], *, compressed: bool) -> NDArray[np.float64]:
     spacings = header["pixdim"][1:4]
     used = header["dim"][1:4][: header["dim"][0]]
     for spacing, side in zip(spacings, used, strict=False):  # ITK takes 1 mm for these, without a word
@@ -138,14 +139,19 @@ def _geometry(path: PathLike, header: NDArray[Any]) -> NDArray[np.float64]:
         # ITK replaces a sheared matrix by the nearest one without shear, and so moves the image.
         if np.abs(np.linalg.det(matrix)) > 0 and Volume(np.zeros((1, 1, 1), np.uint8), matrix).is_sheared:
             return matrix
-    header = header.copy()
-    header["dim"][1 + header["dim"][0] :] = 1
-    header["dim"][0] = max(header["dim"][0], 3)  # of an image with fewer dimensions, ITK drops the rest of the matrix
     reader = sitk.ImageFileReader()
-    with tempfile.TemporaryDirectory() as folder:  # alone and plainly named, as ITK goes by names, their case and .gz
-        alone = Path(folder, "header.nii")
-        alone.write_bytes(header.tobytes() + bytes(4))
-        reader.SetFileName(os.fspath(alone))
+    with contextlib.ExitStack() as stack:
+        named = os.fspath(path)
+        # ITK goes by the name, its case and .gz; of an image with fewer than three dimensions it drops part of the
+        # matrix. Where that matters it gets the header alone, plainly named.
+        plain = named.isascii() and named.endswith(".nii.gz" if compressed else ".nii")
+        if not plain or header["dim"][0] < 3:
+            header = header.copy()
+            header["dim"][1 + header["dim"][0] :] = 1
+            header["dim"][0] = max(header["dim"][0], 3)
+            named = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "header.nii")
+            Path(named).write_bytes(header.tobytes() + bytes(4))
+        reader.SetFileName(named)
         with simpleitk_errors(path, "read", DAMAGED):
             reader.ReadImageInformation()
     return ijk_to_ras_of(reader)
