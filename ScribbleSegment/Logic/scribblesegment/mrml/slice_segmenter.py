@@ -638,9 +638,10 @@ class SliceSegmenter:
             changed |= write_mask(
                 one.target, one.plane, mask, protect=protect, accepted=kept, touched=one.painted, derive=self._derive
             )
-        for one in masks:
-            one.written = one.content()
-        result.forbidden = bool(masks[result].any() and not result.written.any())
+        written = {one: one.content() for one in masks}
+        for one, content in written.items():
+            one.written = content
+        result.forbidden = bool(masks[result].any() and not written[result].any())
         if accepted and not result.forbidden:
             self._mark_accepted(target, plane)
         return changed
