@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet
+from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import WeightsError
 from scribblesegment.inference.predictor import Predictor, load_predictor
@@ -84,6 +85,17 @@ def test_entries_are_encoded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -
         predictor.set_context(context(count))
         predictor.predict(prompts())
     assert len(calls) == 3
+
+
+def test_a_small_slice_is_enlarged_only_beside_examples(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, seen = make(False), []
+    encode = RidgeNetwork.encode_image
+    monkeypatch.setattr(RidgeNetwork, "encode_image", lambda self, image: seen.append(image) or encode(self, image))
+    predictor.set_image(np.full((30, 40), 0.5), intensity_range=IntensityRange(0.0, 1.0))
+    for examples in (None, context(2), None):
+        predictor.set_context(examples)
+        predictor.encode()
+    assert [np.count_nonzero(image.any(axis=0)) for image in seen] == [60, 64, 60]
 
 
 def test_nothing_is_found_where_nothing_is_said_to_be(make: Make) -> None:

@@ -139,12 +139,11 @@ class ContextEntry:
             and all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(self.spacing_mm, other.spacing_mm, strict=True))
         )
 
-    def on_grid(self, size: int, least_cell: float = 0.0) -> tuple[FloatArray, BoolArray]:
+    def on_grid(self, size: int) -> tuple[FloatArray, BoolArray]:
         """Resample image and mask to the square grid that a network sees; the latest size is remembered.
 
         Args:
             size: Side of the grid of `NetworkGrid` in cells.
-            least_cell: Side of a cell in pixels, at least.
 
         Returns:
             float32 (size, size) image in [0, 1] and bool (size, size) mask, both read-only. A cell belongs to the mask
@@ -154,15 +153,15 @@ class ContextEntry:
             GeometryError: `size` is not a whole number above 0.
         """
         known = self.__dict__.get("_grid")
-        if known is not None and known[0] == (size, least_cell):
-            return known[1], known[2]
-        grid = slice_grid(self.shape, self.spacing_mm, size, least_cell)
+        if known is not None and known[0].shape == (size, size):
+            return known[0], known[1]
+        grid = slice_grid(self.shape, self.spacing_mm, size)
         image = np.clip(grid.image_to_grid(self.image), 0, 1)  # weights add up to 1 but for rounding
         mask = grid.image_to_grid(self.mask) > 0.5
         if not mask.any():
             mask = grid.scribbles_to_grid(self.mask) > 0
         resampled = validation.read_only(image, np.float32), validation.read_only(mask, np.bool_)
-        self._store("_grid", ((size, least_cell), *resampled))
+        self._store("_grid", resampled)
         return resampled
 
     def thumbnail(self, side: int = 64) -> NDArray[np.uint8]:

@@ -40,11 +40,9 @@ _HALF_DISTANCE = 4.0  # slices, at which nearness counts half
 
 
 @lru_cache(maxsize=32)
-def slice_grid(
-    shape: tuple[int, int], spacing_mm: tuple[float, float], size: int, least_cell: float = 0.0
-) -> NetworkGrid:
+def slice_grid(shape: tuple[int, int], spacing_mm: tuple[float, float], size: int) -> NetworkGrid:
     """Give the grid of a slice; entries of one volume share it, and with it the resampling matrices."""
-    return NetworkGrid(shape, spacing_mm, size, least_cell=least_cell)
+    return NetworkGrid(shape, spacing_mm, size)
 
 
 def image_descriptor(image: FloatArray, spacing_mm: tuple[float, float]) -> FloatArray:

@@ -85,7 +85,8 @@ class Network:
     entry of a context by itself, comes with methods of its own.
     """
 
-    least_cell = 0.0  # pixels a cell measures at least in the first pass: 0 where it knows enlarged images
+    # Side of a cell in pixels, at least, in the first pass over a slice without a context; half of it in a zoom pass.
+    least_cell = 0.0
 
     def __init__(
         self,
@@ -235,12 +236,22 @@ class _Segmenter:
         self._cancelled: Callable[[], bool] | None = None
 
     def set_image(self, image: _Image) -> None:
-        size, least_cell = self.network.size, self.network.least_cell
-        self._whole = NetworkGrid(image.shape, image.spacing_mm, size, least_cell=least_cell)
         self._image, self._features, self._maps = image, None, None
+        self._whole = self._laid_out()
 
     def set_context(self, context: ContextSet | None) -> None:
+        other_grid = self.network.least_cell and (context is None) != (self._context is None)
         self._context, self._entries, self._maps = context, None, None
+        if other_grid and hasattr(self, "_image"):
+            self._whole, self._features = self._laid_out(), None
+
+    @property
+    def _least_cell(self) -> float:
+        return self.network.least_cell if self._context is None else 0.0
+
+    def _laid_out(self) -> NetworkGrid:
+        image, size = self._image, self.network.size
+        return NetworkGrid(image.shape, image.spacing_mm, size, least_cell=self._least_cell)
 
     def encode(self) -> None:
         self._whole_features()
@@ -296,7 +307,7 @@ class _Segmenter:
             first_cell_mm=cell_mm or whole.mm_per_cell,
             size=whole.size,
             max_size=self.network.focus_size,
-            least_cell=self.network.least_cell / 2,
+            least_cell=self._least_cell / 2,
         )
 
     def _near_prompts(self, prompts: Prompts, found: _Found) -> _Found | None:
