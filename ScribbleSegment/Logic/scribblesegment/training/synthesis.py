@@ -221,7 +221,7 @@ _KINDS: tuple[Callable[[int, np.random.Generator], tuple[FloatArray, LabelArray]
     *(_regions, _organs, _vessels, _cells, _shadows, _phantoms),
 )
 
-_SHARES = (0.12, 0.18, 0.26, 0.08, 0.16, 0.2)
+_SHARES = (0.08, 0.14, 0.2, 0.06, 0.12, 0.4)
 
 
 def _blob(side: int, rng: np.random.Generator, *, radius: tuple[float, float]) -> FloatArray:
