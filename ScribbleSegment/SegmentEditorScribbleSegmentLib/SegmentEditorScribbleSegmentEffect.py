@@ -74,6 +74,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.recorder = AnnotationRecorder()
         self._inference = None
         self._place = None  # where the gesture being drawn began
+        self._pressed = False  # whether nothing gets ready for it yet
         self._told = None  # what is shown of the service's state
         self._message, self._problem, self._note = "", False, ""
         self._hidden = ""  # what was said last of a result that cannot be seen
@@ -273,9 +274,8 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.recorder.press(xy, self._world(xy, viewWidget), positive=positive, tool=self.options.tool)
         self.views.showCurrent(viewWidget, self.recorder, xy, self._place)
         self.views.showBrush(viewWidget, xy, positive=positive)
-        with contextlib.suppress(ScribbleSegmentError):  # told when the gesture is finished
-            self.segmenter.expect(*self._place)
-            self.startTimer()
+        self._pressed = True
+        self.startTimer()
         return True
 
     def onMove(self, interactor, viewWidget, event) -> bool:
@@ -414,6 +414,10 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
     def tick(self, seconds: float | None = None) -> None:
         """Take in results; nothing else happens as long as nothing comes."""
         inference = self._inference
+        if self._pressed:  # not while the mouse waits
+            self._pressed = False
+            with contextlib.suppress(ScribbleSegmentError):  # told when the gesture is finished
+                self.segmenter.expect(*self._place)
         inference.wait(seconds or (_LENT_WHILE_DRAWING_SECONDS if self.recorder.active else _LENT_SECONDS))
         state = inference.state
         if (state.kind, state.message) != self._told:

@@ -192,7 +192,7 @@ class SliceSegmenter:
 
     def expect(self, target: EditTarget, plane: SlicePlane) -> None:
         """Get ready for a gesture that has begun on a slice, unless something else is under way."""
-        if not self.busy:
+        if target.exists and not self.busy:
             drawn = target.gestures.on(plane)
             plane = plane if drawn is None else drawn.plane
             self._inference.expect(self._about(target, plane, Prompts.empty(plane.shape)))
