@@ -92,7 +92,7 @@ def test_a_small_slice_is_enlarged_only_beside_examples(make: Make, monkeypatch:
     encode = RidgeNetwork.encode_image
     monkeypatch.setattr(RidgeNetwork, "encode_image", lambda self, image: seen.append(image) or encode(self, image))
     predictor.set_image(np.full((30, 40), 0.5), intensity_range=IntensityRange(0.0, 1.0))
-    for examples in (None, context(2), None):
+    for examples in (None, context(2), context(1), None):  # nothing is encoded anew for other examples
         predictor.set_context(examples)
         predictor.encode()
     assert [np.count_nonzero(image.any(axis=0)) for image in seen] == [60, 64, 60]

@@ -240,10 +240,7 @@ class _Segmenter:
         self._whole = self._laid_out()
 
     def set_context(self, context: ContextSet | None) -> None:
-        other_grid = self.network.least_cell and (context is None) != (self._context is None)
         self._context, self._entries, self._maps = context, None, None
-        if other_grid and hasattr(self, "_image"):
-            self._whole, self._features = self._laid_out(), None
 
     @property
     def _least_cell(self) -> float:
@@ -253,7 +250,15 @@ class _Segmenter:
         image, size = self._image, self.network.size
         return NetworkGrid(image.shape, image.spacing_mm, size, least_cell=self._least_cell)
 
+    def _fit_grid(self) -> None:
+        """Lay out the slice anew if a context came or went since; features are lost only where that changes cells."""
+        if self._whole.least_cell != self._least_cell:
+            former, self._whole = self._whole, self._laid_out()
+            if self._whole.mm_per_cell != former.mm_per_cell:
+                self._features = None
+
     def encode(self) -> None:
+        self._fit_grid()
         self._whole_features()
         self._context_in(self._whole)
 
@@ -266,6 +271,7 @@ class _Segmenter:
             self._cancelled = None  # it may hold on to much
 
     def _segment(self, prompts: Prompts, region: Box2D | None) -> _Found:
+        self._fit_grid()
         whole = self._whole
         view = whole if region is None else NetworkGrid(whole.shape, whole.spacing_mm, whole.size, region)
         grid_logits = self._pass(view, prompts)
@@ -286,14 +292,14 @@ class _Segmenter:
         if zoom is None:
             return found
         seen = prompts.replaced(mask_input=found.logits.view())
-        closer = zoom.logits_from_grid(self._pass(zoom, seen))
+        closer = self._look(zoom, seen)
         if _goes_on(closer > 0.0, zoom.region, whole.shape):
             # A straight edge where the part ends would be nobody's structure.
             mask[zoom.slices] |= closer > 0.0
             zoom = self._focus(mask, prompts)
             if zoom is None:
                 return found
-            closer = zoom.logits_from_grid(self._pass(zoom, seen))
+            closer = self._look(zoom, seen)
         found.logits[zoom.slices] = closer
         return _Found(found.logits, grid_logits, _around(found.inside, zoom.region), zoom.region)
 
@@ -307,7 +313,7 @@ class _Segmenter:
             first_cell_mm=cell_mm or whole.mm_per_cell,
             size=whole.size,
             max_size=self.network.focus_size,
-            least_cell=self._least_cell / 2,
+            least_cell=whole.least_cell / 2,
         )
 
     def _near_prompts(self, prompts: Prompts, found: _Found) -> _Found | None:
@@ -326,7 +332,7 @@ class _Segmenter:
         zoom = self._focus(mask, prompts)
         if zoom is None or not _lies_within(prompts.mask_input, zoom.region):
             return None
-        closer = zoom.logits_from_grid(self._pass(zoom, prompts))
+        closer = self._look(zoom, prompts)
         piece = closer > 0.0
         if piece[[0, -1]].any() or piece[:, [0, -1]].any() or not _has_edge(piece, self._pixels(zoom)):
             return None
@@ -336,8 +342,7 @@ class _Segmenter:
         mask[zoom.slices] = piece
         region, finest = zoom.region, self._focus(mask, prompts, zoom.mm_per_cell)
         if finest is not None:
-            seen = prompts.replaced(mask_input=logits.view())
-            logits[finest.slices] = finest.logits_from_grid(self._pass(finest, seen))
+            logits[finest.slices] = self._look(finest, prompts.replaced(mask_input=logits.view()))
             region = _around(region, finest.region)  # its margin may reach beyond
         return _Found(logits, found.grid_logits, region, region)
 
@@ -367,6 +372,10 @@ class _Segmenter:
         context = self._context_in(view)
         self._stop_if_cancelled()
         return self.network.predict(features, view.prompts_to_grid(prompts), context)
+
+    def _look(self, view: NetworkGrid, prompts: Prompts) -> FloatArray:
+        """The logits of a part of the slice on its own pixels, (h, w)."""
+        return view.logits_from_grid(self._pass(view, prompts))
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled is not None and self._cancelled():
@@ -540,6 +549,13 @@ class Predictor:
         self._newest = work
         return work
 
+    def _given(self, purpose: str) -> tuple[_Work, _Image]:
+        """What this thread has given, or if nothing what was given last, and its image."""
+        work: _Work = getattr(self._of_thread, "work", self._newest)
+        if work.image is None:
+            raise PromptError(f"No image was set; call set_image before {purpose}.")
+        return work, work.image
+
     def _new_work(self) -> _Work:
         return _Work(self._network, takes_context="context" in self._network.capabilities and not self._context_first)
 
@@ -633,9 +649,7 @@ class Predictor:
             PromptError: No image was set.
         """
         with self._lock:
-            work = getattr(self._of_thread, "work", self._newest)
-            if work.image is None:
-                raise PromptError("No image was set; call set_image before encode.")
+            work, _ = self._given("encode")
             work.own.encode()
             if work.context is not None and work.in_context is not None:
                 work.in_context.encode()
@@ -666,19 +680,17 @@ class Predictor:
             GeometryError: The region is empty or reaches outside the image.
         """
         with self._lock:
-            return self._predict(getattr(self._of_thread, "work", self._newest), prompts, region, newest, cancelled)
+            return self._predict(prompts, region, newest, cancelled)
 
     def _predict(
         self,
-        work: _Work,
         prompts: Prompts,
         region: Box2D | None,
         newest: bool | None,
         cancelled: Callable[[], bool] | None,
     ) -> Prediction:
-        if work.image is None:
-            raise PromptError("No image was set; call set_image before predict.")
-        shape, former = work.image.shape, prompts.mask_input
+        work, image = self._given("predict")
+        shape, former = image.shape, prompts.mask_input
         if prompts.shape != shape:
             raise PromptError(
                 f"The prompts are for an image of shape {prompts.shape}, the current one has {shape}. Draw them on "
