@@ -164,34 +164,29 @@ def at_work(workplace):
 # Drawing ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stroke_a_click_and_a_box_segment_the_object_on_the_shown_slice_and_no_other(at_work):
+def test_whatever_is_drawn_segments_the_object_on_the_shown_slice_and_no_other(at_work):
     at_work.stroke(*ON_LEFT)
     assert np.array_equal(at_work.mask(), only(LEFT, 5))
     at_work.draw("click", (35, 20, 5))
     at_work.settle()
-    assert np.array_equal(at_work.mask(), only(LEFT, 5) | only(RIGHT, 5))
+    at_work.show(6)
+    corners = ((11.5, 12.5, 6), (16.5, 12.5, 6), (16.5, 15.5, 6), (11.5, 15.5, 6))
+    at_work.draw("lasso", *corners)
+    at_work.settle()
+    marked = np.zeros(SHAPE[1:], bool)
+    marked[13:16, 12:17] = True
+    assert np.array_equal(at_work.inference.requests[-1].prompts.scribbles, np.stack([marked, ~marked & marked]))
+    assert np.array_equal(at_work.mask(), only(LEFT, 5, 6) | only(RIGHT, 5))
     at_work.show(7)
     at_work.draw("box", (6, 8, 7), (24, 27, 7))
     at_work.settle()
     assert at_work.mask()[7, 10:25, 8:22].all()
     assert not at_work.mask()[7, :, 28:].any()
-    first, second = at_work.drawn().slices
+    first, second, third = at_work.drawn().slices
     assert isinstance(first.gestures[0], Stroke)
     assert first.gestures[1] == Click((35, 20, 5))
-    assert isinstance(second.gestures[0], Box)
-
-
-def test_a_lasso_marks_what_it_goes_around(at_work):
-    corners = ((11.5, 12.5, 5), (16.5, 12.5, 5), (16.5, 15.5, 5), (11.5, 15.5, 5))
-    at_work.draw("lasso", *corners)
-    at_work.settle()
-    marked = np.zeros(SHAPE[1:], bool)
-    marked[13:16, 12:17] = True
-    assert np.array_equal(at_work.inference.requests[0].prompts.scribbles, np.stack([marked, ~marked & marked]))
-    assert np.array_equal(at_work.mask(), only(LEFT, 5))
-    assert at_work.drawn().slices[0].gestures == (
-        Lasso(((11.5, 12.5, 5), (16.5, 12.5, 5), (16.5, 15.5, 5), (11.5, 15.5, 5))),
-    )
+    assert second.gestures == (Lasso(corners),)
+    assert isinstance(third.gestures[0], Box)
 
 
 def test_a_stroke_belongs_to_the_slice_and_the_segment_it_began_in(at_work):
@@ -243,21 +238,6 @@ def test_a_stroke_on_top_of_an_answer_changes_it_in_its_direction_alone(at_work)
     at_work.stroke(*ON_LEFT, positive=False)
     # Not in the first answer to a slice, nor after a box; taking the box back asks for the answer before it again.
     assert [request.newest for request in at_work.inference.requests] == [None, True, False, None, False, None]
-
-
-@pytest.mark.parametrize("kind", ["one slice", "colours, NaN at the border"])
-def test_unusual_volumes_are_segmented_with_one_prediction(workplace, kind):
-    if kind == "one slice":
-        place = workplace(squares()[:1])
-        place.show(0)
-    else:
-        array = squares().astype(np.float32)
-        array[:, :6] = array[:, -6:] = np.nan
-        place = workplace(np.stack([array] * 3, axis=-1), "vtkMRMLVectorVolumeNode")
-    place.stroke(*ON_LEFT)
-    place.settle()
-    assert len(place.inference.requests) == 1
-    assert np.array_equal(place.mask(), only(LEFT, 0 if kind == "one slice" else 5)[: len(place.mask())])
 
 
 # Undo ---------------------------------------------------------------------------------------------------------------
@@ -535,16 +515,6 @@ def test_looking_at_probabilities_leaves_what_was_painted_to_the_next_stroke(at_
     assert np.array_equal(at_work.mask(), expected)
 
 
-def test_the_same_result_again_is_news(at_work):
-    at_work.stroke(*ON_LEFT, settle=False)
-    update = at_work.settle()
-    assert update.changed
-    assert update.written
-    assert at_work.segmenter.predict(*at_work.here)
-    assert at_work.settle().changed
-    assert not at_work.settle().changed
-
-
 @pytest.mark.parametrize(
     "draw",
     [
@@ -570,14 +540,19 @@ def test_pieces_nobody_touched_are_left_out_unless_wanted(at_work, monkeypatch, 
 # Predicting again ---------------------------------------------------------------------------------------------------
 
 
-def test_predicting_again_is_an_undo_step_that_brings_back_what_was_painted(at_work, box):
+@pytest.mark.parametrize("together", [True, False])
+def test_predicting_again_is_one_undo_step_that_brings_back_what_was_painted(at_work, box, together):
     at_work.stroke(*ON_LEFT)
+    if together:
+        at_work.segment = at_work.editor.add_segment()
+        at_work.stroke(*ON_RIGHT)
     at_work.editor.logic.SaveStateForUndo()
     at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))
+    at_work.use(together=together, clean_up=CleanUp(threshold=0.9))
     before = at_work.state()
     at_work.segmenter.predict(*at_work.here)
-    at_work.settle()
-    assert at_work.state() != before
+    at_work.settle_all()
+    assert all(at_work.state()[one] != before[one] for one in before)
     at_work.undo()
     assert at_work.state() == before
 
@@ -594,6 +569,7 @@ def test_the_same_strokes_give_the_same_answer_again(at_work, monkeypatch, box, 
     assert np.array_equal(answer | by_hand, by_hand)
     if again == "predict":
         at_work.segmenter.predict(*at_work.here)
+        assert at_work.settle().changed  # the same result is news
     elif again == "remove":
         at_work.stroke((8, 10), (12, 10), positive=False)
         assert not np.array_equal(at_work.mask(), answer)
@@ -613,21 +589,6 @@ def test_another_network_is_not_held_to_what_the_one_before_made_of_the_strokes(
         at_work.segmenter.predict(*at_work.here)
         at_work.settle()
         assert at_work.inference.requests[-1].newest is newest
-
-
-def test_segments_predicted_together_again_are_one_undo_step(at_work, box):
-    at_work.stroke(*ON_LEFT)
-    at_work.segment = at_work.editor.add_segment()
-    at_work.stroke(*ON_RIGHT)
-    at_work.editor.logic.SaveStateForUndo()
-    at_work.by_hand(box(((5, 6), (2, 5), (2, 6)), SHAPE))
-    at_work.use(together=True, clean_up=CleanUp(threshold=0.9))
-    before = at_work.state()
-    at_work.segmenter.predict(*at_work.here)
-    at_work.settle_all()
-    assert all(at_work.state()[one] != before[one] for one in before)
-    at_work.undo()
-    assert at_work.state() == before
 
 
 def test_a_preview_of_segments_together_is_that_of_the_one_drawn_in(workplace):
@@ -816,23 +777,29 @@ def test_a_slice_that_was_segmented_by_other_means_is_accepted_as_it_is_and_told
     assert not at_work.editor.logic.CanUndo()
 
 
-@pytest.mark.parametrize("leave", ["slice", "nothing", "segment", "next result"])
-def test_a_finished_slice_is_told_once_when_the_user_goes_on(at_work, leave):
+@pytest.mark.parametrize(
+    ("go_on", "told"),
+    [
+        (lambda p: (p.show(6), p.viewed()), True),
+        (lambda p: p.segmenter.slice_viewed(), True),
+        (lambda p: (p.editor.add_segment(), p.viewed()), True),
+        (lambda p: (p.show(6), p.stroke(*ON_LEFT)), True),
+        (lambda p: (p.undo(), p.undo()), False),
+        (lambda p: p.editor.segmentation.RemoveSegment(p.segment), False),
+        (lambda p: p.segmenter.take_back_slice(*p.here), False),
+        (lambda p: p.segmenter.reset(), False),
+    ],
+)
+def test_a_finished_slice_is_told_once_when_the_user_goes_on_unless_it_is_not_accepted_any_more(at_work, go_on, told):
     at_work.stroke(*ON_LEFT)
     at_work.stroke((20, 12), (20, 18))  # a correction
     at_work.viewed()
     assert at_work.finished == []
-    {
-        "slice": lambda: at_work.show(6),
-        "nothing": at_work.segmenter.slice_viewed,
-        "segment": at_work.editor.add_segment,
-        "next result": lambda: (at_work.show(6), at_work.stroke(*ON_LEFT)),
-    }[leave]()
-    if leave in ("slice", "segment"):
-        at_work.viewed()
-    assert at_work.finished == [(at_work.segment, 0, 5)]
+    go_on(at_work)
+    expected = [(at_work.segment, 0, 5)] * told
+    assert not told or at_work.finished == expected
     at_work.segmenter.slice_viewed()
-    assert at_work.finished.count((at_work.segment, 0, 5)) == 1
+    assert [one for one in at_work.finished if one[2] == 5] == expected
 
 
 def test_a_result_that_nobody_corrected_is_told_only_between_slices_that_are_right(at_work):
@@ -884,20 +851,6 @@ def test_accepted_slices_are_known_in_other_views_and_change_only_under_a_stroke
     at_work.draw("click", (15, 17, 5))
     at_work.settle()
     assert np.array_equal(np.delete(at_work.mask()[5], 17, axis=0), np.delete(accepted, 17, axis=0))
-
-
-@pytest.mark.parametrize("meanwhile", ["undone", "removed", "taken back", "cleared"])
-def test_a_slice_that_is_no_longer_accepted_is_not_told(at_work, meanwhile):
-    for _ in range(2):
-        at_work.stroke(*ON_LEFT)
-    {
-        "undone": lambda: (at_work.undo(), at_work.undo()),
-        "removed": lambda: at_work.editor.segmentation.RemoveSegment(at_work.segment),
-        "taken back": lambda: at_work.segmenter.take_back_slice(*at_work.here),
-        "cleared": at_work.segmenter.reset,
-    }[meanwhile]()
-    at_work.segmenter.slice_viewed()
-    assert at_work.finished == []
 
 
 def test_an_oblique_slice_is_not_accepted_and_a_damaged_list_is_replaced(at_work):

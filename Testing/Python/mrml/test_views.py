@@ -15,7 +15,7 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 
 from scribblesegment.data.rasterize import corners_mm, finer
 from scribblesegment.mrml.geometry import reference_geometry, view_plane, world_to_xy
-from scribblesegment.mrml.overlay import Outline, PlaneTexture, SliceOverlay, circle, rectangle
+from scribblesegment.mrml.overlay import Outline, PlaneTexture, circle
 
 
 def world(xy):
@@ -59,7 +59,6 @@ def test_nothing_is_recorded_without_a_press_or_after_it_was_cancelled():
 # What is drawn over a view ------------------------------------------------------------------------------------------
 
 
-UNIT_SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 coordinates = st.floats(-2000, 2000, width=32)
 points = st.tuples(coordinates, coordinates)
 
@@ -96,24 +95,6 @@ def test_a_picture_is_shown_as_it_looks_and_stays_until_there_is_another(rng, vi
     assert np.array_equal(shown(texture), expected)
 
 
-@given(points, points, points, st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_every_pixel_lies_where_its_row_and_column_say(corner, along_row, along_column, shape):
-    corner, along_row, along_column = map(np.array, (corner, along_row, along_column))
-    texture = PlaneTexture()
-    texture.set_picture(np.zeros((*shape, 4), np.uint8))
-    data = texture.actor.GetMapper().GetInput()
-    before = data.GetMTime(), data.GetPoints().GetMTime()
-    texture.place([corner, corner + along_row, corner + along_row + along_column, corner + along_column])
-    assert (data.GetMTime() > before[0], data.GetPoints().GetMTime() > before[1]) == (True, True)
-    pixels = np.argwhere(np.ones(shape, bool))
-    part = (pixels + 0.5) / shape
-    expected = corner + part[:, 1:] * along_row + part[:, :1] * along_column
-    np.testing.assert_allclose(where_shown(texture, pixels), expected, atol=2e-3)
-    assert texture.actor.GetVisibility()
-    texture.hide()
-    assert not texture.actor.GetVisibility()
-
-
 @pytest.mark.parametrize("supersampling", [1, 2])
 def test_a_picture_of_a_slice_lies_over_the_slice_in_a_view(an_editor, a_slice_node, supersampling):
     grid = reference_geometry(an_editor.segmentation_node).grid
@@ -142,22 +123,3 @@ def test_an_outline_goes_through_all_points_and_back_to_the_first(corners):
     assert outline.actor.GetVisibility()
     outline.hide()
     assert not outline.actor.GetVisibility()
-
-
-def test_a_circle_and_a_rectangle_go_around_their_middle():
-    rim = circle((3, -2), 5.0, 7)
-    np.testing.assert_allclose(np.linalg.norm(rim - (3, -2), axis=1), np.full(7, 5.0))
-    np.testing.assert_allclose(np.linalg.norm(rim - np.roll(rim, 1, axis=0), axis=1), 10 * np.sin(np.pi / 7))
-    assert rectangle((1, 2), (7, -3)).tolist() == [[1, 2], [7, 2], [7, -3], [1, -3]]
-
-
-def test_overlays_are_independent_show_nothing_at_first_and_lie_in_order():
-    first, second = SliceOverlay(), SliceOverlay()
-    parts = ("probability", "preview", "strokes", "current", "box", "brush")
-    assert first.actors == tuple(getattr(first, part).actor for part in parts)
-    assert not set(first.actors) & set(second.actors)
-    first.strokes.place(UNIT_SQUARE)
-    assert not any(actor.GetVisibility() or actor.GetPickable() for actor in second.actors)
-    # The edge of the preview is that of the voxels.
-    assert not first.preview.actor.GetTexture().GetInterpolate()
-    assert first.strokes.actor.GetTexture().GetInterpolate()
