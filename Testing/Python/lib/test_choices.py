@@ -33,7 +33,7 @@ def a_network(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_embedded_network_comes_first_with_its_licence(choices: ModelChoices) -> None:
+def test_the_embedded_network_comes_first_with_its_licence(choices):
     first = choices.all()[0]
     assert first.name == choices.defaultName
     assert first.info.embedded
@@ -42,7 +42,7 @@ def test_the_embedded_network_comes_first_with_its_licence(choices: ModelChoices
     assert first.downloadMegabytes == 0
 
 
-def test_an_added_network_is_copied_and_keeps_the_licence_it_states(choices: ModelChoices, a_network: Path) -> None:
+def test_an_added_network_is_copied_and_keeps_the_licence_it_states(choices, a_network):
     stated = choices.statedLicence(str(a_network))
     added, again = (choices.add(str(a_network)) for _ in range(2))
     a_network.unlink()
@@ -54,9 +54,7 @@ def test_an_added_network_is_copied_and_keeps_the_licence_it_states(choices: Mod
     assert choices.find(added.name) is None
 
 
-def test_a_published_network_is_downloaded_with_progress_cancelled_continued_and_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_published_network_is_downloaded_with_progress_cancelled_continued_and_removed(tmp_path, monkeypatch):
     state = build_network("universeg").state_dict()
     torch.save(state, tmp_path / "universeg.pt")
     content = (tmp_path / "universeg.pt").read_bytes()
@@ -81,9 +79,7 @@ def test_a_published_network_is_downloaded_with_progress_cancelled_continued_and
     assert list(choices.folder.iterdir()) == []
 
 
-def test_a_file_that_is_no_network_is_refused_and_one_without_a_licence_said_to_have_none(
-    choices: ModelChoices, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_network_is_refused_and_one_without_a_licence_said_to_have_none(choices, tmp_path):
     header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     plain, picture = tmp_path / "plain.safetensors", tmp_path / "picture.safetensors"
     plain.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -98,16 +94,13 @@ def test_a_file_that_is_no_network_is_refused_and_one_without_a_licence_said_to_
 # Selections ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_scene_says_comes_before_what_was_chosen_last() -> None:
+def test_what_the_scene_says_comes_before_what_was_chosen_last_unless_it_does_not_exist_here():
     scene, last, default = Selection("a", ""), Selection("b", "cpu"), Selection("c", "auto")
     assert scene.completedBy(last).completedBy(default) == Selection("a", "cpu")
     assert Selection().completedBy(Selection()).completedBy(default) == default
-
-
-def test_what_does_not_exist_here_is_dropped() -> None:
-    selection = Selection("from-another-computer", "mps")
-    assert selection.restrictedTo(["embedded"], ["auto", "cpu"]) == Selection()
-    assert selection.restrictedTo(["from-another-computer"], ["auto", "cpu"]).model == "from-another-computer"
+    assert Selection("elsewhere", "mps").restrictedTo(["embedded"], ["auto", "cpu"]) == Selection()
+    assert Selection("here", "mps").restrictedTo(["here"], ["auto", "cpu"]) == Selection("here", "")
+    assert [deviceNames(platform)[-1] for platform in ("darwin", "linux", "win32")] == ["mps", "cuda", "cuda"]
 
 
 class Settings(dict[str, object]):
@@ -116,28 +109,20 @@ class Settings(dict[str, object]):
     value, setValue = dict.get, dict.__setitem__  # noqa: N815 - as Qt names it
 
 
-def test_a_choice_is_remembered() -> None:
+def test_a_choice_is_remembered_and_settings_of_another_kind_count_as_none():
     settings = Settings()
     RememberedSelection(settings).save(Selection("a", "cuda"))
     assert RememberedSelection(settings).load() == Selection("a", "cuda")
     assert all(key.startswith("ScribbleSegment/") for key in settings)
-
-
-@pytest.mark.parametrize("value", [None, 3, ["a", "b"], ""])
-def test_settings_of_another_kind_count_as_none(value: object) -> None:
-    settings = Settings({"ScribbleSegment/Model": value, "ScribbleSegment/Device": value})
-    assert RememberedSelection(settings).load() == Selection()
-
-
-@pytest.mark.parametrize(("platform", "own"), [("darwin", "mps"), ("linux", "cuda"), ("win32", "cuda")])
-def test_every_system_offers_its_own_graphics(platform: str, own: str) -> None:
-    assert deviceNames(platform) == ["auto", "cpu", own]
+    for value in (None, 3, ["a", "b"], ""):
+        settings.update(dict.fromkeys(settings, value))
+        assert RememberedSelection(settings).load() == Selection()
 
 
 # Devices ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_device_is_checked_by_computing_on_it_and_auto_names_the_one_it_would_take() -> None:
+def test_a_device_is_checked_by_computing_on_it_and_auto_names_the_one_it_would_take():
     works = checkDevice("cpu")
     assert (works.device, works.problem, works.unused) == ("cpu", None, None)
     assert min(works.milliseconds) > 0
@@ -151,7 +136,7 @@ def test_a_device_is_checked_by_computing_on_it_and_auto_names_the_one_it_would_
     assert (report.unused is not None) == (report.device == "cpu" and torch.cuda.is_available())
 
 
-def test_without_pytorch_the_processor_is_checked_and_nothing_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytorch_the_processor_is_checked_and_nothing_else_works(monkeypatch):
     monkeypatch.setattr("ScribbleSegmentLib.DeviceSection.torch_problem", lambda: "PyTorch is not installed.")
     report = checkDevice("auto")
     assert (report.device, report.problem, report.unused) == ("cpu", None, "PyTorch is not installed.")
@@ -163,15 +148,22 @@ def test_without_pytorch_the_processor_is_checked_and_nothing_else_works(monkeyp
 # Packages -----------------------------------------------------------------------------------------------------------
 
 
-def test_names_and_lowest_versions_are_read_and_comments_are_not() -> None:
-    read = parseRequirements("# needed\ntorch>=2.4  # large\n\nsafetensors >= 0.4.3\nscikit-image\n")
+def test_names_and_lowest_versions_are_read_and_what_is_absent_or_too_old_is_missing(tmp_path):
+    text, path = "# needed\ntorch>=2.4  # large\n\nsafetensors >= 0.4.3\nscikit-image\n", tmp_path / "needed.txt"
+    read = parseRequirements(text)
     assert read == [Requirement("torch", "2.4"), Requirement("safetensors", "0.4.3"), Requirement("scikit-image")]
     assert [str(one) for one in read] == ["torch>=2.4", "safetensors>=0.4.3", "scikit-image"]
     assert [one.specifier for one in read] == [">=2.4", ">=0.4.3", ""]
+    path.write_text(text, encoding="utf-8")
+    installed = {"torch": "2.3.1", "scikit-image": "0.22"}
+    packages = RequiredPackages(path, installed.get)
+    assert packages.missing == read[:2]
+    installed.update({"torch": "2.8.0", "safetensors": "0.5"})
+    assert packages.missing == []
 
 
 @pytest.mark.parametrize("line", ["torch==2.4", "torch>=2.4,<3", "--index-url https://x", ">=2", "torch>=", "-r a.txt"])
-def test_any_other_line_is_refused(line: str) -> None:
+def test_any_other_line_is_refused(line):
     with pytest.raises(ValueError, match="is not a requirement"):
         parseRequirements(f"scipy>=1\n{line}\n")
 
@@ -192,20 +184,11 @@ def test_any_other_line_is_refused(line: str) -> None:
         ("2.4", "unknown", False),
     ],
 )
-def test_versions_are_compared_by_their_numbers(minimum: str, version: str | None, met: bool) -> None:
+def test_versions_are_compared_by_their_numbers(minimum, version, met):
     assert Requirement("torch", minimum).isMetBy(version) is met
 
 
-def test_what_is_absent_or_too_old_is_missing(tmp_path: Path) -> None:
-    installed, needed = {"torch": "2.3.1", "scipy": "1.14.1"}, tmp_path / "requirements.txt"
-    needed.write_text("torch>=2.4\nsafetensors>=0.4\nscipy>=1.11\n", encoding="utf-8")
-    packages = RequiredPackages(needed, installed.get)
-    assert [requirement.name for requirement in packages.missing] == ["torch", "safetensors"]
-    installed.update(torch="2.8.0", safetensors="0.5")
-    assert packages.missing == []
-
-
-def test_the_extension_needs_torch_and_this_python_has_all_it_needs() -> None:
+def test_the_extension_needs_torch_and_this_python_has_all_it_needs():
     packages = RequiredPackages()
     assert packages.torch in packages.all
     assert packages.missing == []
@@ -215,7 +198,7 @@ def test_the_extension_needs_torch_and_this_python_has_all_it_needs() -> None:
     assert not packages.isLoaded(Requirement("a_package_that_nobody_has"))
 
 
-def test_with_a_graphics_card_torch_may_be_far_larger() -> None:
+def test_with_a_graphics_card_torch_may_be_far_larger():
     torch, small = Requirement("torch"), Requirement("safetensors")
     plain, most = downloadSize([torch, small], mayUseCuda=False)
     assert plain == most
