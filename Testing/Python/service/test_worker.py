@@ -58,16 +58,6 @@ def until(condition):
 # The worker ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_daemon_thread_starts_with_the_first_task_and_serves_them_all(worker):
-    assert not worker.busy
-    assert not worker.wait(LONG)
-    assert threads() == []
-    tasks = [worker.submit(lambda task: threading.current_thread()) for _ in range(3)]
-    assert all(task.wait(LONG) for task in tasks)
-    assert {task.result() for task in tasks} == set(threads())
-    assert threads()[0].daemon
-
-
 def test_the_newest_comes_first_and_supersedes_waiting_ones_about_the_same_but_not_the_running_one(worker):
     gate, order = Gate(worker), []
     older, other, newer = (
@@ -82,6 +72,7 @@ def test_the_newest_comes_first_and_supersedes_waiting_ones_about_the_same_but_n
     assert newer.wait(LONG)
     assert order == [2, 1]
     assert not gate.task.cancelled
+    assert [thread.daemon for thread in threads()] == [True]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), MemoryError(), SystemExit(3), KeyboardInterrupt()])
@@ -152,24 +143,6 @@ def test_a_task_that_is_cancelled_never_runs_or_ends_itself_and_keeps_its_result
         task.result()
     running.run(lambda mine: (mine.cancel(), mine is running, mine.begun, mine.done, mine.cancelled)[1:])
     assert running.result() == (True, True, False, True)
-
-
-def test_progress_and_what_there_was_of_a_result_outlive_a_failure():
-    task = Task()
-
-    def work(task):
-        for number in range(3):
-            task.put(number)
-        task.set_progress(1.3, "Window 1 of 4", 3, 1.5)
-        task.set_result("half")
-        raise ValueError("no")
-
-    task.run(work)
-    assert (task.take(), task.take()) == ([0, 1, 2], [])
-    assert task.progress == Progress(1.0, "Window 1 of 4", 3, 1.5)
-    assert task.value == "half"
-    with pytest.raises(ValueError, match="no"):
-        task.result()
 
 
 @pytest.mark.parametrize("answers", [(True, False), (False, True), "cancel", "close"])
