@@ -6,20 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from propagation_phantoms import assembled, ball, cut, dice, tube, volume_of
 from slice_predictors import NETWORK_ALONE, Brightness, Constant, Follower
-from torch import Tensor, nn
 
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.volume import Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError, PromptError
-from scribblesegment.inference.devices import ExecutionPlan
-from scribblesegment.inference.predictor import Network, Predictor
-from scribblesegment.models.encoding import IMAGE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.propagation import (
     AnnotatedSegment,
     PropagationConfig,
@@ -56,15 +51,6 @@ def test_a_ball_is_recovered_from_one_slice_along_any_axis_of_any_grid(axis, mat
     assert {end.reason for end in result.stopped} == {StopReason.ENDED}
     assert [end.direction for end in result.stopped] == [-1, 1]
     assert not result.cancelled
-
-
-@pytest.mark.parametrize("indices", [(10,), (2, 17), (0, 9, 19), (5, 6, 12)])
-def test_a_wandering_tube_is_followed_in_both_directions(indices):
-    structure = tube()
-    result = run(structure, 0, *indices)
-    assert dice(assembled(result, structure.shape), structure) > 0.97
-    assert sorted([*result.slices, *indices]) == list(range(20))
-    assert list(result.slices) == sorted(result.slices)
 
 
 @pytest.mark.parametrize("index", [3, 10, 25])
@@ -329,30 +315,22 @@ def region(box):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("capabilities", [("scribbles", "context"), ("scribbles",), ("context",)])
+@pytest.mark.parametrize("capabilities", [("scribbles", "context"), ("scribbles",)])
 def test_a_stroke_is_a_prompt_in_every_slice_that_it_crosses(axis, capabilities):
     structure, predictor = ball((20, 24, 30)), Brightness(capabilities=capabilities)
-    pieces = marks(np.s_[3:17, 11, 15]), marks(np.s_[8, 2:22, 27], positive=False), marks(np.s_[5, 5, 2:28])
-    kji = np.concatenate([one.kji for one in pieces])
-    prompts = VoxelPrompts(kji, np.concatenate([one.positive for one in pieces]))
-    expected = np.zeros((2, *structure.shape), bool)
-    for (k, j, i), positive in zip(kji, prompts.positive, strict=True):
-        expected[:, k, j, i] = positive, not positive
+    marked = np.stack([region(np.s_[3:17, 11, 15]) | region(np.s_[5, 5, 2:28]), region(np.s_[8, 2:22, 27])])
+    kji, positive = np.argwhere(marked.any(axis=0)), marked[0][marked.any(axis=0)]
     volume = volume_of(structure, noise=1.0)  # so that no two slices are alike
     annotated = cut(structure, axis, structure.shape[axis] // 2)
-    Propagator(predictor).run(volume, annotated, axis, prompts=prompts)
+    Propagator(predictor).run(volume, annotated, axis, prompts=VoxelPrompts(kji, positive))
     planes = np.moveaxis(volume.array, axis, 0)
     indices = [next(n for n, plane in enumerate(planes) if np.array_equal(plane, one)) for one, *_ in predictor.images]
     assert len(indices) > 8
     for index, shown in zip(indices, predictor.prompts, strict=True):
-        wanted = np.moveaxis(expected, 1 + axis, 1)[:, index]
-        if "scribbles" not in capabilities:
-            assert not shown.scribbles.any()
-        elif "context" in capabilities:
-            assert np.array_equal(shown.scribbles, wanted)
-        else:  # besides those that are drawn into the expected shape
-            assert np.array_equal(shown.scribbles[:, wanted.any(axis=0)], wanted[:, wanted.any(axis=0)])
-            assert shown.scribbles.any()
+        wanted = np.moveaxis(marked, 1 + axis, 1)[:, index]
+        where = wanted.any(axis=0) | ("context" in capabilities)  # without one, strokes into the expected shape besides
+        assert np.array_equal(shown.scribbles[:, where], wanted[:, where])
+        assert shown.scribbles.any() or "context" in capabilities
 
 
 def test_a_stroke_leads_across_a_gap_to_a_piece_beside_and_cuts_off_what_does_not_belong():
@@ -361,7 +339,6 @@ def test_a_stroke_leads_across_a_gap_to_a_piece_beside_and_cuts_off_what_does_no
     assert np.array_equal(assembled(run(whole, 0, 3), whole.shape), region(near))
     prompts = marks(np.s_[4:16, 12, 12], np.s_[4:7, 20, 22])
     assert np.array_equal(assembled(run(whole, 0, 3, prompts=prompts), whole.shape), whole)
-    # Where the network is undecided, what is marked decides for all that is nearer to it.
     # Where the network is undecided, the image around what is marked decides.
     block, left = region(np.s_[2:18, 8:16, 4:26]), region(np.s_[2:18, 8:16, 4:14])
     line, reached = np.s_[2:18, 12, 18], []
@@ -433,45 +410,8 @@ def test_a_network_without_context_gets_strokes(capabilities, drawn):
     assert dice(assembled(result, structure.shape), structure) > 0.98
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"context_limit": 2.5},
-        {"patience": 0},
-        {"drift": -0.1},
-        {"prior_limit": float("inf")},
-        {"distance_power": float("nan")},
-        {"threshold": 1.0},
-        {"stop_area": 1.5},
-        {"certain": float("nan")},
-    ],
-)
-def test_a_setting_out_of_range_is_refused_by_name(wrong):
-    with pytest.raises(ConfigError, match=r"threshold|" + next(iter(wrong))):
-        PropagationConfig(**wrong)
-
-
-class BrightAsInContext(nn.Module):
-    """Sees what is as bright as the structure in its context (or under strokes), near what is expected."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.contrast = nn.Parameter(torch.tensor(16.0))
-
-    def encode_context(self, images: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
-        return ((images * masks).sum() / masks.sum() / 2,)
-
-    def forward(self, x: Tensor, context: tuple[Tensor, ...] | None = None) -> Tensor:
-        image, strokes = x[:, IMAGE : IMAGE + 1], x[:, POSITIVE : POSITIVE + 1]
-        under_strokes = ((image * strokes).sum() / strokes.sum().clamp(1)).clamp(0.5)
-        threshold = context[0] if context is not None else under_strokes / 2
-        return self.contrast * (image - threshold) + 0.5 * x[:, PREVIOUS_LOGITS : PREVIOUS_LOGITS + 1]
-
-
-@pytest.mark.parametrize("capabilities", [("scribbles", "context"), ("scribbles",)])
-def test_a_ball_is_recovered_by_the_predictor_in_earnest(capabilities):
-    structure = ball()
-    predictor = Predictor(Network(BrightAsInContext(), capabilities=capabilities, size=32, plan=ExecutionPlan()))
-    volume = volume_of(structure, np.diag([1.1, 0.9, 1.3, 1.0]), noise=4.0)
-    result = Propagator(predictor).run(volume, cut(structure, 2, 15), 2)
-    assert dice(assembled(result, structure.shape), structure) > 0.9
+def test_a_setting_out_of_range_is_refused_by_name():
+    names = ["context_limit", "patience", "drift", "prior_limit", "distance_power", "threshold", "stop_area", "certain"]
+    for name, value in zip(names, (2.5, 0, -0.1, np.inf, np.nan, 1.0, 1.5, np.nan), strict=True):
+        with pytest.raises(ConfigError, match=name):
+            PropagationConfig(**{name: value})

@@ -61,14 +61,6 @@ def test_segments_are_propagated_as_if_alone_and_share_images_where_they_can(lef
         assert {piece.label for piece in together[label].slices.values()} == {label}
 
 
-def test_segments_share_the_pixels_of_accepted_slices_in_their_contexts():
-    predictor = Brightness()
-    list(iterate({1: segment(LEFT, 2, 9), 2: segment(RIGHT, 2, 9)}, predictor))
-    shown = [entry for context in predictor.contexts if context for entry in context if entry.index == 2]
-    assert len({entry.mask.tobytes() for entry in shown}) == 2
-    assert all(np.shares_memory(entry.image, shown[0].image) for entry in shown)
-
-
 def test_each_segment_is_shown_its_own_context():
     predictor = Brightness()
     other = ContextEntry(np.zeros((9, 9), np.float32), np.ones((9, 9), bool), (1.0, 1.0))

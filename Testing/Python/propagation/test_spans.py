@@ -161,17 +161,6 @@ def test_every_slice_is_planned_at_most_once_and_never_an_accepted_one(accepted,
     assert set(seen) == expected
 
 
-def test_a_tail_expects_areas_to_go_on_as_the_accepted_ones_do_and_a_gap_nothing():
-    accepted = {index: disc(radius) for index, radius in ((4, 10), (9, 9), (14, 6))}
-    spans = {trend: planned(accepted, (0, 30), trend=trend).spans for trend in (True, False)}
-    for first, gap_below, gap_above, last in spans.values():
-        assert gap_below.area_ratio == gap_above.area_ratio == 1.0
-        assert first.area_ratio == 1.0  # it grew from there on, or stayed
-        assert isinstance(last, OpenSpan)
-    assert 0.5 <= spans[True][-1].area_ratio < 0.95
-    assert spans[False][-1].area_ratio == 1.0
-
-
 MASK = np.zeros(SHAPE, bool)
 MASK[10:20, 10:20] = True
 
