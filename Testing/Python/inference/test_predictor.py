@@ -14,12 +14,10 @@ from torch import nn
 from scribblesegment import IntensityRange, InteractiveSession, Prompts, load_predictor
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.data.masks import bounding_box
-from scribblesegment.data.preprocessing import NetworkGrid
 from scribblesegment.errors import CancelledError, ConfigError, GeometryError, ImageError, PromptError, WeightsError
 from scribblesegment.inference import predictor as module
 from scribblesegment.inference.devices import ExecutionPlan
 from scribblesegment.inference.predictor import Network, Predictor
-from scribblesegment.models.encoding import PREVIOUS_LOGITS
 from scribblesegment.models.factory import build_network
 from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights.checkpoints import NetworkDescription, save_network
@@ -223,24 +221,6 @@ def test_a_zoom_pass_shows_what_the_first_cannot_resolve_and_outside_of_it_logit
     assert not np.array_equal(coarser.mask(), long)
 
 
-def test_the_zoom_pass_is_given_the_first_logits_and_the_first_pass_those_of_the_caller(passes):
-    image = np.random.default_rng(8).random((64, 64))
-    earlier = np.random.default_rng(9).normal(size=(64, 64)).astype(np.float32)
-    prompts = Prompts.empty((64, 64)).with_click((30, 30)).with_mask_input(earlier)
-    arrays = [np.array(a) for a in (prompts.scribbles, prompts.point_coords, prompts.point_labels, prompts.boxes)]
-    network = ChannelSum(image=2.0, previous=0.5)
-    first = a_predictor(network, image).predict(prompts).logits
-    kept = first.copy()
-    passes.clear()
-    focus = a_predictor(network, image, focus_size=64).predict(prompts).focus
-    views = (NetworkGrid((64, 64), size=16), NetworkGrid((64, 64), size=passes[1].shape[-1], region=focus))
-    for view, seen, logits in zip(views, passes, (earlier, first), strict=True):
-        expected = view.prompts_to_grid(prompts.with_mask_input(logits)).mask_input
-        np.testing.assert_array_equal(seen[0, PREVIOUS_LOGITS].numpy(), expected)
-    assert prompts.equals(Prompts(*arrays, mask_input=earlier))  # nothing of the caller's is changed
-    np.testing.assert_array_equal(first, kept)
-
-
 def test_a_prediction_is_given_up_between_its_parts_and_made_when_asked_again():
     predictor = a_predictor(ChannelSum(image=2.0, positive=3.0), a_line().astype(float), focus_size=64)
     whole, asked = predictor.predict(a_stroke((64, 64), 30)).logits, []
@@ -331,24 +311,21 @@ def pair(loaded):
     return Predictor(Network(own, capabilities=("scribbles", "boxes"), name="own", **options), load)
 
 
-@pytest.mark.parametrize("context_first", [True, False])
-def test_the_network_for_contexts_is_loaded_once_and_only_for_a_context(pair, loaded, context_first):
+def test_the_network_for_contexts_is_loaded_once_and_only_for_a_context(pair, loaded):
     assert pair.capabilities == {"scribbles", "boxes", "context"}
     assert (pair.name, pair.size, pair.focus_size, pair.temperature, pair.plan) == ("own", 32, 0, 1.0, PLAIN)
     pair.set_context(ContextSet("liver"))
-    if context_first:
-        pair.set_context(a_context())
     pair.set_image(np.zeros((32, 32)))
-    assert len(loaded) == context_first
-    for changed in (((0, 32), (0, 32)) if context_first else ((0, 32), (0, 21)), None):
-        if not context_first and changed is not None:  # what has changed is seen across both networks
+    assert loaded == []
+    for changed in ((0, 21), None):  # what has changed is seen across both networks
+        if changed:
             assert pair.predict(column(20)).changed_bbox == ((4, 28), (20, 21))
         pair.set_context(a_context())
         found = pair.predict(BLANK)
         np.testing.assert_array_equal(found.mask(), left_half())
-        assert context_first or found.changed_bbox == changed
+        assert found.changed_bbox == (changed and ((0, 32), changed))
     assert len(loaded) == 1
-    pair.set_image(np.zeros((40, 20)))
+    pair.set_image(np.zeros((40, 20)))  # with the context that was set before
     assert pair.predict(Prompts.empty((40, 20))).logits.shape == (40, 20)
 
 
@@ -431,11 +408,7 @@ def test_inputs_that_cannot_be_used_are_refused():
     with pytest.raises(PromptError, match="set_image"):
         predictor.predict(a_stroke())
     for act, error, message in (
-        (
-            lambda: predictor.set_context(a_context()),
-            ConfigError,
-            "plain takes no context set, only boxes",
-        ),
+        (lambda: predictor.set_context(a_context()), ConfigError, "plain takes no context set, only boxes"),
         (lambda: without_partner.set_context(a_context()), WeightsError, "gone"),
         (lambda: predictor.set_image(np.zeros((2, 3, 4))), ImageError, "dimensions"),
         (lambda: predictor.set_image(np.array([["a"]])), ImageError, "image"),

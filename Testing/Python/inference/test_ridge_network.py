@@ -6,7 +6,6 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from scribblesegment.data.preprocessing import IntensityRange
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import WeightsError
 from scribblesegment.inference.predictor import Predictor, load_predictor
-from scribblesegment.inference.ridge_network import NumpyEngine, RidgeNetwork, crop_map
-from scribblesegment.models.context_unet import crop_maps
+from scribblesegment.inference.ridge_network import NumpyEngine, RidgeNetwork
 from scribblesegment.models.ridge_unet import RidgeUNet
 from scribblesegment.training.loop import CAPABILITIES
 from scribblesegment.weights.checkpoints import NetworkDescription, load_arrays, save_network
@@ -64,7 +62,7 @@ def context(count: int) -> ContextSet:
 
 
 @pytest.mark.parametrize("entries", [0, 3])
-def test_torch_and_numpy_agree(make: Make, entries: int) -> None:
+def test_torch_and_numpy_agree(make, entries):
     results = []
     for with_torch in (True, False):
         predictor = make(with_torch)
@@ -76,7 +74,7 @@ def test_torch_and_numpy_agree(make: Make, entries: int) -> None:
     np.testing.assert_allclose(results[0].logits, results[1].logits, atol=2e-3)
 
 
-def test_entries_are_encoded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_encoded_once(make, monkeypatch):
     predictor, calls = make(False), []
     entry = NumpyEngine.entry
     monkeypatch.setattr(NumpyEngine, "entry", lambda *arguments: calls.append(1) or entry(*arguments))
@@ -87,7 +85,7 @@ def test_entries_are_encoded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 3
 
 
-def test_a_small_slice_is_enlarged_only_beside_examples(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_slice_is_enlarged_only_beside_examples(make, monkeypatch):
     predictor, seen = make(False), []
     encode = RidgeNetwork.encode_image
     monkeypatch.setattr(RidgeNetwork, "encode_image", lambda self, image: seen.append(image) or encode(self, image))
@@ -98,7 +96,7 @@ def test_a_small_slice_is_enlarged_only_beside_examples(make: Make, monkeypatch:
     assert [np.count_nonzero(image.any(axis=0)) for image in seen] == [60, 64, 60]
 
 
-def test_nothing_is_found_where_nothing_is_said_to_be(make: Make) -> None:
+def test_nothing_is_found_where_nothing_is_said_to_be(make):
     predictor = make(True)
     predictor.set_image(picture(7))
     predictor.set_context(context(2))
@@ -106,13 +104,6 @@ def test_nothing_is_found_where_nothing_is_said_to_be(make: Make) -> None:
     engine._network.appears.bias.data -= 100
     assert not predictor.predict(Prompts.empty((200, 150))).mask().any()
     assert predictor.predict(prompts()).mask().any()
-
-
-def test_a_part_of_a_map_is_read_as_torch_reads_it() -> None:
-    values = np.random.default_rng(0).random((40, 40, 2), dtype=np.float32)
-    rows, columns = (-0.1, 0.4), (0.3, 1.2)
-    expected = crop_maps(torch.from_numpy(values).permute(2, 0, 1)[None], rows, columns, 24)
-    np.testing.assert_allclose(crop_map(values, rows, columns, 24), expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
 WITHOUT_TORCH = """
@@ -133,7 +124,7 @@ except ImportError as error:
 """
 
 
-def test_a_weights_file_is_used_without_torch(tmp_path: Path) -> None:
+def test_a_weights_file_is_used_without_torch(tmp_path):
     torch.manual_seed(0)
     trained = RidgeUNet()
     trained.encode(torch.rand(4, 1, 64, 64))
@@ -164,9 +155,7 @@ def test_a_weights_file_is_used_without_torch(tmp_path: Path) -> None:
         (lambda content: content[:-2] + b"\x00\x7c", "NaN or infinite"),
     ],
 )
-def test_damaged_files_are_refused_without_torch_too(
-    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
-) -> None:
+def test_damaged_files_are_refused_without_torch_too(tmp_path, damage, message):
     path = tmp_path / "a.safetensors"
     save_network(path, {"x": torch.ones(3, 2)}, NetworkDescription("ridge_unet", {}))
     arrays, metadata = read_safetensors(path)
@@ -177,7 +166,7 @@ def test_damaged_files_are_refused_without_torch_too(
         read_safetensors(path)
 
 
-def test_a_flipped_bit_is_noticed_without_torch_too(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_noticed_without_torch_too(tmp_path):
     path = tmp_path / "a.safetensors"
     save_network(path, {"x": torch.ones(3, 2)}, NetworkDescription("ridge_unet", {"folded": True}))
     assert load_arrays(path)[1].architecture == "ridge_unet"
