@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from scribblesegment.errors import GeometryError
 from scribblesegment.inference.devices import ExecutionPlan, prepare
-from scribblesegment.models import multiverseg
 from scribblesegment.models.context_unet import ContextMatching, InContextNetwork, crop_maps
 from scribblesegment.models.cues import INTENSITY_CHANNELS
 from scribblesegment.models.factory import build_network
@@ -127,18 +126,6 @@ def test_any_shape_set_and_pieces_compute_the_equations_of_the_paper(
     torch.testing.assert_close(trained.detach(), logits, atol=1e-9, rtol=1e-9)
 
 
-def test_as_many_entries_are_gone_through_at_once_as_a_piece_holds_and_then_forgotten():
-    network, (x, images, masks) = some_network(features=(4, 4)), some_images(batch=1, entries=5)
-    network.piece_values = 2 * 4 * 16 * 16  # two entries at full resolution
-    seen = []
-    for block in (*network.enc_blocks, *network.dec_blocks):
-        block.support.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[::3]))
-    predict(network, x, images, masks)
-    assert seen == [(2, 16), (2, 16), (1, 16), (2, 8), (2, 8), (1, 8)]
-    pieces = multiverseg.deque("abc")
-    assert [(piece, len(pieces)) for piece in multiverseg._drain(pieces)] == [("a", 2), ("b", 1), ("c", 0)]
-
-
 def test_the_last_of_many_entries_are_not_lost_in_the_rounding_of_bfloat16():
     block = CrossBlock(1, 1, 1, normalise=False, cross_activation=False).bfloat16()
     block.cross_conv.weight.data.zero_()[:, 1, 1, 1] = 1.0  # hands the entries on
@@ -157,19 +144,6 @@ def test_in_bfloat16_the_logits_are_nearly_the_same(kind, channels_last):
     exact, logits = predict(network, x, images, masks), predict(fast, x.bfloat16(), images, masks)
     assert logits.dtype == torch.bfloat16
     assert (logits.float() - exact).std() < 0.05 * exact.std()
-
-
-def test_multiverseg_reads_all_channels_of_the_target_and_universeg_the_image_only():
-    x, images, masks = some_images()
-    for kind, read in (("multiverseg", [True] * 5), ("universeg", [True, False, False, False, False])):
-        network, differs = some_network(kind), []
-        for channel in range(5):
-            changed = x.clone()
-            changed[:, channel] = 1.0 - changed[:, channel]
-            difference = predict(network, changed, images, masks) - predict(network, x, images, masks)
-            differs.append(bool(difference.abs().max() > 1e-4))
-        assert differs == read
-    torch.testing.assert_close(predict(network, x[:, :1], images, masks), predict(network, x, images, masks))
 
 
 @pytest.mark.parametrize(
@@ -229,18 +203,6 @@ def test_masks_are_carried_over_to_what_looks_alike_also_in_half_precision():
     halves = matching.bfloat16()
     half = halves(images[:1].bfloat16(), *halves.encode(images[None].bfloat16(), masks.bfloat16()))
     assert ((half[:, 0] > 0) == (maps[:, 0] > 0)).float().mean() > 0.98
-
-
-def test_training_computes_what_prediction_does_and_teaches_descriptors_and_preferences():
-    matching, images, target = ContextMatching(), textured(2)[None], textured(1)
-    masks = a_disc().expand(1, 2, 1, -1, -1)
-    trained = matching(target, *matching.encode(images, masks))
-    with torch.no_grad():
-        torch.testing.assert_close(trained, matching.eval()(target, *matching.encode(images, masks)))
-    trained.square().mean().backward()
-    for name, parameter in matching.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any() or name.endswith("bias"), name
 
 
 def test_a_part_of_maps_is_what_lies_there_and_beyond_them_their_border_continues():

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError
-from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig, InvertedResidual
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, encode_batch, encode_prompts
 from scribblesegment.models.factory import build_network, network_names
-from scribblesegment.models.layers import ACTIVATIONS, LEAKY_SLOPE, initialise
-from scribblesegment.models.unet import ScribbleUNet, ScribbleUNetConfig
 from scribblesegment.weights.checkpoints import NetworkDescription, load_network, save_network
 
 # What published implementations computed; not redistributed.
@@ -143,42 +138,6 @@ def test_a_saved_network_is_built_again_with_its_options_and_computes_each_image
     assert (together[0] - together[1]).abs().max() > 1e-4
 
 
-def test_blocks_of_the_efficient_network():
-    def depthwise(fused):
-        modules = EfficientUNet(EfficientUNetConfig((4, 8, 8), fused_levels=fused, norm_groups=4)).modules()
-        return sum(isinstance(module, nn.Conv2d) and module.groups > 1 for module in modules)
-
-    # Three blocks lead down and two up; those of a level are alike.
-    assert [depthwise(fused) for fused in (0, 1, 2, 3, 9)] == [5, 3, 1, 0, 0]
-    image = torch.rand(2, 8, 5, 6)
-    for fused in (False, True):
-        same, wider = (InvertedResidual(8, n, expansion=2, fused=fused, norm_groups=4) for n in (8, 12))
-        for block in (same, wider):
-            nn.init.zeros_(block.block[-1].weight)
-        assert torch.equal(same(image), image)  # its input is added where the channels agree
-        assert not wider(image).any()
-    assert InvertedResidual(6, 8, expansion=3, fused=True, norm_groups=4).block[0].out_channels == 20  # whole groups
-    block = InvertedResidual(8, 8, expansion=1, fused=False, norm_groups=4)
-    excitation = next(module for module in block.modules() if hasattr(module, "excite"))
-    weights = (excitation(image) / image).flatten(2)  # one a channel, of the mean alone
-    torch.testing.assert_close(weights, weights[..., :1].expand_as(weights))
-    torch.testing.assert_close(excitation(image.flip(-1)), excitation(image).flip(-1))
-
-
-def test_normalisation_leaves_full_resolution_alone_and_cues_widen_the_first_layer_only():
-    network = ScribbleUNet(ScribbleUNetConfig(features=(4, 8, 8), norm_groups=4))
-    normalised = {key.split(".conv.")[0] for key, module in network.named_modules() if isinstance(module, nn.GroupNorm)}
-    assert normalised == {"downs.1", "bottleneck", "ups.1"}
-    for name, first in (("scribble_unet", "downs.0.conv.0.weight"), ("efficient_unet", "stem.weight")):
-        for cues, channels in (((False, True), 6), ((True, False), 7), ((True, True), 13)):
-            options = dict(zip(CUES, cues, strict=True))
-            plain, cued = (
-                build_network(name, TINY[name] | some).state_dict() for some in (dict.fromkeys(CUES, False), options)
-            )
-            assert {key for key in plain if plain[key].shape != cued[key].shape} == {first}
-            assert cued[first].shape[1] == 5 + channels
-
-
 # Names and options.
 
 
@@ -237,21 +196,3 @@ def test_prompts_become_channels():
     assert encoded[0, POSITIVE, 0].tolist() == [0.25, 1.0, 0.25, 0.25, 0.25]
     assert encoded[0, NEGATIVE].nonzero().tolist() == [[4, 3]]
     assert encoded[0, BOX].nonzero().tolist() == [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1]]  # half-open and united
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
-def test_weights_keep_the_variance_and_bring_the_input_channels_to_one_scale(slope):
-    first, second = nn.Conv2d(8, 2000, 1), nn.Conv2d(40, 50, 3)
-    depthwise, other = nn.Conv2d(500, 500, 3, groups=500, bias=False), nn.Conv2d(4, 2000, 1)
-    initialise(nn.ModuleList([first, second, depthwise]), first, slope=slope)
-    gain = math.sqrt(2.0 / (1.0 + slope**2))
-    assert second.weight.std().item() == pytest.approx(gain / math.sqrt(40 * 9), rel=0.03)
-    assert depthwise.weight.std().item() == pytest.approx(gain / 3, rel=0.05)
-    assert not second.bias.any()
-    # Image, box, positive, negative, previous logits; then cues, which are in [-1, 1] like strokes.
-    gains = first.weight.std(dim=(0, 2, 3)) / gain * math.sqrt(8)
-    assert gains.tolist() == pytest.approx([4.0, 1.0, 1.0, 1.0, 0.1, 1.0, 1.0, 1.0], rel=0.1)
-    initialise(other, other, slope=slope)  # which reads other channels
-    assert other.weight.std(dim=(0, 2, 3)).tolist() == pytest.approx([gain / 2] * 4, rel=0.1)
-    for activation, of in (("prelu", 0.25), ("leaky_relu", LEAKY_SLOPE)):
-        assert ACTIVATIONS[activation]()(torch.tensor([-2.0, 3.0])).tolist() == pytest.approx([-2.0 * of, 3.0])

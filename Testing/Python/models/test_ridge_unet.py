@@ -31,7 +31,7 @@ def prompts() -> torch.Tensor:
     return prompts
 
 
-def test_the_classifier_tells_what_is_like_the_strokes(network: RidgeUNet, prompts: torch.Tensor) -> None:
+def test_the_classifier_tells_what_is_like_the_strokes(network, prompts):
     with torch.no_grad():
         output = network.decode(network.encode(prompts[:, :1]), prompts)
     assert output.logits.shape == (1, 1, 64, 64)
@@ -41,7 +41,7 @@ def test_the_classifier_tells_what_is_like_the_strokes(network: RidgeUNet, promp
     assert not output.scores[0, 2].any()
 
 
-def test_context_tells_the_structure_without_prompts(network: RidgeUNet, prompts: torch.Tensor) -> None:
+def test_context_tells_the_structure_without_prompts(network, prompts):
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 32:] = 1
     nothing = torch.zeros_like(prompts)
@@ -55,7 +55,7 @@ def test_context_tells_the_structure_without_prompts(network: RidgeUNet, prompts
     assert evidence.carried[0, 0, :, 20:].mean() > evidence.carried[0, 0, :, :12].mean()
 
 
-def test_an_entry_given_twice_counts_as_once(network: RidgeUNet) -> None:
+def test_an_entry_given_twice_counts_as_once(network):
     torch.manual_seed(2)
     images, masks = torch.rand(2, 1, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_an_entry_given_twice_counts_as_once(network: RidgeUNet) -> None:
     torch.testing.assert_close(tuple(once), tuple(twice_evidence), atol=1e-4, rtol=1e-3)
 
 
-def test_without_an_allowed_entry_there_is_no_context(network: RidgeUNet, prompts: torch.Tensor) -> None:
+def test_without_an_allowed_entry_there_is_no_context(network, prompts):
     with torch.no_grad():
         features = network.encode(prompts[:, :1])
         entries = network.entries(features, torch.ones(1, 1, 64, 64))
@@ -74,7 +74,7 @@ def test_without_an_allowed_entry_there_is_no_context(network: RidgeUNet, prompt
         assert torch.equal(network.decode(features, prompts, evidence).logits, network.decode(features, prompts).logits)
 
 
-def test_folding_the_batch_norms_changes_nothing(network: RidgeUNet, prompts: torch.Tensor) -> None:
+def test_folding_the_batch_norms_changes_nothing(network, prompts):
     for module in network.modules():
         if (
             isinstance(module, torch.nn.BatchNorm2d)
@@ -92,7 +92,7 @@ def test_folding_the_batch_norms_changes_nothing(network: RidgeUNet, prompts: to
         )
 
 
-def test_paths_keep_to_even_ground_and_count_from_both_sides() -> None:
+def test_paths_keep_to_even_ground_and_count_from_both_sides():
     halved = torch.zeros(1, 5, 32, 32)
     halved[:, IMAGE, :, 16:] = 0.8
     halved[:, POSITIVE, 8, 20] = 1
@@ -108,7 +108,7 @@ def test_paths_keep_to_even_ground_and_count_from_both_sides() -> None:
     torch.testing.assert_close(straight[0], torch.exp(-distance / 32 / 0.06))
 
 
-def test_paths_go_around_corners() -> None:
+def test_paths_go_around_corners():
     halved = torch.zeros(1, 5, 32, 32)
     halved[:, IMAGE] = 1
     halved[:, IMAGE, 4:28, 4:7] = 0

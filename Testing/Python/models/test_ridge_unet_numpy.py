@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from scribblesegment.models import cues, ridge_unet, ridge_unet_numpy
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, PREVIOUS_LOGITS
 from scribblesegment.models.ridge_unet import RidgeUNet
 from scribblesegment.models.ridge_unet_numpy import RidgeUNetNumpy
@@ -53,14 +52,6 @@ def close(mine: object, expected: torch.Tensor, tolerance: float = 1e-4) -> None
     np.testing.assert_allclose(mine, found, atol=tolerance * max(1.0, np.abs(found).max()))
 
 
-def test_constants_are_the_same() -> None:
-    own = "LOCAL_WINDOWS TOP_HATS LOCAL_GAIN HEADS LISTENERS PATCH STEP_COST REACHES SWEEPS FAR SEED"
-    for name in f"{own} BOX_WEIGHT".split():
-        assert getattr(ridge_unet_numpy, name) == getattr(ridge_unet, f"_{name}"), name
-    for name in ["BINS", "SUREST", "RIDGE", "NEWTON_STEPS", "BOX_WEIGHT", "PRIOR_WEIGHT"]:
-        assert getattr(ridge_unet_numpy, name) == getattr(cues, f"_{name}"), name
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("entries", [0, 1, 5])
 @pytest.mark.parametrize("kinds", [set(), {"strokes"}, {"box"}, {"strokes", "box", "previous"}])
@@ -91,11 +82,3 @@ def test_every_step_is_the_same(networks: tuple[RidgeUNet, RidgeUNetNumpy], kind
     logits, presence = mine.decode(found, prompts[0].numpy(), found_evidence)
     close(logits, output.logits[0, 0], 1e-3)
     assert presence == pytest.approx(float(output.presence), abs=1e-3)
-
-
-def test_paths_are_the_same() -> None:
-    halved = torch.nn.functional.avg_pool2d(example({"strokes", "box"}), 2)
-    score = torch.rand(1, SIZE // 2, SIZE // 2)
-    close(
-        ridge_unet_numpy.measure_paths(halved[0].numpy(), score[0].numpy()), ridge_unet.measure_paths(halved, score)[0]
-    )
