@@ -25,8 +25,6 @@ from scribblesegment.training.corpus import (
     load_folders,
     load_set,
     modality,
-    read_arrays,
-    subjects_of,
 )
 
 # Files of sets.
@@ -62,7 +60,7 @@ def test_a_set_is_read_with_its_description(save_set):
     ],
 )
 def test_another_layout_is_refused_with_the_file_s_name(save_set, changes, message):
-    with pytest.raises(DatasetError, match=rf"discs\.npz.*{message}"):
+    with pytest.raises(DatasetError, match=rf"blocks\.npz.*{message}"):
         load_set(save_set(**changes))
 
 
@@ -77,7 +75,7 @@ class _TouchWhenLoaded:
 def test_code_in_a_file_is_not_run_and_what_is_no_set_is_named(save_set, tmp_path):
     evil, single = _TouchWhenLoaded(tmp_path / "ran"), io.BytesIO()
     np.save(single, np.zeros(3))
-    with pytest.raises(DatasetError, match=r"discs\.npz cannot be read"):
+    with pytest.raises(DatasetError, match=r"blocks\.npz cannot be read"):
         load_set(save_set(meta=np.array([evil], dtype=object)))
     path = tmp_path / "wrong.npz"
     for content in (pickle.dumps(evil), b"", b"PK", b"some text", single.getvalue(), None):
@@ -111,25 +109,6 @@ def test_a_damaged_file_is_refused_or_read_and_nothing_else_happens(tmp_path, da
         assert "damaged.npz" in str(error)  # noqa: PT017 (an undamaged reading is allowed too)
     else:
         assert read.images.shape == (2, 8, 8)
-
-
-def test_arrays_of_any_layout_are_read_with_the_description(save_set):
-    arrays, meta = read_arrays(save_set(strokes=np.arange(3)), ("strokes", "labels"))
-    assert list(arrays) == ["strokes", "labels"]
-    assert arrays["strokes"].tolist() == [0, 1, 2]
-    assert meta == {"name": "discs"}
-
-
-def test_labels_and_subjects_have_the_names_that_are_given():
-    def named(meta):
-        return SegmentationSet("x", np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2), np.uint8), False, meta)
-
-    assert named({"label_names": {"3": "liver"}}).label_name(3) == "liver"
-    assert {named(meta).label_name(4) for meta in ({"label_names": {"3": "liver"}}, {"label_names": ["x"]}, {})} == {
-        "4"
-    }
-    assert subjects_of({"subjects": ["a", 7]}, 2) == ("a", "7")
-    assert subjects_of({"subjects": ["a"]}, 2) == subjects_of({}, 2) == ("", "")
 
 
 # Folders.
@@ -184,29 +163,19 @@ def test_slices_of_all_axes_that_show_something_are_images_of_a_set(tmp_path):
     assert entry.meta["index"][:5] == [4, 5, 6, 7, 8]
     assert set(entry.meta["subjects"]) == {"head"}
     assert set(np.unique(entry.labels)) == {0, 7}
+    rows, columns = np.nonzero(entry.labels[30])  # 5 slices of 3 mm by 20 or so of 1 mm
+    assert (np.ptp(rows) + 1) / (np.ptp(columns) + 1) == pytest.approx(15 / 20, rel=0.05)  # pixels are square
     for image, labels in zip(entry.images, entry.labels, strict=True):
         assert np.median(image[labels == 7]) > 150
 
 
-def test_slices_have_square_pixels(tmp_path):
-    write_pair(tmp_path / "heads")
-    (entry,) = load_folders(tmp_path)
-    rows, columns = np.nonzero(entry.labels[30])  # 5 slices of 3 mm by 20 or so of 1 mm
-    assert (np.ptp(rows) + 1) / (np.ptp(columns) + 1) == pytest.approx(15 / 20, rel=0.05)
-
-
-def test_volumes_of_other_licences_and_other_folders_are_passed_over(tmp_path):
-    write_pair(tmp_path / "heads")
-    write_pair(tmp_path / "nc")
+def test_volumes_of_other_licences_and_other_folders_are_passed_over_and_nuclei_are_instances(tmp_path):
+    for name in ("heads", "nc", "some_nuclei", "stardist_3d"):
+        write_pair(tmp_path / name)
     (tmp_path / "notes").mkdir()
     (tmp_path / "README.md").write_text("about")
-    assert [entry.name for entry in load_folders(tmp_path)] == ["heads volumes"]
-
-
-@pytest.mark.parametrize(("name", "instances"), [("stardist_3d", True), ("some_nuclei", True), ("brain", False)])
-def test_nuclei_are_instances(tmp_path, name, instances):
-    write_pair(tmp_path / name)
-    assert load_folders(tmp_path)[0].instances is instances
+    found = {entry.name: entry.instances for entry in load_folders(tmp_path)}
+    assert found == {"heads volumes": False, "some_nuclei volumes": True, "stardist_3d volumes": True}
 
 
 def test_images_of_two_dimensions_are_sets_too(tmp_path):
@@ -221,15 +190,15 @@ def test_images_of_two_dimensions_are_sets_too(tmp_path):
     assert entry.labels.sum() == pytest.approx(30 * 40 * (256 / 80) ** 2, rel=0.05)
 
 
-def test_bad_pairs_are_skipped_by_name(tmp_path):
-    folder = write_pair(tmp_path / "heads")
+def test_bad_pairs_and_folders_are_skipped_by_name(tmp_path):
+    folder, told = write_pair(tmp_path / "heads"), []
     write_pair(folder, "other")
     (folder / "head_label.nii.gz").write_bytes(b"no image")
-    told = []
+    (write_pair(tmp_path / "worse") / "head_image.nii.gz").write_bytes(b"no image")
     (entry,) = load_folders(tmp_path, skip_bad=told.append)
-    assert set(entry.meta["subjects"]) == {"other"}
-    assert len(told) == 1
+    assert (entry.name, set(entry.meta["subjects"])) == ("heads volumes", {"other"})
     assert "head_image.nii.gz" in told[0]
+    assert "worse" in told[-1]
 
 
 def test_pairs_that_cannot_be_used_are_named(tmp_path):
@@ -246,14 +215,6 @@ def test_pairs_that_cannot_be_used_are_named(tmp_path):
     label.unlink()
     with pytest.raises(DatasetError, match=r"head_image\.nii\.gz cannot be used"):
         load_folders(tmp_path)
-
-
-def test_a_folder_of_which_nothing_can_be_used_is_skipped_too(tmp_path):
-    write_pair(tmp_path / "heads")
-    (write_pair(tmp_path / "worse") / "head_image.nii.gz").write_bytes(b"no image")
-    told = []
-    assert [entry.name for entry in load_folders(tmp_path, skip_bad=told.append)] == ["heads volumes"]
-    assert "worse" in told[-1]
 
 
 @pytest.mark.parametrize("extension", ["nii.gz", "seg.nrrd", "mha"])
@@ -288,41 +249,32 @@ def draw(sampler: HierarchicalSampler, count: int) -> list[Sample]:
     return [sampler.draw(rng) for _ in range(count)]
 
 
-def assert_share(hits: int, trials: int, share: float) -> None:
-    """Within four standard deviations of a binomial count."""
-    assert abs(hits - trials * share) < 4 * np.sqrt(trials * share * (1 - share))
+def of_modality(modality: str) -> SegmentationSet:
+    return replace(a_set([[1]]), meta={"modality": modality})
 
 
-def test_sets_are_equally_likely_whatever_their_size():
-    samples = draw(HierarchicalSampler([a_set([[1]] * 30), a_set([[1, 2]]), a_set([[4]] * 3)]), 3000)
-    counts = Counter(sample.set_index for sample in samples)
-    for index in range(3):
-        assert_share(counts[index], 3000, 1 / 3)
+BY_MODALITY = [of_modality("MRI T1"), of_modality("T2 MRI"), of_modality("DCE-MRI breast"), of_modality("CT")]
 
 
-def test_labels_of_a_set_are_equally_likely_whatever_their_frequency():
-    samples = draw(HierarchicalSampler([a_set([[1]] * 20 + [[1, 7]])]), 2000)
-    assert_share(sum(sample.label == 7 for sample in samples), 2000, 1 / 2)
-    assert {sample.image_index for sample in samples if sample.label == 7} == {20}
-    assert {sample.image_index for sample in samples if sample.label == 1} == set(range(21))
-
-
-def test_images_that_show_a_label_are_equally_likely():
-    samples = [sample for sample in draw(HierarchicalSampler([a_set([[1], [1, 2], [2], [1]])]), 4000)]
-    of_one = Counter(sample.image_index for sample in samples if sample.label == 1)
-    assert set(of_one) == {0, 1, 3}
-    for image in of_one:
-        assert_share(of_one[image], of_one.total(), 1 / 3)
-
-
-def test_in_instance_sets_images_are_equally_likely_and_then_their_objects():
-    samples = draw(HierarchicalSampler([a_set([[1], [1, 2, 3, 9]], instances=True)]), 4000)
-    in_second = [sample.label for sample in samples if sample.image_index == 1]
-    assert_share(len(in_second), 4000, 1 / 2)
-    counts = Counter(in_second)
-    assert set(counts) == {1, 2, 3, 9}
-    for label in counts:
-        assert_share(counts[label], len(in_second), 1 / 4)
+@pytest.mark.parametrize(
+    ("sets", "balance", "of", "shares"),
+    [
+        ([a_set([[1]] * 30), a_set([[1, 2]]), a_set([[4]] * 3)], 0.0, "set_index", [1 / 3, 1 / 3, 1 / 3]),
+        ([a_set([[1]] * 20 + [[1, 7]])], 0.0, "label", [0, 1 / 2, *[0] * 5, 1 / 2]),
+        ([a_set([[3], [3], [3]])], 0.0, "image_index", [1 / 3, 1 / 3, 1 / 3]),
+        (BY_MODALITY, 0.0, "set_index", [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+        (BY_MODALITY, 1.0, "set_index", [1 / 6, 1 / 6, 1 / 6, 1 / 2]),
+        (BY_MODALITY, 0.5, "set_index", [5 / 24, 5 / 24, 5 / 24, 3 / 8]),
+        ([a_set([[1]]), a_set([[2]]), of_modality("CT")], 1.0, "set_index", [1 / 4, 1 / 4, 1 / 2]),
+        ([a_set([[1], [1, 2, 3, 9]], instances=True)], 0.0, "image_index", [1 / 2, 1 / 2]),
+        ([a_set([[1, 2, 3, 4]], instances=True)], 0.0, "label", [0, 1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+    ],
+)
+def test_sets_labels_images_and_objects_are_drawn_by_their_shares(sets, balance, of, shares):
+    samples = draw(HierarchicalSampler(sets, modality_balance=balance), 3000)
+    counts = Counter(getattr(sample, of) for sample in samples)
+    for index, share in enumerate(shares):  # within four standard deviations of a binomial count
+        assert abs(counts[index] - 3000 * share) <= 4 * np.sqrt(3000 * share * (1 - share))
 
 
 @given(st.lists(st.lists(st.integers(1, 500), max_size=4, unique=True), min_size=1, max_size=5), st.booleans())
@@ -336,48 +288,9 @@ def test_every_sample_shows_its_structure(labels, instances):
         assert sampler.labels_of(sample) == sorted(set(labels[sample.image_index]))
 
 
-def test_small_structures_are_left_out():
-    entry = a_set([[1, 2]])
-    entry.labels[0, 2:4] = 0
-    entry.labels[0, 2, 0] = 2
-    samples = draw(HierarchicalSampler([entry], min_fraction=2 / 64), 50)
-    assert {sample.label for sample in samples} == {1}
-    assert {sample.label for sample in draw(HierarchicalSampler([entry], min_fraction=1 / 64), 50)} == {1, 2}
-
-
 def test_a_set_without_a_usable_structure_is_named():
     with pytest.raises(DatasetError, match="Set a set shows no structure"):
         HierarchicalSampler([a_set([[1]]), a_set([[], []])])
-
-
-def of_modality(modality: str) -> SegmentationSet:
-    return replace(a_set([[1]]), meta={"modality": modality})
-
-
-BY_MODALITY = [of_modality("MRI T1"), of_modality("T2 MRI"), of_modality("DCE-MRI breast"), of_modality("CT")]
-
-
-@pytest.mark.parametrize(
-    ("balance", "shares"),
-    [
-        (0.0, [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
-        (1.0, [1 / 6, 1 / 6, 1 / 6, 1 / 2]),
-        (0.5, [5 / 24, 5 / 24, 5 / 24, 3 / 8]),
-    ],
-)
-def test_modalities_count_as_much_as_configured(balance, shares):
-    counts = Counter(
-        sample.set_index for sample in draw(HierarchicalSampler(BY_MODALITY, modality_balance=balance), 3000)
-    )
-    for index, share in enumerate(shares):
-        assert_share(counts[index], 3000, share)
-
-
-def test_sets_that_do_not_tell_their_modality_are_one_modality():
-    sets = [a_set([[1]]), a_set([[2]]), of_modality("CT")]
-    counts = Counter(sample.set_index for sample in draw(HierarchicalSampler(sets, modality_balance=1.0), 2000))
-    for index, share in enumerate((1 / 4, 1 / 4, 1 / 2)):
-        assert_share(counts[index], 2000, share)
 
 
 @pytest.mark.parametrize(

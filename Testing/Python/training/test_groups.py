@@ -35,7 +35,7 @@ def discs(count: int = 6, side: int = 128) -> SegmentationSet:
     return SegmentationSet("discs", images, labels, False, {})
 
 
-def test_a_step_depends_on_its_number_alone(dataset: GroupDataset, tmp_path: Path) -> None:
+def test_a_step_depends_on_its_number_alone(dataset, tmp_path):
     dataset[4]
     again = GroupDataset([discs()], GroupConfig(**SMALL), steps=20, seed=3, cache=tmp_path, first=5)[2]
     here = dataset[7]
@@ -47,13 +47,13 @@ def test_a_step_depends_on_its_number_alone(dataset: GroupDataset, tmp_path: Pat
     )
 
 
-def test_images_may_have_odd_sides(tmp_path: Path) -> None:
+def test_images_may_have_odd_sides(tmp_path):
     config = GroupConfig(**SMALL, superpixel_p=0.9)
     dataset = GroupDataset([discs(side=127)], config, steps=4, seed=3, cache=tmp_path)
     assert all(dataset[step].images.shape[-2:] == (64, 64) for step in range(4))
 
 
-def test_images_of_a_group_are_context_for_each_other_but_not_for_themselves(dataset: GroupDataset) -> None:
+def test_images_of_a_group_are_context_for_each_other_but_not_for_themselves(dataset):
     sizes = set()
     for step in range(12):
         batch = dataset[step]
@@ -66,7 +66,7 @@ def test_images_of_a_group_are_context_for_each_other_but_not_for_themselves(dat
     assert sizes == {1, 3}
 
 
-def test_some_images_do_not_show_the_structure(tmp_path: Path) -> None:
+def test_some_images_do_not_show_the_structure(tmp_path):
     config = GroupConfig(**{**SMALL, "absent_p": 0.9, "shapes_p": 0.0, "superpixel_p": 0.0, "outline_p": 0.0})
 
     def lacking(*sets: SegmentationSet) -> bool:
@@ -80,7 +80,7 @@ def test_some_images_do_not_show_the_structure(tmp_path: Path) -> None:
     assert lacking(everywhere, replace(everywhere, name="others"))  # images of another set lack it
 
 
-def test_the_second_look_shows_a_part_of_the_same_image(dataset: GroupDataset) -> None:
+def test_the_second_look_shows_a_part_of_the_same_image(dataset):
     batch = next(batch for batch in map(dataset.__getitem__, range(20)) if batch.fine_images is not None)
     assert batch.fine_masks is not None
     assert batch.fine_images is not None

@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from scribblesegment.training import synthesis
-from scribblesegment.training.synthesis import (
-    pick_superpixel,
-    reshaped,
-    smooth_shape,
-    superpixels,
-    synthetic_image,
-)
+from scribblesegment.training.synthesis import pick_superpixel, reshaped, smooth_shape, superpixels, synthetic_image
 
 SIDE = 64
 KINDS = {kind.__name__.strip("_"): kind for kind in synthesis._KINDS}
@@ -70,13 +64,6 @@ def test_small_superpixels_and_one_that_covers_everything_are_never_picked(block
     assert pick_superpixel(np.zeros((8, 8), np.uint8), rng, min_area=1) is None
 
 
-def test_two_to_four_superpixels_are_united_as_often_as_configured(rng):
-    partition = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8)
-    counts = [int(pick_superpixel(partition, rng, min_area=1, union_p=0.3).sum()) // 8 for _ in range(400)]
-    assert set(counts) == {1, 2, 3, 4}
-    assert about(400 - counts.count(1), 0.3, 400)
-
-
 # Shapes that the image does not show.
 
 
@@ -117,40 +104,6 @@ def test_images_of_any_side_are_drawn(side, seed):
     image, labels = synthetic_image(side, np.random.default_rng(seed))
     assert image.shape == labels.shape == (side, side)
     assert 0.0 <= image.min() <= image.max() <= 1.0
-
-
-def test_kinds_are_drawn_by_their_shares(monkeypatch):
-    monkeypatch.setattr(synthesis, "_KINDS", tuple(lambda side, rng, name=name: name for name in KINDS))
-    rng = np.random.default_rng(2)
-    found = [synthetic_image(SIDE, rng) for _ in range(1000)]
-    assert all(about(found.count(name), share, 1000) for name, share in zip(KINDS, synthesis._SHARES, strict=True))
-
-
-def test_vessels_are_thin_connected_and_one_structure():
-    half_widths = []
-    for number in range(8):
-        squared = np.full((SIDE, SIDE), np.inf, dtype=np.float32)
-        rng = np.random.default_rng((4, number))
-        radius = rng.uniform(1.0, 3.0)
-        synthesis._grow(squared, np.array([30.0, 34.0]), rng.uniform(0, 6), radius, rng)
-        vessel = squared < 0
-        # Where it is thinnest, half a pixel may be missed.
-        assert ndimage.label(ndimage.binary_dilation(vessel), np.ones((3, 3)))[1] == 1
-        depth = ndimage.distance_transform_edt(vessel)
-        # Outside of forks, where two branches touch, no place is deeper than the radius.
-        assert np.percentile(depth[vessel], 90) <= radius + 1
-        half_widths.append(np.median(depth[vessel]))
-        assert vessel.mean() < 0.35
-    assert min(half_widths) < 1.5
-    assert {int(labels.max()) for _, labels in drawn("vessels")} == {1}
-
-
-def test_regions_are_several_and_cells_many_and_apart_by_label():
-    assert np.mean([labels.max() for _, labels in drawn("regions", 8)]) > 2
-    for _, labels in drawn("cells"):
-        numbers = np.unique(labels[labels > 0])
-        assert len(numbers) >= 4
-        assert np.median(np.bincount(labels.ravel())[numbers]) < 0.1 * SIDE**2
 
 
 def test_structures_differ_from_their_surroundings():
