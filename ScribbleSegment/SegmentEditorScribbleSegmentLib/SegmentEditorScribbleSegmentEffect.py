@@ -41,7 +41,6 @@ _TOOL_KEYS = {"s": "brush", "c": "click", "o": "box", "l": "lasso"}
 _INTERVAL_MS = 1
 _LENT_SECONDS = 0.012
 _LENT_WHILE_DRAWING_SECONDS = 0.004
-_HEAD_START_SECONDS = 0.02
 
 # Surfaces, which take seconds in large segments, are made again when nothing has been drawn or written for a while.
 _SURFACE_PAUSE_MS = 300
@@ -299,7 +298,7 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         self.attempt(lambda: self.segmenter.draw(*self._place, drawn, radiusMm))
         self.views.finishCurrent()
         # A quick network answers before anything is drawn, and the view changes once instead of twice.
-        self.tick(_HEAD_START_SECONDS)
+        self.tick()
         return True
 
     def onWheel(self, interactor, viewWidget, event) -> bool:
@@ -411,14 +410,14 @@ class SegmentEditorScribbleSegmentEffect(AbstractScriptedSegmentEditorEffect, VT
         if self.views is not None:
             self.views.hideAll()
 
-    def tick(self, seconds: float | None = None) -> None:
+    def tick(self) -> None:
         """Take in results; nothing else happens as long as nothing comes."""
         inference = self._inference
         if self._pressed:  # not while the mouse waits
             self._pressed = False
             with contextlib.suppress(ScribbleSegmentError):  # told when the gesture is finished
                 self.segmenter.expect(*self._place)
-        inference.wait(seconds or (_LENT_WHILE_DRAWING_SECONDS if self.recorder.active else _LENT_SECONDS))
+        inference.wait(_LENT_WHILE_DRAWING_SECONDS if self.recorder.active else _LENT_SECONDS)
         state = inference.state
         if (state.kind, state.message) != self._told:
             self._onState(state)

@@ -153,7 +153,7 @@ class SliceViews:
         paint_line(picture, raster, [tuple(point) for point in points[max(done - 1, 0) :].tolist()], radiusMm, color)
         self._current = (raster, picture, len(points))
         overlay.current.set_picture(picture)
-        self._lay(overlay.current, raster, viewWidget, target)
+        self._lay(overlay.current, raster, viewWidget, toMm)
 
     # What is there ----------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class SliceViews:
         if overlay.drawn_from.get("strokes") != drawn.gestures:
             overlay.drawn_from["strokes"] = drawn.gestures
             overlay.strokes.set_picture(gestures_picture(drawn.gestures, drawn.plane, supersampling=_SUPERSAMPLING))
-        self._lay(overlay.strokes, raster, viewWidget, target)
+        self._lay(overlay.strokes, raster, viewWidget, world_to_mm(target.segmentation_node))
 
     def _showResult(self, overlay, viewWidget, target, plane) -> None:
         preview = self._segmenter.preview
@@ -227,7 +227,7 @@ class SliceViews:
             if overlay.drawn_from.get("preview") != madeFrom:
                 overlay.drawn_from["preview"] = madeFrom
                 overlay.preview.set_picture(mask_picture(self._segmenter.mask_of(preview), madeFrom[2]))
-            self._lay(overlay.preview, preview.plane, viewWidget, target)
+            self._lay(overlay.preview, preview.plane, viewWidget, world_to_mm(target.segmentation_node))
         else:
             overlay.preview.hide()
             overlay.drawn_from.pop("preview", None)
@@ -239,7 +239,7 @@ class SliceViews:
         if overlay.drawn_from.get("probability") is not result:
             overlay.drawn_from["probability"] = result
             overlay.probability.set_picture(probability_picture(result.logits))
-        self._lay(overlay.probability, result.plane, viewWidget, target)
+        self._lay(overlay.probability, result.plane, viewWidget, world_to_mm(target.segmentation_node))
 
     def hideAll(self) -> None:
         """Show nothing, for a scene that is being closed."""
@@ -289,9 +289,10 @@ class SliceViews:
         widgets = [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
         return [widget for widget in widgets if self._scripted.segmentationDisplayableInView(widget.mrmlSliceNode())]
 
-    def _lay(self, texture, raster, viewWidget, target) -> None:
+    @staticmethod
+    def _lay(texture, raster, viewWidget, toMm) -> None:
         """Put a texture where its raster lies in a view."""
-        toWorld = np.linalg.inv(world_to_mm(target.segmentation_node))
+        toWorld = np.linalg.inv(toMm)
         texture.place(world_to_xy(viewWidget.mrmlSliceNode(), transformed(toWorld, corners_mm(raster))))
 
     @staticmethod

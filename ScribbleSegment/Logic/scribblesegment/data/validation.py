@@ -147,7 +147,7 @@ def affine_matrix(value: ArrayLike, *, name: str = "ijk_to_ras") -> NDArray[np.f
     matrix = finite_array(value, name=name)
     if matrix.shape != (4, 4):
         raise GeometryError(f"{name} has shape {matrix.shape}, expected (4, 4).")
-    if not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), rtol=0, atol=1e-9):  # products of inverses leave 1e-17 behind
+    if (np.abs(matrix[3] - (0.0, 0.0, 0.0, 1.0)) > 1e-9).any():  # products of inverses leave 1e-17 behind
         raise GeometryError(f"The last row of {name} is {matrix[3].tolist()}, expected [0, 0, 0, 1].")
     matrix[3] = (0.0, 0.0, 0.0, 1.0)
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
