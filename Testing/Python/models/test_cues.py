@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from torch.nn import functional
 
 from scribblesegment.models import cues as module
@@ -125,6 +126,25 @@ def test_thin_vessels_and_textures_are_seen():
     image[..., :32] += 0.2 * torch.randn(64, 32)  # textured, of the same mean
     cues = intensity_cues(prompted(image, (slice(10, 20), slice(10, 13)), (slice(10, 20), slice(50, 53))))[0]
     assert ((cues[6] > 0) == (torch.arange(64) < 32)).float().mean() > 0.9
+
+
+def test_the_classifier_is_the_penalised_logistic_regression():
+    generator = torch.Generator().manual_seed(3)
+    ratios = torch.rand(1, 3, 200, generator=generator).double() * 1.8 - 0.9
+    positive, negative = (torch.rand(2, 1, 200, generator=generator) > 0.8).double()
+    features = torch.cat([torch.logit((ratios + 1.0) / 2.0), torch.ones_like(ratios[:, :1])], dim=1)[0].numpy()
+    inside, outside = (0.5 * (marked / marked.sum()).flatten().numpy() for marked in (positive, negative))
+
+    def loss(factors):
+        odds = factors @ features
+        penalty = 0.5 * module._RIDGE * (factors[:-1] ** 2).sum()
+        return float(inside @ np.logaddexp(0.0, -odds) + outside @ np.logaddexp(0.0, odds) + penalty)
+
+    best = optimize.minimize(loss, np.zeros(4), tol=1e-12).x
+    np.testing.assert_allclose(module._features(ratios)[0], features, atol=1e-9)
+    np.testing.assert_allclose(
+        module._regression(module._features(ratios), positive, negative)[0, :, 0], best, atol=1e-3
+    )
 
 
 def test_an_appearance_learnt_from_one_image_recognises_the_structure_in_another():

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from scribblesegment.data.prompts import Prompts
 from scribblesegment.errors import ConfigError
+from scribblesegment.models.efficient_unet import EfficientUNet, EfficientUNetConfig, InvertedResidual
 from scribblesegment.models.encoding import BOX, IMAGE, NEGATIVE, POSITIVE, encode_batch, encode_prompts
 from scribblesegment.models.factory import build_network, network_names
 from scribblesegment.weights.checkpoints import NetworkDescription, load_network, save_network
@@ -136,6 +138,28 @@ def test_a_saved_network_is_built_again_with_its_options_and_computes_each_image
     assert together.shape == (3, 1, 17, 22)
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
     assert (together[0] - together[1]).abs().max() > 1e-4
+
+
+def test_blocks_of_the_efficient_network():
+    def depthwise(fused):
+        modules = EfficientUNet(EfficientUNetConfig((4, 8, 8), fused_levels=fused, norm_groups=4)).modules()
+        return sum(isinstance(module, nn.Conv2d) and module.groups > 1 for module in modules)
+
+    # Three blocks lead down and two up; those of a level are alike.
+    assert [depthwise(fused) for fused in (0, 1, 2, 3, 9)] == [5, 3, 1, 0, 0]
+    image = torch.rand(2, 8, 5, 6)
+    for fused in (False, True):
+        same, wider = (InvertedResidual(8, n, expansion=2, fused=fused, norm_groups=4) for n in (8, 12))
+        for block in (same, wider):
+            nn.init.zeros_(block.block[-1].weight)
+        assert torch.equal(same(image), image)  # its input is added where the channels agree
+        assert not wider(image).any()
+    assert InvertedResidual(6, 8, expansion=3, fused=True, norm_groups=4).block[0].out_channels == 20  # whole groups
+    block = InvertedResidual(8, 8, expansion=1, fused=False, norm_groups=4)
+    excitation = next(module for module in block.modules() if hasattr(module, "excite"))
+    weights = (excitation(image) / image).flatten(2)  # one a channel, of the mean alone
+    torch.testing.assert_close(weights, weights[..., :1].expand_as(weights))
+    torch.testing.assert_close(excitation(image.flip(-1)), excitation(image).flip(-1))
 
 
 # Names and options.

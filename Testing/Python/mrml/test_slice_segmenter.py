@@ -240,6 +240,21 @@ def test_a_stroke_on_top_of_an_answer_changes_it_in_its_direction_alone(at_work)
     assert [request.newest for request in at_work.inference.requests] == [None, True, False, None, False, None]
 
 
+@pytest.mark.parametrize("kind", ["one slice", "colours, NaN at the border"])
+def test_unusual_volumes_are_segmented_with_one_prediction(workplace, kind):
+    if kind == "one slice":
+        place = workplace(squares()[:1])
+        place.show(0)
+    else:
+        array = squares().astype(np.float32)
+        array[:, :6] = array[:, -6:] = np.nan
+        place = workplace(np.stack([array] * 3, axis=-1), "vtkMRMLVectorVolumeNode")
+    place.stroke(*ON_LEFT)
+    place.settle()
+    assert len(place.inference.requests) == 1
+    assert np.array_equal(place.mask(), only(LEFT, 0 if kind == "one slice" else 5)[: len(place.mask())])
+
+
 # Undo ---------------------------------------------------------------------------------------------------------------
 
 
