@@ -79,12 +79,6 @@ def test_coordinates_are_kept_in_tenths_of_a_micrometre_as_plain_numbers():
     assert Click([1, 2, 3]).point_mm == (1.0, 2.0, 3.0)
 
 
-@relaxed
-@given(gestures)
-def test_a_gesture_made_of_a_gestures_numbers_is_equal_to_it(gesture):
-    assert type(gesture)(**{name: getattr(gesture, name) for name in gesture.__dataclass_fields__}) == gesture
-
-
 NO_PLACES = ((), (1, 2), (1, 2, float("nan")), (1, 2, float("inf")), (1, 2, "x"), (1e9, 0, 0), None, "abc")
 
 
@@ -169,12 +163,6 @@ def test_text_is_read_the_same_after_it_changed_in_one_slice():
 FULL = Drawing().added(axial(3), STROKE).added(axial(4), CLICK).added(oblique(), BOX).to_text()
 
 
-@pytest.mark.parametrize("stop", range(1, len(FULL), 7))
-def test_truncated_text_is_refused(stop):
-    with pytest.raises(FileFormatError):
-        Drawing.from_text(FULL[:stop])
-
-
 CLICKS = [Drawing().added(axial(3), Click((number, number * 7.7, 1))).to_text() for number in range(12)]
 SPARE = next(text for text in CLICKS if len(text[1:]) % 4 == 2)  # four bits of its last character are spare
 
@@ -194,8 +182,11 @@ def test_a_changed_character_is_found(where, character):
             Drawing.from_text(damaged)
 
 
-@pytest.mark.parametrize("text", [FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, FULL.encode(), None, 1])
-def test_text_with_something_added_or_no_text_is_refused(text):
+@pytest.mark.parametrize(
+    "text",
+    [*(FULL[:stop] for stop in range(1, len(FULL), 7)), FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, None, 1],
+)
+def test_text_that_is_truncated_or_lengthened_and_that_of_later_versions_is_refused(text):
     with pytest.raises(FileFormatError):
         Drawing.from_text(text)
     with pytest.raises(FileFormatError, match="Update the extension"):
@@ -265,15 +256,12 @@ def test_sound_text_of_impossible_gestures_is_refused(gesture):
         a_part(GOOD_CLICK)[:-3], a_part(GOOD_CLICK) + b"x", a_part(),
     ],
 )  # fmt: skip
-def test_sound_frames_around_damaged_parts_are_refused(part):
+def test_sound_frames_around_damaged_parts_and_other_numbers_of_parts_are_refused(part):
     with pytest.raises(FileFormatError, match="damaged"):
         Drawing.from_text(as_text(a_part(GOOD_CLICK), part))
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 1 << 31])
-def test_text_with_fewer_or_more_slices_than_announced_is_refused(count):
-    with pytest.raises(FileFormatError, match="damaged"):
-        Drawing.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK), count=count))
+    for count in (0, 1, 3, 1 << 31):
+        with pytest.raises(FileFormatError, match="damaged"):
+            Drawing.from_text(as_text(a_part(GOOD_CLICK), a_part(GOOD_CLICK), count=count))
 
 
 def test_a_small_text_that_unpacks_to_something_huge_is_refused_before_it_fills_the_memory(monkeypatch):

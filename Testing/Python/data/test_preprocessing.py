@@ -50,13 +50,6 @@ def test_percentiles_become_zero_and_one_and_outliers_do_not_count():
     np.testing.assert_array_equal(estimated.normalize(image[3]), normalized[3])
 
 
-def test_nearly_empty_images_fall_back_to_their_finite_extremes():
-    volume = np.zeros((40, 50, 60), np.float32)
-    volume[13, 27, 31] = 9.0
-    volume[0, 0, :3] = [np.nan, np.inf, -np.inf]
-    assert IntensityRange.estimate(volume, max_samples=100) == IntensityRange(0.0, 9.0)
-
-
 def a_field_of_view(values=(), share=0.0, blurred=False):
     """Tissue of 40 +- 12 with an insert of 90, and outside of a round field of view `values` beside each other."""
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:128, :128] - 63.5
@@ -321,21 +314,6 @@ def test_shrinking_does_not_alias():
     assert np.abs(drawn[:, 2:-2] - 1 / 3).max() < 0.07
 
 
-def test_leading_axes_types_and_strides_make_no_difference():
-    rng = np.random.default_rng(5)
-    grid = NetworkGrid((30, 20), (1.0, 2.0), 16, ((3, 29), (1, 20)))
-    batch = rng.random((3, 2, 30, 20), dtype=np.float32)
-    strided = np.asfortranarray(batch)[:, :, ::-1]
-    whole = rng.integers(0, 2, (30, 20))
-    for to_grid in (grid.image_to_grid, grid.scribbles_to_grid, grid.logits_to_grid):
-        together = to_grid(batch)
-        np.testing.assert_allclose(together[2, 1], to_grid(batch[2, 1]), atol=1e-6)
-        np.testing.assert_array_equal(to_grid(strided), to_grid(strided.copy()))
-        for dtype in (bool, "u1", "i2", "u8", "f8", ">i2"):
-            np.testing.assert_array_equal(to_grid(whole.astype(dtype)), to_grid(whole.astype(np.float32)))
-    assert grid.logits_from_grid(together).shape == (3, 2, 26, 19)
-
-
 def test_arrays_of_another_shape_damaged_logits_and_images_of_no_numbers_are_refused():
     grid = NetworkGrid((4, 5), size=8)
     for through in (grid.image_to_grid, grid.scribbles_to_grid, grid.logits_to_grid, grid.logits_from_grid):
@@ -443,30 +421,6 @@ def zoom(mask, prompts=None, **changes):
     """After a first pass at 16 cells a side of a slice with square pixels, unless told otherwise."""
     options = {"spacing_mm": (1.0, 1.0), "size": 16, "max_size": 64, "first_cell_mm": max(mask.shape) / 16, **changes}
     return focus_view(mask, prompts or Prompts.empty(mask.shape), **options)
-
-
-BIG = (512, 512)
-
-
-@pytest.mark.parametrize(
-    ("mask", "options", "region", "size"),
-    [
-        # The margin is six cells of the first pass, 16 pixels each, because that is more than a fifth of 40 pixels.
-        (square((256, 256), 100, 60, 40), {}, ((4, 236), (0, 232)), 64),
-        (square(BIG, 100, 100, 100), {"first_cell_mm": 3.0}, ((80, 220), (80, 220)), 64),
-        (square(BIG, 250, 250, 2), {"size": 128, "max_size": 256, "first_cell_mm": 4.0}, ((219, 283), (219, 283)), 128),
-        (square((256, 256), 0, 250, 6), {"first_cell_mm": 2.0}, ((0, 30), (226, 256)), 32),
-        (
-            square((256, 256), 10, 10, 230),
-            {"size": 128, "max_size": 256, "first_cell_mm": 2.0},
-            ((0, 256), (0, 256)),
-            256,
-        ),
-    ],
-)
-def test_the_zoom_pass_shows_the_prediction_with_a_margin(mask, options, region, size):
-    view = zoom(mask, **options)
-    assert (view.region, view.size, view.shape) == (region, size, mask.shape)
 
 
 def test_positive_prompts_are_part_of_it_and_negative_ones_are_not():

@@ -132,16 +132,6 @@ def test_a_builder_goes_on_from_prompts_and_leaves_them_alone():
     assert second.mask_input is begun.mask_input
 
 
-def test_trusted_arrays_are_taken_over_and_not_looked_at():
-    scribbles = np.full((2, *SHAPE), np.nan, np.float32)
-    prompts = Prompts.trusted(scribbles, EMPTY.point_coords, EMPTY.point_labels, EMPTY.boxes)
-    assert prompts.scribbles is scribbles
-    assert not scribbles.flags.writeable
-    logits = np.ones(SHAPE, np.float32)
-    assert prompts.replaced(mask_input=logits).mask_input is logits
-    assert prompts.mask_input is None
-
-
 def test_strokes_given_directly_may_overlap_and_are_found():
     scribbles = np.zeros((2, *SHAPE))
     scribbles[:, 2, 3] = 1
@@ -214,11 +204,8 @@ def test_arrays_that_disagree_are_refused(fields, words):
         (lambda: EMPTY.with_click("ab"), "real numbers"),
         (lambda: EMPTY.with_box((3, 3), (3, 5)), "reversed or empty"),
         (lambda: EMPTY.with_box((4, 1), (2, 5)), "reversed or empty"),
-        (lambda: EMPTY.with_box((-1, 0), (2, 2)), "outside the image"),
         (lambda: EMPTY.with_box((0, 0), (6, 9)), "outside the image"),
-        (lambda: EMPTY.with_box((0, 0, 0), (1, 1, 1)), "2 indices"),
         (lambda: EMPTY.with_box((0, 0), (1, 1, 1)), "2 indices"),
-        (lambda: EMPTY.with_mask_input(np.ones((8, 6))), "mask_input has shape"),
         *((lambda v=v: Prompts.from_labelmap(np.array([[1, 4, 0]]), v), r"\[1, 4\]") for v in (0, 3, -1)),
         (lambda: Prompts.from_labelmap(np.zeros(SHAPE, np.uint8), 1), "it is empty"),
         (lambda: Prompts.from_labelmap(np.ones(SHAPE), 1), "Pass integers"),
@@ -264,15 +251,10 @@ def test_at_every_pixel_the_last_stroke_wins(strokes):
         scribbles = scribbles.with_scribble(a_stroke(*pixels) * 0.25, label)
         expected.update(dict.fromkeys(pixels, label))
     assert marked_pixels(scribbles) == expected
-    assert LabelScribbles.from_masks({v: scribbles.mask(v) for v in scribbles.values()}, shape=SHAPE).equals(scribbles)
+    masks = {label: scribbles.mask(label) for label in scribbles.values()}
+    assert LabelScribbles.from_masks(masks, shape=SHAPE).equals(scribbles)
+    np.testing.assert_array_equal(combine_masks({**masks, 11: a_stroke()}), scribbles.labels)
     assert BARE.is_empty
-
-
-def test_masks_of_several_labels_are_taken_at_once():
-    masks = {0: a_stroke((0, 0)), 2: a_stroke((3, 4)), 5: a_stroke()}
-    assert marked_pixels(LabelScribbles.from_masks(masks)) == {(0, 0): 0, (3, 4): 2}
-    np.testing.assert_array_equal(combine_masks(masks), LabelScribbles.from_masks(masks).labels)
-    assert LabelScribbles.from_masks({}, shape=SHAPE).equals(BARE)
 
 
 def test_a_point_is_one_pixel_or_a_disc_in_pixels_or_millimetres():
@@ -386,18 +368,13 @@ def box(**options):
         *((lambda r=r: BARE.with_point((1, 2), 1, r), "radius") for r in (-1, np.nan, np.inf)),
         (lambda: BARE.without(np.ones((2, 2), bool)), "shape"),
         (box(start=(3, 3), stop=(3, 5)), "empty"),
-        (box(start=(-1, 3), stop=(3, 5)), "outside"),
         (box(start=(0, 0), stop=(7, 5)), "outside"),
-        (box(start=(0, 0, 0), stop=(1, 1, 1)), "2 whole numbers"),
         (box(start=(0, 0), stop=(1, 1, 1)), "2 whole numbers"),
-        (box(start=(0.5, 0), stop=(1, 1)), "2 whole numbers"),
         *((box(core=core), "core") for core in (0.0, 1.5)),
         (box(gap=-1), "gap"),
-        (box(gap=0.5), "gap"),
         (box(outside=-1), "Label -1"),
         (box(outside=np.zeros((2, 2), int)), "shape"),
         (box(outside=np.full(SHAPE, -1)), "expected 0 to"),
-        (box(label=-1), "Label -1"),
     ],
 )
 def test_marks_that_cannot_be_meant_are_refused(change, words):

@@ -21,7 +21,6 @@ from scribblesegment.data.rasterize import (
     finer,
     gestures_picture,
     mask_picture,
-    paint_line,
     paint_stroke,
     probability_picture,
     rasterize,
@@ -300,18 +299,6 @@ def test_a_lasso_is_a_closed_line_in_its_colour():
     assert picture[10, 16, 3] > 0  # back to the first point
     assert not picture[13, 9, 3]
     assert (picture[picture[..., 3] > 0, :3] == as_bytes(NEGATIVE_COLOR)).all()
-
-
-def test_a_line_leaves_what_is_there_where_it_covers_less():
-    picture = np.zeros((*SHAPE, 4), np.uint8)
-    paint_line(picture, PLANE, at(PLANE, (10, 5), (10, 25)), 3.0, POSITIVE_COLOR)
-    before = picture.copy()
-    paint_line(picture, PLANE, at(PLANE, (-30, 5), (-30, 25)), 3.0, NEGATIVE_COLOR)
-    np.testing.assert_array_equal(picture, before)
-    paint_line(picture, PLANE, at(PLANE, (16, 5), (16, 25)), 3.5, NEGATIVE_COLOR)
-    assert (picture[..., 3] >= before[..., 3]).all()
-    np.testing.assert_array_equal(picture[9:12], before[9:12])
-    assert picture[16, 15, :3].tolist() == as_bytes(NEGATIVE_COLOR)
 
 
 def test_a_mask_has_its_colour_and_probabilities_go_from_nothing_over_violet_and_green_to_yellow(rng):

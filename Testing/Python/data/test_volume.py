@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from scribblesegment.data import validation
 from scribblesegment.data.validation import Range, check_ranges
 from scribblesegment.data.volume import LabelVolume, Segment, Volume
 from scribblesegment.errors import ConfigError, GeometryError, ImageError
@@ -148,18 +147,6 @@ def test_what_is_no_volume_slice_or_segment_is_refused(make, error):
 # Checks -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_array_is_shared_only_if_nobody_can_change_it():
-    own = np.zeros(3, np.float32)
-    assert validation.read_only(own, np.float32) is not own
-    own.flags.writeable = False
-    assert validation.read_only(own, np.float32) is own
-    for other in (own.astype(np.float64), own[:], np.zeros((2, 3), np.float32).T):
-        kept = validation.read_only(other, np.float32)
-        assert not np.shares_memory(kept, other)
-        assert not kept.flags.writeable
-        assert kept.flags.c_contiguous
-
-
 @dataclass(frozen=True)
 class Config:
     weight: Annotated[float, Range(0, 1)] = 0.5
@@ -179,11 +166,8 @@ class Config:
         ({"weight": float("nan")}, "weight is nan"),
         ({"weight": "1"}, "weight is '1'"),
         ({"share": 0.0}, "share is 0.0; give a finite number above 0 below 1"),
-        ({"share": 1.0}, "share is 1.0"),
         ({"count": 0}, "count is 0; give a whole number from 1"),
-        ({"count": 1.0}, "count is 1.0"),
         ({"count": True}, "count is True"),
-        ({"count": None}, "count is None"),
         ({"limit": 10}, "limit is 10; give a finite number to 9"),
     ],
 )
