@@ -138,13 +138,6 @@ def marks_at(shape, **pixels_of_label) -> LabelScribbles:
     return LabelScribbles.from_labels(labels)
 
 
-def test_a_step_between_neighbours_must_be_below_the_threshold():
-    ramp = np.tile(np.arange(10.0), (3, 1))
-    scribbles = marks_at(ramp.shape, label_1=[(1, 0)])
-    assert grow_scribbles(ramp, scribbles, GrowthConfig(1.0, FAR)).mask(1)[:, 1:].sum() == 0
-    assert grow_scribbles(ramp, scribbles, GrowthConfig(1.001, FAR)).mask(1).all()
-
-
 def test_the_reach_ends_growing_in_millimetres_along_every_axis():
     shape = (5, 21, 21)
     scribbles = marks_at(shape, label_1=[(2, 10, 10)])
@@ -181,6 +174,8 @@ def test_a_scribble_never_grows_across_a_thin_line_of_another_label(connectivity
 @pytest.mark.parametrize(
     ("image", "config", "count"),
     [
+        (np.tile(np.arange(10.0), (3, 1)), GrowthConfig(1.0, FAR), 3),  # a step has to be below the threshold
+        (np.tile(np.arange(10.0), (3, 1)), GrowthConfig(1.001, FAR), 30),
         ([[0, 9, 9], [9, 0, 9], [9, 9, 0]], GrowthConfig(1, FAR), 1),
         ([[0, 9, 9], [9, 0, 9], [9, 9, 0]], GrowthConfig(1, FAR, "full"), 3),
         (np.zeros((5, 5)), GrowthConfig(1, 1.2, "full"), 3),  # a diagonal step is longer than a straight one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +55,13 @@ def test_dimension_channels_and_labels_are_found_by_parameters_and_a_trial_run()
         (SmallNet(2), {"spacing_mm": (1.0, 1.0, 1.0)}, ConfigError, "spacing_mm"),
     ],
 )
-def test_a_network_that_does_not_explain_itself_is_refused(module, options, error, message):
+def test_a_network_that_does_not_explain_itself_is_refused(volume, module, options, error, message):
     with pytest.raises(error, match=message):
         ModuleNetwork(module, **options)
+    with pytest.raises(NetworkError, match="sees volumes"):
+        ModuleNetwork(SmallNet(3)).prepare(volume, index=0)
+    with pytest.raises(GeometryError, match="outside the volume"):
+        ModuleNetwork(SmallNet()).prepare(volume, index=5)
 
 
 @pytest.mark.parametrize("index", [None, 2])
@@ -109,14 +112,6 @@ def test_inputs_are_padded_to_the_multiple_and_repeated_for_colours(volume):
     assert torch.equal(prepared.tensor[0], prepared.tensor[2])
 
 
-@pytest.mark.parametrize("how", ["robust", "zscore", "none", (90.0, 110.0)])
-def test_normalised_intensities_are_finite_whatever_the_image_holds(how: Any):
-    array = np.array([[np.nan, np.inf, -np.inf], [100.0, 3e38, -4.0]])
-    constant = np.full((3, 3), 7, np.int16)
-    for image in (array, constant):
-        assert np.isfinite(normalised(image, image, how)).all()
-
-
 def test_each_normalisation_does_what_it_says_by_the_whole_volume(volume):
     array = np.random.default_rng(0).normal(50, 5, (4, 50, 50))
     array[3] += 1000
@@ -128,13 +123,8 @@ def test_each_normalisation_does_what_it_says_by_the_whole_volume(volume):
     assert normalised(part, part, "robust").max() == 1.0 > normalised(part, array, "robust").max()
     network = ModuleNetwork(SmallNet(), normalise="robust")
     assert torch.equal(network.prepare(volume).tensor[:, 1], network.prepare(volume, index=1).tensor)
-
-
-def test_a_slice_that_is_not_there_and_one_of_a_3d_network_are_refused(volume):
-    with pytest.raises(NetworkError, match="sees volumes"):
-        ModuleNetwork(SmallNet(3)).prepare(volume, index=0)
-    with pytest.raises(GeometryError, match="outside the volume"):
-        ModuleNetwork(SmallNet()).prepare(volume, index=5)
+    for image in (np.array([[np.nan, np.inf, -np.inf], [100.0, 3e38, -4.0]]), np.full((3, 3), 7, np.int16)):
+        assert all(np.isfinite(normalised(image, image, how)).all() for how in ("robust", "zscore", "none", (90, 110)))
 
 
 # Interactive networks ------------------------------------------------------------------------------------------------

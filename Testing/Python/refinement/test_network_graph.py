@@ -22,14 +22,12 @@ IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LAYERS = ["first.0", "down.0.0", "up", "last.0", "head"]
 
 
-def of_format(name: str) -> nn.Module:
-    """The same network in every format that PyTorch knows."""
-    network = small_unet()
-    if name == "script":
-        return torch.jit.script(network)
-    if name == "trace":
-        return torch.jit.trace(network, IMAGE)
-    return torch.export.export(network, (IMAGE,)).module() if name == "export" else network
+FORMATS = {
+    "module": lambda network: network,
+    "script": torch.jit.script,
+    "trace": lambda network: torch.jit.trace(network, IMAGE),
+    "export": lambda network: torch.export.export(network, (IMAGE,)).module(),
+}
 
 
 def gradients(split: SplitNetwork) -> dict[str, torch.Tensor | None]:
@@ -38,10 +36,10 @@ def gradients(split: SplitNetwork) -> dict[str, torch.Tensor | None]:
     return {name: value.grad for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("name", ["module", "script", "trace", "export"])
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_format_is_split_into_a_prefix_and_a_suffix_with_its_result_and_gradients(name):
-    network = of_format(name)
+    network = FORMATS[name](small_unet())
     traced = TracedNetwork(network, IMAGE, Output())
     assert [layer.name for layer in traced.layers] == LAYERS
     reference = small_unet()
@@ -55,32 +53,16 @@ def test_every_format_is_split_into_a_prefix_and_a_suffix_with_its_result_and_gr
             torch.testing.assert_close(value, expected[key].grad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_normalisation_belongs_to_the_convolution_before_it():
-    traced = TracedNetwork(small_unet(), IMAGE, Output())
-    assert traced.split(1).layers[0].weights == ("head.weight", "head.bias")
-    assert traced.split(2).layers[0].weights == ("last.0.weight", "last.0.bias", "last.1.weight", "last.1.bias")
-
-
 def test_layers_are_chosen_by_their_name_or_that_of_a_module_around_them():
     traced = TracedNetwork(small_unet(), IMAGE, Output())
     assert [layer.name for layer in traced.split(("down", "head")).layers] == ["down.0.0", "head"]
     assert [layer.name for layer in traced.split(("head.bias",)).layers] == ["head"]
+    # A normalisation belongs to the convolution before it.
+    assert traced.split(2).layers[0].weights == ("last.0.weight", "last.0.bias", "last.1.weight", "last.1.bias")
     with pytest.raises(NetworkError, match=r"no layer 'dow'.*last\.0, head"):
         traced.split(("dow",))
     with pytest.raises(NetworkError, match="no weights"):
         TracedNetwork(nn.Sigmoid(), IMAGE, Output()).split(1)
-
-
-def test_in_place_operations_leave_features_and_network_as_they_are():
-    network = small_unet(norm="batch")
-    before_all = state_of(network)
-    split = TracedNetwork(network, IMAGE, Output()).split(2)
-    features = split.features(IMAGE)
-    before = [tensor.clone() for tensor in features]
-    split.run(split.pretrained, features)
-    assert all(torch.equal(one, other) for one, other in zip(features, before, strict=True))
-    assert not any(tensor.requires_grad for tensor in features)
-    assert unchanged(network, before_all)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -122,26 +104,6 @@ def test_the_head_is_the_last_convolution_if_it_is_refined_and_not_transposed():
     ):
         with pytest.raises(NetworkError, match="No label can be added"):
             _ = other.head
-
-
-def test_a_whole_network_runs_with_other_weights_and_keeps_its_own():
-    network = DependingOnValues(small_unet(norm="batch"))
-    before = state_of(network)
-    whole = WholeNetwork(network, IMAGE, Output())
-    network.train()  # which is for its owner: it runs without dropout, and learns no statistics
-    assert [layer.name for layer in whole.layers] == [f"network.{name}" for name in LAYERS]
-    split = whole.split(1)
-    own = split.run(split.pretrained, split.features(IMAGE))
-    assert torch.equal(split.run(split.pretrained, split.features(IMAGE)), own)
-    weights = {name: torch.zeros_like(value).requires_grad_() for name, value in split.pretrained.items()}
-    output = split.run(weights, split.features(IMAGE))
-    assert torch.equal(output, torch.zeros(1, 3, 16, 16))
-    output.sum().backward()
-    assert all(value.grad is not None for value in weights.values())
-    with pytest.raises(RuntimeError):
-        split.run(split.pretrained, (torch.zeros(1, 2, 16, 16),))
-    assert unchanged(network, before)
-    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
