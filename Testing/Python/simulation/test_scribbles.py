@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from itertools import pairwise
 from unittest.mock import patch
 
 import numpy as np
@@ -19,17 +18,12 @@ from skimage.morphology import skeletonize
 from scribblesegment.errors import ConfigError, PromptError
 from scribblesegment.simulation import graph_scribbles, simulate_scribble
 from scribblesegment.simulation.graph_scribbles import (
-    _distance_to_disc,
-    _remove_disc,
     build_graph,
     correction_graph_scribble,
-    draw_strokes,
     drop_edges,
     edge_costs,
     graph_scribble,
-    longest_paths,
     spanning_tree,
-    spline_through,
 )
 from scribblesegment.simulation.scribbles import (
     VISIBLE,
@@ -37,14 +31,12 @@ from scribblesegment.simulation.scribbles import (
     centerline_scribble,
     contour_scribble,
     draw_margins,
-    gaussian_blur,
     is_thin,
     limit_pixels,
     line_scribble,
     require_mask,
     smooth_noise,
     stroke_jitter,
-    warp_inside,
 )
 
 KINDS = [line_scribble, centerline_scribble, contour_scribble]
@@ -166,17 +158,6 @@ def test_a_configuration_out_of_range_is_refused_by_name(field, value):
 # Smooth fields.
 
 
-@pytest.mark.parametrize(("shape", "sigma"), [((3, 90, 70), 0.5), ((3, 90, 70), 5.25), ((600, 70), 3.0)])
-def test_blurring_is_that_of_a_gaussian_filter_away_from_the_border(rng, shape, sigma):
-    image = rng.random(shape)
-    expected = ndimage.gaussian_filter(image, (*[0] * (len(shape) - 2), sigma, sigma), truncate=6)
-    inner = (..., slice(35, 55), slice(32, 38))
-    np.testing.assert_allclose(gaussian_blur(image, sigma)[inner], expected[inner], atol=1e-5)
-    np.testing.assert_array_equal(gaussian_blur(image, sigma + 0.1), gaussian_blur(image, sigma))  # quarter pixels
-    np.testing.assert_array_equal(gaussian_blur(image, 0.1), image.astype(np.float32))
-    np.testing.assert_allclose(gaussian_blur(np.full(shape, 7.0), sigma), 7.0, rtol=1e-5)  # up to the border
-
-
 @pytest.mark.parametrize("sigma", [0.0, 1.0, 3.0, 20.0])
 def test_noise_is_standard_normal_everywhere_independent_and_correlated_as_stated(rng, sigma):
     fields = smooth_noise((4000, 7, 12), sigma, rng)
@@ -187,20 +168,6 @@ def test_noise_is_standard_normal_everywhere_independent_and_correlated_as_state
     distance = np.abs(np.subtract.outer(np.arange(12), np.arange(12)))
     expected = np.exp(-((distance / (2 * sigma)) ** 2)) if sigma else np.eye(12)
     np.testing.assert_allclose(fields[:, 3].T @ fields[:, 3] / 4000, expected, atol=0.1)
-    first, same = (smooth_noise((2, 30, 40), sigma, np.random.default_rng(1)) for _ in range(2))
-    np.testing.assert_array_equal(first, same)
-
-
-def test_a_displacement_is_where_each_pixel_reads_with_bilinear_weights(rng):
-    image, region = rng.random((9, 7), dtype=np.float32), rng.random((9, 7)) < 0.5
-    displacement = np.zeros((2, 9, 7), np.float32)
-    np.testing.assert_array_equal(warp_inside(image, displacement, region), image * region)
-    displacement[0], displacement[1] = 2, -1
-    expected, everywhere = np.pad(image[2:, :-1], ((0, 2), (1, 0))), np.ones((9, 7), bool)
-    np.testing.assert_allclose(warp_inside(image, displacement, everywhere), expected)
-    displacement[0], displacement[1] = 0.5, 0
-    between = warp_inside(image, displacement, everywhere)[:-1]
-    np.testing.assert_allclose(between, (image[:-1] + image[1:]) / 2, rtol=1e-5)
 
 
 # Regions, margins and jitter.
@@ -240,11 +207,6 @@ def test_strokes_are_moved_and_widened_but_never_lost():
 
 
 U_SHAPE = rectangle((60, 60), (5, 55), (5, 55)) & ~rectangle((60, 60), (5, 45), (15, 45))
-LABEL = disc((100, 100), (50, 40), 25)
-
-
-def path_edges(count):
-    return np.stack([np.arange(count - 1), np.arange(1, count)], axis=1)
 
 
 def edge_set(edges):
@@ -289,27 +251,10 @@ def test_a_scribble_follows_its_label_and_stays_mostly_inside(constants, seed):
     dot = graph_scribble(disc((20, 20), (9, 12), 0), rng)
     np.testing.assert_array_equal(dot > 0, disc((20, 20), (9, 12), 2))
     first, second = disc((100, 140), (50, 30), 22), disc((100, 140), (50, 110), 22)
-    both = graph_scribble(first | second, rng) > 0
-    assert [(both & one).any() for one in (first, second, rectangle((100, 140), (0, 100), (60, 80)))] == [
-        True,
-        True,
-        False,
-    ]
-
-
-def test_what_is_small_against_the_label_gets_no_point_unless_there_is_nothing_else(rng, constants):
-    speck = disc((100, 140), (50, 40), 35) | disc((100, 140), (50, 120), 0)
+    both, between = graph_scribble(first | second, rng) > 0, rectangle((100, 140), (0, 100), (60, 80))
+    assert [(both & one).any() for one in (first, second, between)] == [True, True, False]
+    speck = disc((100, 140), (50, 40), 35) | disc((100, 140), (50, 120), 0)  # too small to get a point
     assert not graph_scribble(speck, rng)[:, 100:].any()
-    specks = np.zeros((100, 100), bool)
-    specks[::5, ::5] = True
-    assert len(build_graph(specks, rng)[0]) == 1
-    tail = rectangle((60, 150), (5, 55), (5, 55)) | rectangle((60, 150), (30, 31), (55, 145))
-    for threshold, reached in ((0.02, False), (0.0, True)):
-        constants(TILE_THRESHOLD=threshold)
-        assert (build_graph(tail, rng)[0][:, 1] >= 60).any() == reached
-    line = rectangle((20, 120), (10, 11), (10, 110))  # each of five tiles holds a fifth of the sum
-    constants(TILE_THRESHOLD=0.5)
-    assert len(build_graph(line, rng)[0]) == 1
 
 
 def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart(constants):
@@ -330,17 +275,6 @@ def test_points_are_sampled_in_tiles_near_the_skeleton_and_apart(constants):
         assert len(build_graph(np.ones((height, width), bool), np.random.default_rng(0))[0]) == tiles
 
 
-@given(mask=regions(), seed=SEEDS, radius=st.floats(0, 12))
-def test_the_local_update_of_the_distance_field_equals_a_new_transform(mask, seed, radius):
-    padded = np.pad(mask, 1)
-    depth = ndimage.distance_transform_edt(padded)
-    template = _distance_to_disc(radius, int(np.ceil(depth.max() + radius)))
-    for row, column in np.random.default_rng(seed).permutation(np.argwhere(padded))[:3]:
-        _remove_disc(depth, (int(row), int(column)), template)
-        padded &= ~disc(padded.shape, (row, column), radius)
-        np.testing.assert_allclose(depth, ndimage.distance_transform_edt(padded), atol=1e-12)
-
-
 @given(mask=regions(), seed=SEEDS, count=st.integers(1, 12))
 def test_the_tree_joins_all_points_at_the_least_cost_which_is_threefold_outside(mask, seed, count):
     points = np.random.default_rng(seed).permutation(np.argwhere(np.ones_like(mask)))[:count]
@@ -356,58 +290,12 @@ def test_the_tree_joins_all_points_at_the_least_cost_which_is_threefold_outside(
         assert edge_set(spanning_tree(corners, U_SHAPE)) != inside
 
 
-trees = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=29).map(
-    lambda parents: np.array([[int(one * child), child] for child, one in enumerate(parents, start=1)])
-)
-
-
-@given(edges=trees, seed=SEEDS)
-def test_paths_cover_each_edge_once_beginning_with_the_longest_and_dropping_leaves_no_point_alone(edges, seed):
-    count = len(edges) + 1
-    paths = longest_paths(count, edges)
-    drawn = [frozenset(pair) for path in paths for pair in pairwise(path)]
-    assert len(drawn) == len(edges)
-    assert set(drawn) == edge_set(edges)
-    hops = np.full((count, count), np.inf)
-    np.fill_diagonal(hops, 0)
-    hops[tuple(edges.T)] = hops[tuple(edges.T[::-1])] = 1
-    for middle in range(count):
-        hops = np.minimum(hops, hops[:, middle : middle + 1] + hops[middle : middle + 1])
-    assert len(paths[0]) - 1 == hops.max()
-    assert paths == sorted(paths, key=len, reverse=True)
-    with patch.object(graph_scribbles, "DROP_P", 1.0):
-        kept = drop_edges(edges, np.random.default_rng(seed))
-    assert len(edges) - 3 <= len(kept) <= len(edges)
-    assert edge_set(kept) <= edge_set(edges)
-    np.testing.assert_array_equal(np.unique(kept), np.arange(count))
-
-
 def test_a_fifth_of_the_graphs_lose_one_two_or_three_inner_edges_in_the_stated_shares(rng, constants):
-    lost = [39 - len(drop_edges(path_edges(40), rng)) for _ in range(6000)]
+    path = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
+    lost = [39 - len(drop_edges(path, rng)) for _ in range(6000)]
     np.testing.assert_allclose(np.bincount(lost) / 6000, [0.8, 0.1, 0.2 / 3, 0.1 / 3], atol=0.02)
     constants(DROP_P=1.0)
-    np.testing.assert_array_equal(drop_edges(path_edges(4), rng), [[0, 1], [2, 3]])
-
-
-@given(points=st.lists(st.tuples(*[st.integers(0, 127)] * 2), min_size=1, max_size=12, unique=True))
-def test_a_spline_passes_through_its_points_in_small_steps(points):
-    curve = spline_through(np.array(points))
-    np.testing.assert_allclose(curve[[0, -1]], [points[0], points[-1]], atol=1e-9)
-    assert np.hypot(*(curve[:, None] - np.array(points)).transpose(2, 0, 1)).min(axis=0).max() <= 0.5
-    assert (np.hypot(*np.diff(curve, axis=0).T) <= 0.5 + 1e-9).all()
-
-
-@pytest.mark.parametrize("radius", [1.0, 2.0, 3.5])
-def test_all_pixels_within_the_radius_of_a_stroke_are_set_and_no_others(radius):
-    start, end = np.array([10, 8]), np.array([33, 47])
-    image = draw_strokes([spline_through(np.array([start, end]))], (50, 60), radius)
-    pixels = np.moveaxis(np.indices((50, 60)), 0, -1)
-    along = np.clip((pixels - start) @ (end - start) / np.sum((end - start) ** 2), 0, 1)
-    distance = np.linalg.norm(pixels - start - along[..., None] * (end - start), axis=-1)
-    assert (image[distance <= radius] == 1).all()
-    assert (image[distance > radius + 0.05] == 0).all()
-    beyond = draw_strokes([np.array([[0.0, 0.0], [-3.0, 30.0], [9.0, 19.0]])], (10, 20), 2.0) > 0
-    np.testing.assert_array_equal(beyond, disc((10, 20), (0, 0), 2) | disc((10, 20), (9, 19), 2))
+    np.testing.assert_array_equal(drop_edges(path[:3], rng), [[0, 1], [2, 3]])
 
 
 # Corrections (section 2.4).
@@ -437,7 +325,7 @@ def test_small_errors_are_not_corrected_and_an_empty_label_is(rng):
     empty = np.zeros_like(label)
     assert correction_graph_scribble(label, empty, rng)[1] is False
     assert correction_graph_scribble(empty, empty, rng) is None
-    for prediction, other, problem in ((LABEL[:50], LABEL, "same grid"), (LABEL * 1.0, LABEL, "prediction")):
+    for prediction, other, problem in ((label[:9], label, "same grid"), (label * 1.0, label, "prediction")):
         with pytest.raises(PromptError, match=problem):
             correction_graph_scribble(prediction, other, rng)
     for radius in (0.0, np.nan, np.inf):
