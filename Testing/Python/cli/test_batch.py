@@ -74,19 +74,15 @@ def test_images_in_folders_are_done_if_asked_for_and_results_may_lie_beside_them
 # Going on.
 
 
-def test_only_what_is_new_or_changed_is_done_again_and_a_result_corrected_by_hand_is_kept(folders):
+def test_what_is_done_is_not_done_again_unless_asked_for_and_a_result_corrected_by_hand_is_kept(folders):
     folders.run(load_threshold)
     before = left_behind(folders.output)
     assert folders.run(None)[0] == "3 images: 3 done already, 0 to do"  # without loading a network
-    assert left_behind(folders.output) == before
-    lines = folders.run(load_threshold, threshold=0.6)
-    assert lines[:2] == ["3 images: 0 done already, 3 to do", "  3 done again: other options than before"]
     (folders.output / "a.nrrd.seg.nrrd").write_bytes(b"corrected")
-    lines = folders.run(load_threshold)
-    assert lines[0] == "3 images: 0 done already, 2 to do"
+    assert folders.run(load_threshold, threshold=0.6)[0] == "3 images: 0 done already, 2 to do"
     assert (folders.output / "a.nrrd.seg.nrrd").read_bytes() == b"corrected"
     assert statuses(folders.output)["a.nrrd"] == "changed"
-    assert folders.run(load_threshold, redo=True)[1] == "  3 done again: as --redo says"
+    folders.run(load_threshold, redo=True)
     assert left_behind(folders.output) == before
 
 
@@ -127,12 +123,17 @@ def test_a_damaged_image_is_told_and_skipped(folders, capsys):
     assert results(folders.output) == ["a.nrrd.seg.nrrd", "c.png.seg.nrrd"]
 
 
-def test_an_interrupted_batch_exits_with_130_and_says_how_to_go_on(folders, capsys):
+def test_an_interrupted_batch_exits_with_130_and_the_same_command_goes_on(folders, tmp_path, capsys):
+    folders.run(load_threshold, output=tmp_path / "undisturbed")
     folders.add("b.nii.gz", corner=2, value=POISON)
     assert run(*folders.arguments(), load=batch_networks.load_interrupted) == 130
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == "1 of 3 images are done; the same command goes on from there"
     assert "interrupted" in captured.err
+    assert statuses(folders.output) == {"a.nrrd": "done", "b.nii.gz": "to do", "c.png": "to do"}
+    folders.add("b.nii.gz", corner=2)
+    assert folders.run(load_threshold)[0] == "3 images: 1 done already, 2 to do"
+    assert left_behind(folders.output) == left_behind(tmp_path / "undisturbed")
 
 
 def test_problems_with_an_image_are_told_after_the_others_were_done(folders, capsys):
@@ -200,13 +201,3 @@ def test_a_graphics_card_or_a_single_image_needs_no_workers(monkeypatch):
     assert uses_workers(2, None, "auto", several=False)
     assert not uses_workers(1, None, "cpu", several=True)
     assert uses_workers(None, "tcp://a:1", "auto", several=False)
-
-
-@pytest.mark.slow
-def test_workers_come_to_the_same_results_and_leave_no_context_behind(folders):
-    pytest.importorskip("distributed")
-    folders.run(load_threshold)
-    expected = left_behind(folders.output)
-    folders.run(load_threshold, workers=2, redo=True)
-    assert left_behind(folders.output) == expected
-    assert not list((folders.output / FOLDER).glob("context-*"))

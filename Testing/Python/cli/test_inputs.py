@@ -162,12 +162,6 @@ def test_a_batch_takes_series_and_window_for_all_images(study, tmp_path, monkeyp
 # What is said about slices, images and the installation -------------------------------------------------------------
 
 
-def test_slices_are_listed_as_ranges():
-    assert files.listed_slices(0, [4]) == "slice k:4"
-    assert files.listed_slices(1, [3, 4, 5, 12]) == "4 slices j:3-5,12"
-    assert files.listed_slices(2, range(0, 40, 2)) == "20 slices i:0,2,4,6,8,10,12,14,16,18,..."
-
-
 def test_a_task_comes_before_a_file_of_its_name(tmp_path, monkeypatch):
     def context(name):
         return ContextSet(name, (ContextEntry(np.zeros((6, 6), np.float32), np.ones((6, 6), bool), (1.0, 1.0)),))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
 from command_line import error_of, run, write_image
 
 import scribblesegment
@@ -177,28 +176,6 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, match, capsys):
     message = error_of(capsys)
     assert match in message
     assert "--help)" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "match"),
-    [
-        ("4d.nii.gz", np.zeros((2, 3, 4, 5), np.uint8), "4 dimensions"),
-        ("truncated.nrrd", np.zeros((4, 20, 24), np.int16), "Cannot read"),
-        ("text.xyz", b"hello", "unknown extension"),
-        ("absent.nrrd", None, "no such file"),
-    ],
-)
-@pytest.mark.parametrize("command", ["segment {} --click 1,5,6,+ -o {}.o.nrrd", "info {}"])
-def test_an_image_that_cannot_be_read_is_one_line_and_exit_code_2(tmp_path, capsys, command, name, content, match):
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        sitk.WriteImage(sitk.GetImageFromArray(content, isVector=False), str(path))
-        os.truncate(path, path.stat().st_size - 20 * name.startswith("truncated"))
-    assert run(*command.replace("{}", str(path)).split()) == 2
-    assert match in error_of(capsys)
-    assert {found.name for found in tmp_path.iterdir()} <= {name}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from command_line import STRAIGHT, error_of, paint, run, write_image
+from propagation_phantoms import dice
 from slice_predictors import Brightness
 
 from scribblesegment import Segment, Volume, read_labelmap, write_labelmap
-from scribblesegment.cli.propagate import annotated_axis
 from scribblesegment.context.context_set import ContextEntry, ContextSet
 from scribblesegment.context.files import write_context_file
 from scribblesegment.context.store import FOLDER_VARIABLE
@@ -67,10 +67,6 @@ def propagate(tmp_path):
         return read_labelmap(tmp_path / "all.seg.nrrd").array if (tmp_path / "all.seg.nrrd").exists() else None
 
     return propagate
-
-
-def dice(first, second):
-    return 2 * (first & second).sum() / (first.sum() + second.sum())
 
 
 def held(labels):
@@ -165,21 +161,6 @@ def test_context_sets_are_shown_for_the_segments_of_their_names(propagate, tmp_p
     network = Network()
     propagate("--context", context(tmp_path, "gall"), labels=LIVER.astype(np.uint8), network=network)
     assert "gall" in {one.label_name for one in network.contexts if one}  # a single segment takes any set
-
-
-# Finding the axis.
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("offsets", [(0,), (-3, 3), (-2, 0, 2), (-1, 0), (-4, -2, 1, 3)])
-def test_the_axis_along_which_few_slices_have_labels_is_found(axis, offsets):
-    indices = [(9, 11, 8)[axis] + offset for offset in offsets]
-    assert annotated_axis(Volume(slices_of(LIVER, axis, indices), STRAIGHT)) == axis
-    # Organs side by side do not look like slices, and an axis of one slice leads nowhere.
-    assert annotated_axis(Volume(slices_of(LIVER | SPLEEN, 0, (8, 9, 10)), STRAIGHT)) == 0
-    labels = np.zeros((1, 24, 30), np.uint8)
-    labels[0, 5:15, 8] = labels[0, 5:15, 20] = 1
-    assert annotated_axis(Volume(labels, STRAIGHT)) == 2
 
 
 def test_strokes_are_enough_to_start_from(tmp_path, capsys):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from command_line import STRAIGHT, error_of, paint, run, write_image
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from scipy import ndimage
 
@@ -153,28 +148,6 @@ def test_a_png_is_segmented_from_a_png_of_strokes_of_another_resolution(painter,
     assert np.asarray(Image.open(tmp_path / "o.png"))[4, 6] == 2
 
 
-@pytest.mark.parametrize(("slices", "released"), [(1, True), (10, False)])
-def test_the_volume_is_let_go_before_the_network_is_loaded(segment, monkeypatch, slices, released):
-    module = importlib.import_module("scribblesegment.io")
-
-    held, alive, read_volume = [], [], module.read_volume
-
-    def read(path, **options):
-        volume = read_volume(path, **options)
-        held.append(weakref.ref(volume.array.base if volume.array.base is not None else volume.array))
-        return volume
-
-    monkeypatch.setattr(module, "read_volume", read)
-
-    class Watcher(Painter):
-        def __call__(self, name, *, device):
-            alive.append(held[0]() is not None)
-            return super().__call__(name, device=device)
-
-    segment("--box", f"0,2,2,{slices},9,9", "--slice", "k", network=Watcher())
-    assert alive == [not released]
-
-
 class Doubler(Painter):
     """Finds every object a second time, mirrored."""
 
@@ -289,19 +262,6 @@ def clicks(*texts):
     return [read_click(text) for text in texts]
 
 
-@given(
-    labels=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 3)),
-    data=st.data(),
-)
-def test_strokes_give_every_slice_back(labels, data):
-    painted = Strokes.of(Volume(labels, np.eye(4)))
-    axis = data.draw(st.integers(0, 2))
-    index = data.draw(st.integers(0, labels.shape[axis] - 1))
-    assert np.array_equal(painted.plane(axis, index), np.moveaxis(labels, axis, 0)[index])
-    assert np.array_equal(labels[tuple(painted.voxels.T)], painted.labels)
-    assert len(painted.labels) == np.count_nonzero(labels)
-
-
 def test_clicks_mean_what_their_sign_and_label_say():
     given = clicks("1,0,0,+1", "1,0,1,+2", "1,0,2,-2", "1,0,3,-", "2,0,4,+1")
     piece = LabelledPrompts(NOTHING, given).in_slice(0, 1)
@@ -316,19 +276,14 @@ def test_clicks_mean_what_their_sign_and_label_say():
     assert said(2) == {(0, 0): 0, (0, 1): 1, (0, 2): 0, (0, 3): 0}
 
 
-def test_a_box_reaches_into_every_slice_it_spans():
+def test_a_box_reaches_into_every_slice_it_spans_and_an_image_of_one_slice_takes_two_indices():
     prompts = LabelledPrompts(NOTHING, [read_box("1,0,2,3,4,5,+2")])
     assert prompts.find_slices() == (0, [1, 2])
     assert prompts.in_slice(0, 2).prompts(2).boxes.tolist() == [[[0, 2], [4, 5]]]
     assert prompts.in_slice(1, 3).prompts(2).boxes.tolist() == [[[1, 2], [3, 5]]]
     assert prompts.in_slice(0, 3).labels == ()
-
-
-def test_an_image_of_one_slice_takes_two_indices():
-    marks = [read_click("4,5,+"), read_box("0,0,5,6")]
-    prompts = LabelledPrompts(Strokes((1, 5, 6)), marks).in_slice(0, 0).prompts(1)
-    assert prompts.point_coords.tolist() == [[4, 5]]
-    assert prompts.boxes.tolist() == [[[0, 0], [5, 6]]]
+    prompts = LabelledPrompts(Strokes((1, 5, 6)), [read_click("4,5,+"), read_box("0,0,5,6")]).in_slice(0, 0).prompts(1)
+    assert (prompts.point_coords.tolist(), prompts.boxes.tolist()) == ([[4, 5]], [[[0, 0], [5, 6]]])
 
 
 @pytest.mark.parametrize(
@@ -354,28 +309,6 @@ def test_only_prompts_that_agree_may_share_a_pixel(painted, background, given, s
 
 
 @pytest.mark.parametrize(
-    ("painted", "background", "marks", "match"),
-    [
-        ({}, None, clicks("4,0,0,+"), r"Click 4,0,0 is outside the image of shape \(4, 5, 6\)"),
-        ({}, None, clicks("0,0,+"), "Click 0,0 has 2 indices"),
-        ({}, None, [read_box("0,0,0,1,6,6")], "Box from 0,0,0 to 1,6,6 is outside .*; the stop is excluded"),
-        ({}, None, [read_box("0,3,0,1,3,6")], "reversed or empty"),
-        ({}, None, clicks("0,0,0,-"), "Only background is marked"),
-        ({}, None, clicks("0,0,0,+", "0,0,1,-1", "0,0,2,-3"), r"click 0,0,0 does not say .*, as in \+3"),
-        ({(0, 0, 0): 1, (0, 0, 1): 2}, None, [read_box("1,1,1,2,2,2")], "box from 1,1,1 to 2,2,2 does not say which"),
-        ({}, None, clicks("0,0,0,+1", "0,0,2,-3"), "Label 3 has negative clicks only"),
-        ({}, None, [], "no stroke, click or box"),
-        ({(0, 0, 0): 3}, 3, [], "Only background is marked"),
-        ({(0, 0, 0): 3}, 4, [], r"No stroke has the background label 4; there are \[3\]"),
-        ({(0, 0, 0): 3}, 3, clicks("1,1,1,+3"), "Label 3 is the background"),
-    ],
-)
-def test_prompts_that_cannot_be_meant_are_refused(painted, background, marks, match):
-    with pytest.raises(PromptError, match=match):
-        LabelledPrompts(made_of(painted), marks, background)
-
-
-@pytest.mark.parametrize(
     ("painted", "choice", "expected"),
     [
         ({(1, 0, 0): 1, (1, 4, 5): 1}, None, (0, [1])),
@@ -396,18 +329,34 @@ def test_slices_are_found_from_the_strokes(painted, choice, expected):
     assert prompts.unused_slices(axis, indices) == sorted({index[axis] for index in painted} - set(indices))
 
 
+ONE = {(1, 0, 0): 1}
+TWO = {**ONE, (2, 4, 4): 1}
+
+
 @pytest.mark.parametrize(
     ("painted", "marks", "choice", "match"),
     [
+        ({}, clicks("4,0,0,+"), None, r"Click 4,0,0 is outside the image of shape \(4, 5, 6\)"),
+        ({}, clicks("0,0,+"), None, "Click 0,0 has 2 indices"),
+        ({}, [read_box("0,0,0,1,6,6")], None, "Box from 0,0,0 to 1,6,6 is outside .*; the stop is excluded"),
+        ({}, [read_box("0,3,0,1,3,6")], None, "reversed or empty"),
+        ({}, clicks("0,0,0,-"), None, "Only background is marked"),
+        ({}, clicks("0,0,0,+", "0,0,1,-1", "0,0,2,-3"), None, r"click 0,0,0 does not say .*, as in \+3"),
+        ({**ONE, (0, 0, 1): 2}, [read_box("1,1,1,2,2,2")], None, "box from 1,1,1 to 2,2,2 does not say which"),
+        ({}, clicks("0,0,0,+1", "0,0,2,-3"), None, "Label 3 has negative clicks only"),
+        ({}, [], None, "no stroke, click or box"),
+        ({(0, 0, 0): 9}, [], None, "Only background is marked"),
+        ({(0, 0, 0): 9}, clicks("1,1,1,+9"), None, "Label 9 is the background"),
         ({(0, 2, 3): 1, (1, 2, 3): 1}, [], None, "on the line j = 2, i = 3.*--slice j:2 or --slice i:3"),
-        ({(1, 0, 0): 1, (2, 4, 4): 1}, [], (0, 4), "Slice k:4 is outside .* from 0 to 3"),
-        ({(1, 0, 0): 1, (2, 4, 4): 1}, [], (0, 0), "Nothing points at an object in slice k:0; .* are in k:1, k:2"),
-        ({(1, 0, 0): 1, (3, 0, 0): 9}, [], (0, 3), "Nothing points"),
-        ({(1, 0, 0): 1}, clicks("2,0,0,-"), (0, 1), "Click 2,0,0 does not lie in the chosen slice k:1"),
-        ({(1, 0, 0): 1}, [read_box("2,0,0,4,2,2,+1")], (0, 1), "Box from 2,0,0 to 4,2,2 does not lie"),
+        (TWO, [], (0, 4), "Slice k:4 is outside .* from 0 to 3"),
+        (TWO, [], (0, 0), "Nothing points at an object in slice k:0; .* are in k:1, k:2"),
+        ({**ONE, (3, 0, 0): 9}, [], (0, 3), "Nothing points"),
+        (ONE, clicks("2,0,0,-"), (0, 1), "Click 2,0,0 does not lie in the chosen slice k:1"),
+        (ONE, [read_box("2,0,0,4,2,2,+1")], (0, 1), "Box from 2,0,0 to 4,2,2 does not lie"),
     ],
 )
-def test_a_slice_that_cannot_be_meant_is_refused(painted, marks, choice, match):
-    prompts = LabelledPrompts(made_of(painted), marks, 9 if 9 in painted.values() else None)
+def test_prompts_that_cannot_be_meant_are_refused(painted, marks, choice, match):
     with pytest.raises(PromptError, match=match):
-        prompts.find_slices(choice)
+        LabelledPrompts(made_of(painted), marks, 9 if 9 in painted.values() else None).find_slices(choice)
+    with pytest.raises(PromptError, match=r"No stroke has the background label 4; there are \[1\]"):
+        LabelledPrompts(made_of(ONE), background=4)
