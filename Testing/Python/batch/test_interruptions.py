@@ -12,7 +12,7 @@ from pathlib import Path
 import batch_networks
 import pytest
 import torch
-from batch_folders import BatchFolders, a_ball, left_behind, table_of
+from batch_folders import BatchFolders, left_behind, table_of
 from batch_networks import DEADLY_ONCE, NOTES, POISON, load_mortal, load_threshold
 
 import scribblesegment
@@ -34,21 +34,6 @@ pytestmark = pytest.mark.slow
 
 def results(output: Path) -> list[Path]:
     return [path for path in output.rglob("*.seg.nrrd") if not path.name.startswith(".")]
-
-
-def test_after_ctrl_c_the_same_command_goes_on(folders, tmp_path):
-    for corner, name in enumerate(("a.nrrd", "b.nii.gz", "c.png"), start=1):
-        folders.add(name, a_ball()[4] if name == "c.png" else a_ball(), corner=corner)
-    folders.run(load_threshold, output=tmp_path / "undisturbed")
-    folders.add("b.nii.gz", corner=2, value=POISON)
-    lines: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
-        folders.run(batch_networks.load_interrupted, lines.append)
-    assert lines[-1] == "1 of 3 images are done; the same command goes on from there"
-    assert [row["status"] for row in table_of(folders.output)] == ["done", "to do", "to do"]
-    folders.add("b.nii.gz", corner=2)
-    assert folders.run(load_threshold)[0] == "3 images: 1 done already, 2 to do"
-    assert left_behind(folders.output) == left_behind(tmp_path / "undisturbed")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
