@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from scribblesegment import ContextEntry, ContextSet, Prompts
-from scribblesegment.errors import ConfigError, ImageError, PromptError
-from scribblesegment.models.factory import build_network
+from scribblesegment.errors import ImageError, PromptError
 from studies import data, methods, prompting
 from studies.common import generator
 
@@ -74,50 +72,6 @@ def test_a_network_gets_its_logits_back_and_alone_no_context():
     assert network.contexts == [context, None]
 
 
-def test_two_networks_are_one_method_that_knows_from_how_many_entries_it_predicts(tmp_path):
-    for name in ("scribble_unet", "universeg"):
-        torch.save(build_network(name, {"features": [4, 4]}).state_dict(), tmp_path / f"{name}.pt")
-    name = f"{tmp_path / 'scribble_unet.pt'}+{tmp_path / 'universeg.pt'}"
-    method = methods.load_method(name, device="cpu")
-    assert (method.least_context, method.prompts, methods.short_name(name)) == (
-        5, methods.PROMPT_KINDS, "scribble_unet+universeg",
-    )  # fmt: skip
-    for count in (4, 5):
-        entries = (ContextEntry(IMAGE, DISC, (1.0, 1.0), source=str(n)) for n in range(count))
-        method.set_context(context := ContextSet("t", tuple(entries)))
-        assert prompting.predicts_first(method, context) is (count == 5)
-    method.set_image(IMAGE)
-    assert method.predict(Prompts.empty(DISC.shape)).shape == DISC.shape
-
-
-def test_methods_have_short_names_and_files_are_told_apart(tmp_path, network):
-    assert methods.short_name(f"runs/best.safetensors+{network}") == "best+make"
-    (tmp_path / "a.pt").write_bytes(b"1")
-    digest = methods.weights_digests([str(tmp_path / "a.pt"), "default"])
-    (tmp_path / "a.pt").write_bytes(b"2")
-    assert list(digest) == ["a", "default"]
-    assert not methods.weights_digests(["grow-from-seeds"])
-    assert methods.weights_digests([str(tmp_path / "a.pt")]) != digest
-    with pytest.raises(ConfigError, match="Two methods would be called make"):
-        methods.load_methods([network, network.replace("threshold", "./threshold")])
-    with pytest.raises(ConfigError, match="has no function nothing"):
-        methods.load_method(network.replace(":make", ":nothing"))
-
-
-def test_the_same_seed_prompts_the_same_and_corrections_lie_in_the_error():
-    for procedure in prompting.PROCEDURES.values():
-        first, again = (procedure.first(DISC, generator(0, procedure.name)) for _ in range(2))
-        assert np.array_equal(first.scribbles, again.scribbles)
-        assert np.array_equal(first.point_coords, again.point_coords)
-        assert not (first.scribbles[0] > 0.5)[~DISC].any()
-        if procedure.correct is not None:
-            surplus = np.roll(DISC, 9, axis=1)
-            more = procedure.correct(first, DISC, DISC | surplus, generator(0))
-            new = np.maximum(more.scribbles[1] - first.scribbles[1], 0) > 0.5
-            assert not new[~surplus | DISC].any()
-            assert (more.point_labels[len(first.point_labels) :] == 0).all()
-
-
 def test_a_doubtful_prediction_from_the_context_is_drawn_anew():
     context = ContextSet("t", (ContextEntry(IMAGE, DISC, (1.0, 1.0)),))
     procedure = prompting.PROCEDURES["center-clicks"]
@@ -152,12 +106,3 @@ def test_the_choice_goes_round_labels_and_subjects_and_contexts_hold_other_subje
     large, small = ([one.source for one in task.context(target, 0, size, 0)] for size in (5, 2))
     assert large[:2] == small
     assert f"discs {target.image_index}" not in large
-
-
-def test_cases_are_cut_along_the_largest_spacing_and_annotated_where_they_show(volumes, monkeypatch):
-    (path,) = data.find_volumes(volumes)
-    _, (case,) = data.read_cases(path)
-    start, stop = case.extent
-    assert (case.axis, list(case.annotated((0.0, 0.5, 1.0)))) == (0, [start, (start + stop - 1) // 2, stop - 1])
-    monkeypatch.setattr(data, "LEAST_SLICES", 99)
-    assert data.read_cases(path)[1] == []

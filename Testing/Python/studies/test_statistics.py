@@ -14,7 +14,6 @@ from scipy.special import expit
 from scribblesegment.errors import ConfigError, DatasetError, FileFormatError
 from studies import calibration, statistics
 from studies.common import Results, Unit, agreement
-from studies.plots import plot
 
 rng = np.random.default_rng(20240229)
 
@@ -92,18 +91,6 @@ def test_the_best_are_counted_and_ties_count_for_all(over):
     frame = table("method set dice", "a x .5, a y .7, a z .9, b x .5, b y .8, b z .1")
     best = statistics.best_on(frame.assign(task=frame.set, subject="p"), over=over).set_index("method")
     assert best.T.to_dict() == {"a": {"best on": 2, "of": 3}, "b": {"best on": 2, "of": 3}}
-
-
-def test_a_table_holds_its_order_and_a_picture_needs_lines(tmp_path):
-    summary = table("method step mean", "b 1 .5, b 10 .6, a 1 .7").assign(low=0.1, high=0.9, metric="dice", rows=3)
-    lines = statistics.to_markdown(summary, "step").splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["b", "a"]
-    assert "0.600 [0.100, 0.900]" in lines[2]
-    assert "60% [10%, 90%]" in statistics.to_markdown(summary, "step", percent=True)
-    plot(tmp_path / "p.png", summary, "step", log_base=2)
-    assert (tmp_path / "p.png").stat().st_size > 5000
-    with pytest.raises(ConfigError, match="no line"):
-        plot(tmp_path / "p.png", summary, "step", metric="hd95")
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_unit(tmp_path):
