@@ -36,32 +36,25 @@ def test_a_new_environment_gets_torch_first_and_then_the_package(environment, tm
     assert installs(environment)[1:] == [f"{ROOT}[test]"]
 
 
-def test_a_finished_environment_is_used_as_it_is(environment, tmp_path):
-    environment.ensure_environment(tmp_path / "venv", ["test"])
-    environment.commands.clear()
-    python = environment.ensure_environment(tmp_path / "venv", ["test"])
-    assert environment.commands == []
-    assert python == environment.python_of(tmp_path / "venv")
-
-
-def test_other_extras_are_installed_into_the_same_environment(environment, tmp_path):
-    environment.ensure_environment(tmp_path / "venv")
-    kept = tmp_path / "venv" / "kept"
-    kept.touch()
-    environment.ensure_environment(tmp_path / "venv", ["test"])
-    assert kept.exists()
-    assert installs(environment)[-1] == f"{ROOT}[test]"
-
-
-def test_changed_constraints_mean_installing_again(environment, tmp_path, monkeypatch):
-    deciding = tmp_path / "constraints.txt"
+def test_an_environment_is_used_as_it_is_until_extras_constraints_or_python_change(environment, tmp_path, monkeypatch):
+    folder, deciding = tmp_path / "venv", tmp_path / "constraints.txt"
     deciding.write_text("torch==1.0\n", encoding="utf-8")
     monkeypatch.setattr(environment, "_FILES_THAT_DECIDE", (deciding,))
-    environment.ensure_environment(tmp_path / "venv")
+    environment.ensure_environment(folder)
+    (folder / "kept").touch()
+    environment.commands.clear()
+    assert environment.ensure_environment(folder) == environment.python_of(folder)
+    assert environment.commands == []
+    environment.ensure_environment(folder, ["test"])
+    assert installs(environment)[-1] == f"{ROOT}[test]"
     environment.commands.clear()
     deciding.write_text("torch==2.0\n", encoding="utf-8")
-    environment.ensure_environment(tmp_path / "venv")
+    environment.ensure_environment(folder, ["test"])
     assert len(installs(environment)) == 2
+    assert (folder / "kept").exists()
+    monkeypatch.setattr(environment, "_works", lambda folder: False)
+    environment.ensure_environment(folder, ["test"])
+    assert not (folder / "kept").exists()
 
 
 def test_an_environment_whose_install_was_broken_off_is_made_anew(environment, tmp_path, monkeypatch):
@@ -77,15 +70,6 @@ def test_an_environment_whose_install_was_broken_off_is_made_anew(environment, t
     assert not (tmp_path / "venv" / "half").exists()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(environment, tmp_path, monkeypatch):
-    environment.ensure_environment(tmp_path / "venv")
-    old = tmp_path / "venv" / "old"
-    old.touch()
-    monkeypatch.setattr(environment, "_works", lambda folder: False)
-    environment.ensure_environment(tmp_path / "venv")
-    assert not old.exists()
-
-
 def test_a_folder_of_the_user_s_own_is_refused_and_left_alone(environment, tmp_path):
     own = tmp_path / "venv" / "thesis.txt"
     own.parent.mkdir()
@@ -95,19 +79,14 @@ def test_a_folder_of_the_user_s_own_is_refused_and_left_alone(environment, tmp_p
     assert own.read_text(encoding="utf-8") == "years of work"
 
 
-def test_an_old_python_is_told_which_version_is_needed(environment, tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "MINIMUM_PYTHON", (sys.version_info[0] + 1, 0))
-    with pytest.raises(environment.SetupError, match="or newer is needed"):
-        environment.ensure_environment(tmp_path / "venv")
-
-
-def test_a_python_without_venv_is_told_what_to_install(environment, tmp_path, monkeypatch):
+def test_what_is_missing_and_what_fails_is_named(environment, tmp_path, monkeypatch):
+    with monkeypatch.context() as old:
+        old.setattr(environment, "MINIMUM_PYTHON", (sys.version_info[0] + 1, 0))
+        with pytest.raises(environment.SetupError, match="or newer is needed"):
+            environment.ensure_environment(tmp_path / "venv")
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(environment.SetupError, match=r"venv and ensurepip is missing.*apt install python3\.\d+-venv"):
         environment.ensure_environment(tmp_path / "venv")
-
-
-def test_a_failing_command_is_named(tmp_path):
     module = load_script("_environment")
     with pytest.raises(module.SetupError, match="Baking failed with exit code 3"):
         module.run([sys.executable, "-c", "raise SystemExit(3)"], what="Baking")

@@ -49,8 +49,10 @@ def arguments(tmp_path: Path) -> Callable[..., list[str]]:
     return make
 
 
-def run(arguments: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments, *more], capture_output=True, encoding="utf-8", timeout=300)
+def run(arguments: list[str], *more: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, *arguments, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=environment)
 
 
 def test_a_network_is_trained_with_one_command(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -62,14 +64,8 @@ def test_a_network_is_trained_with_one_command(arguments: Callable[..., list[str
 
 
 def test_several_processes_train_one_network(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, *arguments()],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = run(arguments(), launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 2
     assert done.stdout.count("Finished") == 1
