@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import STRAIGHT, write_image
+from propagation_phantoms import dice
 from refinable_networks import small_unet
 from scripts import load_script
 
@@ -49,10 +50,6 @@ def phantom() -> np.ndarray:
     """An ellipsoid, bool (16, 96, 112), where the recipes draw."""
     k, j, i = np.indices((16, 96, 112))
     return ((k - 8) / 6) ** 2 + ((j - 48) / 20) ** 2 + ((i - 60) / 26) ** 2 < 1
-
-
-def dice(first, second) -> float:
-    return 2 * (first & second).sum() / (first.sum() + second.sum())
 
 
 @pytest.fixture(scope="module")

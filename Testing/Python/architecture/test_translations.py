@@ -110,18 +110,3 @@ def test_every_text_goes_through_the_translation_functions(file):
 )
 def test_a_text_that_is_not_translated_is_found(source):
     assert len(untranslated(source)) == 1
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "label.text = _('Ready')",
-        "combo.addItem(_('Liver'), 'liver')",
-        "say(_('Slice {index} was accepted.').format(index=3))",
-        "translate('qSlicerAbstractCoreModule', 'Segmentation')",
-        "def f():\n    'Say what it does in words.'\n    button.connect('clicked()', g)",
-        "logging.warning('It did not work: %s', error)",
-    ],
-)
-def test_other_texts_are_left_alone(source):
-    assert untranslated(source) == []
