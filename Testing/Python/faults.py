@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("ScribbleSegment", "scripts")
@@ -70,23 +71,14 @@ def run_tests(tests: Sequence[str], checkout: Path) -> int:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    with subprocess.Popen(
-        command,
-        cwd=checkout,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    ) as running:
-        try:
-            output, _ = running.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            return NO_END
-    if running.returncode not in (0, 1):
-        print(output, file=sys.stderr)
-    return running.returncode
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    try:
+        done = subprocess.run(command, cwd=checkout, env=environment, errors="replace", timeout=TIMEOUT_S, **output)
+    except subprocess.TimeoutExpired:
+        return NO_END
+    if done.returncode not in (0, 1):
+        print(done.stdout, file=sys.stderr)
+    return done.returncode
 
 
 def try_fault(fault: Fault, checkout: Path) -> str:
