@@ -182,11 +182,17 @@ def test_a_changed_character_is_found(where, character):
             Drawing.from_text(damaged)
 
 
+OTHER_CHECKSUM = FULL[:8] + ("B" if FULL[8] == "A" else "A") + FULL[9:]
+
+
 @pytest.mark.parametrize(
     "text",
-    [*(FULL[:stop] for stop in range(1, len(FULL), 7)), FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, None, 1],
+    [
+        *(FULL[:stop] for stop in range(1, len(FULL), 7)),
+        *(OTHER_CHECKSUM, FULL + "A", FULL + FULL, FULL + "\n", " " + FULL, None, 1),
+    ],
 )
-def test_text_that_is_truncated_or_lengthened_and_that_of_later_versions_is_refused(text):
+def test_text_that_is_truncated_lengthened_or_changed_and_that_of_later_versions_is_refused(text):
     with pytest.raises(FileFormatError):
         Drawing.from_text(text)
     with pytest.raises(FileFormatError, match="Update the extension"):
