@@ -190,3 +190,10 @@ def test_losses_know_right_from_wrong():
     focal_loss(logits, target, gamma=0.5).mean().backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+def test_a_vessel_is_told_from_an_organ_for_the_loss():
+    masks = torch.zeros(3, 1, 64, 64)
+    masks[0, 0, 8:56, 30:33] = 1  # three pixels wide
+    masks[1, 0, 10:50, 10:50] = 1
+    assert loop._largeness(masks).tolist() == [0, pytest.approx((36 / 40) ** 2), 1]

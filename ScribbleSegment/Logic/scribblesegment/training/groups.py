@@ -396,7 +396,9 @@ class _Transform:
             angle = float(
                 rng.uniform(0, 2 * np.pi) if wide and rng.random() < 0.35 else rng.normal(0, 0.25 if wide else 0.15)
             )
-            zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2)) if wide else rng.normal(0, 0.09)))
+            # One in seven is small, as small slices are on the grid (`inference.ridge_network`).
+            closest, farthest = (0.7, 0.3) if rng.random() < 0.15 else (2.2, 0.7)
+            zoom = float(np.exp(rng.uniform(np.log(farthest), np.log(closest)) if wide else rng.normal(0, 0.09)))
             shift = rng.uniform(-1, 1, 2) * (0.3 if wide else 0.12)
         stretch = np.exp(rng.normal(0, 0.12 if wide else 0.06, 2))
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -75,8 +75,9 @@ class TrainingConfig:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.998  # decay of the averaged parameters
-    focal_gamma: float = 2.0
-    focal_weight: float = 5.0
+    # Focusing exponent of the cross entropy and its weight: of structures a few pixels wide, and of large ones.
+    focal_gamma: tuple[float, float] = (2.0, 0.5)
+    focal_weight: tuple[float, float] = (5.0, 1.2)
     score_weight: float = 0.2  # of the loss of the classifiers' scores
     presence_weight: float = 1.0  # of the loss of the structure being there at all
     empty_weight: float = 0.15  # of the mask's loss where there is no structure and nothing positive is drawn
@@ -249,7 +250,7 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Te
     return 1.0 - (2.0 * overlap + smooth) / (total + smooth)
 
 
-def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor:
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 20.0) -> Tensor:
     """Cross entropy weighted by (1 - p_t) ** gamma (Lin et al. 2017, equation 4), averaged over an image.
 
     With the large gamma used here only pixels that are wrong with confidence still count: beside the Dice loss, which
@@ -258,7 +259,7 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor
     Args:
         logits: (B, 1, H, W), unthresholded.
         target: (B, 1, H, W) in [0, 1].
-        gamma: Focusing exponent; zero is plain cross entropy.
+        gamma: Focusing exponent, one or (B,); zero is plain cross entropy.
 
     Returns:
         (B,), >= 0.
@@ -268,8 +269,15 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 20.0) -> Tensor
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability_of_truth = torch.exp(-cross_entropy)
     # Kept off zero, where powers below one have no finite derivative.
+    gamma = torch.as_tensor(gamma, dtype=logits.dtype, device=logits.device).view(-1, 1, 1, 1)
     losses = (1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy
     return losses.flatten(1).mean(dim=1)
+
+
+def _largeness(masks: Tensor) -> Tensor:
+    """How much of masks (B, 1, H, W) lies more than two pixels inside of their borders, (B,) in [0, 1]; 1 of none."""
+    inner, area = -functional.max_pool2d(-masks, 5, stride=1, padding=2), masks.flatten(1).sum(dim=1)
+    return torch.where(area > 0.0, inner.flatten(1).sum(dim=1) / area.clamp(min=1.0), 1.0)
 
 
 def _full_precision(values: Tensor) -> Tensor:
@@ -472,11 +480,15 @@ class Run:
         target = masks.flatten(1).amax(dim=1)
         # Where nothing positive is drawn, the presence says whether there is a structure, and the logits where it is.
         counts = torch.where(marked | (target > 0.0), 1.0, config.empty_weight)
+        large, (thin_gamma, large_gamma) = _largeness(masks), config.focal_gamma
+        thin_weight, large_weight = config.focal_weight
+        weight = thin_weight * (large_weight / thin_weight) ** large
+        gamma = thin_gamma + (large_gamma - thin_gamma) * large
         loss = (
             counts
             * (
                 soft_dice_loss(output.logits, masks, smooth=10.0)
-                + config.focal_weight * focal_loss(output.logits, masks, gamma=config.focal_gamma)
+                + weight * focal_loss(output.logits, masks, gamma=gamma)
             )
         ).mean()
         values[f"loss_{name}"] = loss.item()
