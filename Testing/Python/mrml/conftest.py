@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,9 +143,14 @@ def a_volume(scene, array, ijk_to_ras, *, start_ijk=(0, 0, 0), kind="vtkMRMLScal
     return volume
 
 
+@functools.cache
+def segmentations_logic():
+    """One for all scenes: each adds all rules of conversion once more, and the paths through them are searched."""
+    return slicer.vtkSlicerSegmentationsModuleLogic()
+
+
 def an_editor_on(array, ijk_to_ras, **of_volume):
-    scene = slicer.vtkMRMLScene()
-    module_logic = slicer.vtkSlicerSegmentationsModuleLogic()
+    scene, module_logic = slicer.vtkMRMLScene(), segmentations_logic()
     module_logic.SetMRMLScene(scene)
     volume = a_volume(scene, array, ijk_to_ras, **of_volume)
     segmentation_node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
