@@ -202,14 +202,15 @@ class SliceViews:
                 self._options.showGestures(())
                 self._effect.onShown(None, None)
             return
-        self._showStrokes(overlay, viewWidget, target, drawn)
-        self._showResult(overlay, viewWidget, target, plane)
+        toMm = world_to_mm(target.segmentation_node)
+        self._showStrokes(overlay, viewWidget, drawn, toMm)
+        self._showResult(overlay, viewWidget, target, plane, toMm)
         if viewWidget is self.activeView:
             self._options.showGestures(() if drawn is None else drawn.gestures)
             self._effect.onShown(target, plane)
         self._render(viewWidget)
 
-    def _showStrokes(self, overlay, viewWidget, target, drawn) -> None:
+    def _showStrokes(self, overlay, viewWidget, drawn, toMm) -> None:
         if drawn is None:
             overlay.strokes.hide()
             overlay.drawn_from.pop("strokes", None)
@@ -218,16 +219,16 @@ class SliceViews:
         if overlay.drawn_from.get("strokes") != drawn.gestures:
             overlay.drawn_from["strokes"] = drawn.gestures
             overlay.strokes.set_picture(gestures_picture(drawn.gestures, drawn.plane, supersampling=_SUPERSAMPLING))
-        self._lay(overlay.strokes, raster, viewWidget, world_to_mm(target.segmentation_node))
+        self._lay(overlay.strokes, raster, viewWidget, toMm)
 
-    def _showResult(self, overlay, viewWidget, target, plane) -> None:
+    def _showResult(self, overlay, viewWidget, target, plane, toMm) -> None:
         preview = self._segmenter.preview
         if preview is not None and preview.is_for(target, plane):
             madeFrom = (preview, self._segmenter.options.clean_up, target.segment.GetColor())
             if overlay.drawn_from.get("preview") != madeFrom:
                 overlay.drawn_from["preview"] = madeFrom
                 overlay.preview.set_picture(mask_picture(self._segmenter.mask_of(preview), madeFrom[2]))
-            self._lay(overlay.preview, preview.plane, viewWidget, world_to_mm(target.segmentation_node))
+            self._lay(overlay.preview, preview.plane, viewWidget, toMm)
         else:
             overlay.preview.hide()
             overlay.drawn_from.pop("preview", None)
@@ -239,7 +240,7 @@ class SliceViews:
         if overlay.drawn_from.get("probability") is not result:
             overlay.drawn_from["probability"] = result
             overlay.probability.set_picture(probability_picture(result.logits))
-        self._lay(overlay.probability, result.plane, viewWidget, world_to_mm(target.segmentation_node))
+        self._lay(overlay.probability, result.plane, viewWidget, toMm)
 
     def hideAll(self) -> None:
         """Show nothing, for a scene that is being closed."""

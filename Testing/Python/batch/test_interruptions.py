@@ -76,7 +76,7 @@ def test_killed_again_and_again_a_batch_comes_to_the_same_end(with_network, tmp_
         pytest.importorskip("distributed")
     expected, killed, done = finish(with_network), tmp_path / "killed", [0]
     arguments = ("-o", str(killed), "--workers", str(workers))
-    for _ in range(2 if workers == 1 else 1):
+    for _ in range(3 if workers == 1 else 1):
         process = start(with_network, *arguments)
         while process.poll() is None and len(results(killed)) <= done[-1]:
             time.sleep(0.002)

@@ -253,7 +253,7 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Te
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 20.0) -> Tensor:
     """Cross entropy weighted by (1 - p_t) ** gamma (Lin et al. 2017, equation 4), averaged over an image.
 
-    With the large gamma used here only pixels that are wrong with confidence still count: beside the Dice loss, which
+    With a large gamma only pixels that are wrong with confidence still count: beside the Dice loss, which
     weighs a region as a whole, it removes confident mistakes.
 
     Args:
@@ -268,8 +268,8 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 20.0) 
     target = target.to(logits.dtype)
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability_of_truth = torch.exp(-cross_entropy)
-    # Kept off zero, where powers below one have no finite derivative.
     gamma = torch.as_tensor(gamma, dtype=logits.dtype, device=logits.device).view(-1, 1, 1, 1)
+    # Kept off zero, where powers below one have no finite derivative.
     losses = (1.0 - probability_of_truth).clamp(min=1e-8) ** gamma * cross_entropy
     return losses.flatten(1).mean(dim=1)
 
@@ -482,7 +482,7 @@ class Run:
         counts = torch.where(marked | (target > 0.0), 1.0, config.empty_weight)
         large, (thin_gamma, large_gamma) = _largeness(masks), config.focal_gamma
         thin_weight, large_weight = config.focal_weight
-        weight = thin_weight * (large_weight / thin_weight) ** large
+        weight = thin_weight ** (1.0 - large) * large_weight**large  # also of a weight of zero
         gamma = thin_gamma + (large_gamma - thin_gamma) * large
         loss = (
             counts
