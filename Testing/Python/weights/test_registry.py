@@ -87,7 +87,9 @@ def test_what_has_arrived_counts_only_where_the_server_goes_on_from_there(tmp_pa
     folder.mkdir()
     for page, arrived in (("plain", CONTENT[:1000]), ("good", CONTENT), ("good", CONTENT + b"x")):
         (folder / ".large.part.pt").write_bytes(arrived)
-        fetch(page).unlink()
+        path = fetch(page)
+        assert path.read_bytes() == CONTENT
+        path.unlink()
 
 
 @pytest.mark.parametrize(
